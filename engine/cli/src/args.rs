@@ -1,0 +1,242 @@
+//! The command line. `--help`, defaults and ranges stand here once.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::RangedU64ValueParser;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use sealane_relay::{Endpoint, IoChoice, TlsVersions};
+
+/// A userspace TLS tunnel for NFS
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Accept NFS clients in plain text on this host and speak TLS to their server
+    #[command(after_long_help = CLIENT_EXAMPLES)]
+    Client(Box<ClientOptions>),
+}
+
+const CLIENT_EXAMPLES: &str = "\
+Examples:
+  A server whose certificate is signed by a public CA:
+      sealane client --listen 127.0.0.1:20049 --connect nfs.example.com:2049
+      mount -t nfs4 -o vers=4.1,rsize=1048576,wsize=1048576,port=20049,proto=tcp,hard 127.0.0.1:/ /mnt
+
+  A private CA, a client certificate, an address instead of the name:
+      sealane client --listen 127.0.0.1:20049 --connect 10.0.0.5:2049 --server-name nfs.example.com \\
+          --ca-file /etc/sealane/ca.pem --cert /etc/sealane/client.pem --key /etc/sealane/client.key
+
+Exit status: 0 after SIGTERM or SIGINT, 1 when the tunnel could not start, 2 for a wrong command line.";
+
+#[derive(Args, Debug)]
+pub(crate) struct ClientOptions {
+    /// Where NFS clients connect, in plain text: ADDRESS:PORT; port 0 lets the kernel choose
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:20049")]
+    pub(crate) listen: SocketAddr,
+
+    /// The TLS server, looked up again for each connection
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) connect: Endpoint,
+
+    /// Trust only the CAs in this PEM file instead of the host's; repeatable
+    #[arg(long, value_name = "FILE", help_heading = "Trust")]
+    pub(crate) ca_file: Vec<PathBuf>,
+
+    /// The name or address that the server's certificate must be valid for [default: the host of --connect]
+    #[arg(long, value_name = "NAME", help_heading = "Trust")]
+    pub(crate) server_name: Option<String>,
+
+    /// Our certificate chain in PEM, for servers that want one
+    #[arg(long, value_name = "FILE", requires = "key", help_heading = "Trust")]
+    pub(crate) cert: Option<PathBuf>,
+
+    /// The private key of --cert in PEM, not encrypted
+    #[arg(long, value_name = "FILE", requires = "cert", help_heading = "Trust")]
+    pub(crate) key: Option<PathBuf>,
+
+    /// TLS versions
+    #[arg(long, value_enum, value_name = "VERSIONS", default_value = "1.2-1.3", help_heading = "Trust")]
+    pub(crate) tls: Tls,
+
+    /// Accept any server certificate. Anybody on the network can then read and change the files
+    #[arg(long, help_heading = "Trust", conflicts_with = "ca_file")]
+    pub(crate) insecure_no_verify: bool,
+
+    /// How bytes are moved; auto takes io_uring where the host allows it and says so
+    #[arg(long, value_enum, default_value = "auto", help_heading = "Resources")]
+    pub(crate) io: Io,
+
+    /// Threads [default: the cores of this process, at most 4]
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=256), help_heading = "Resources")]
+    pub(crate) workers: Option<usize>,
+
+    /// Memory for buffers, of all threads together; K, M and G are powers of 1024
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "256M", help_heading = "Resources")]
+    pub(crate) memory_max: usize,
+
+    /// Connections at the same time; further ones are reset
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000), default_value = "1024", help_heading = "Resources")]
+    pub(crate) connections_max: usize,
+
+    /// Connect from this address
+    #[arg(long, value_name = "ADDRESS", help_heading = "Network")]
+    pub(crate) bind_address: Option<IpAddr>,
+
+    /// Connect from a port below 1024, as the export option `secure` demands; needs CAP_NET_BIND_SERVICE
+    #[arg(long, value_enum, default_value = "any", help_heading = "Network")]
+    pub(crate) source_port: SourcePort,
+
+    /// Time for one address of the server to accept a connection, in seconds
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "5", help_heading = "Network")]
+    pub(crate) connect_timeout: Duration,
+
+    /// Time for the TLS handshake, in seconds
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "10", help_heading = "Network")]
+    pub(crate) handshake_timeout: Duration,
+
+    /// Time during which an unreachable server is tried again while the client waits, in seconds
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "12", help_heading = "Network")]
+    pub(crate) retry_timeout: Duration,
+
+    /// Time for the server's close_notify after ours, in seconds
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "5", help_heading = "Network")]
+    pub(crate) close_timeout: Duration,
+
+    /// Time that a half-closed connection may be silent, in seconds
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "60", help_heading = "Network")]
+    pub(crate) half_close_timeout: Duration,
+
+    /// Idle time before the server is asked whether it is there (TCP keepalive), in seconds; 0: never
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds_or_off, default_value = "30", help_heading = "Network")]
+    pub(crate) keepalive: Duration,
+
+    /// Time that sent bytes may stay unacknowledged, or the server's window closed (TCP_USER_TIMEOUT), in seconds; 0:
+    /// the kernel's default
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds_or_off, default_value = "180", help_heading = "Network")]
+    pub(crate) user_timeout: Duration,
+
+    /// SO_RCVBUF of the connection to the server; without it the kernel tunes it [default: the kernel's]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Network")]
+    pub(crate) receive_buffer: Option<usize>,
+
+    /// SO_SNDBUF of the connection to the server; without it the kernel tunes it [default: the kernel's]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Network")]
+    pub(crate) send_buffer: Option<usize>,
+
+    /// What to log on standard error; RUST_LOG overrides it
+    #[arg(long, value_name = "LEVEL", value_parser = ["error", "warn", "info", "debug", "trace"], default_value = "info")]
+    pub(crate) log_level: String,
+
+    /// Replace keys after this many records, if that is earlier than the protocol wants it; for tests
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<u64>::new().range(2..), default_value_t = u64::MAX, hide = true)]
+    pub(crate) records_per_key_max: u64,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Io {
+    Auto,
+    Uring,
+    Epoll,
+}
+
+impl From<Io> for IoChoice {
+    fn from(io: Io) -> Self {
+        match io {
+            Io::Auto => Self::Auto,
+            Io::Uring => Self::Uring,
+            Io::Epoll => Self::Epoll,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Tls {
+    #[value(name = "1.2")]
+    Tls12,
+    #[value(name = "1.3")]
+    Tls13,
+    #[value(name = "1.2-1.3")]
+    Both,
+}
+
+impl From<Tls> for TlsVersions {
+    fn from(tls: Tls) -> Self {
+        match tls {
+            Tls::Tls12 => Self::Tls12,
+            Tls::Tls13 => Self::Tls13,
+            Tls::Both => Self::Both,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum SourcePort {
+    Any,
+    Privileged,
+}
+
+/// A number of bytes with an optional K, M or G (also KiB, MiB, GiB).
+fn parse_size(text: &str) -> Result<usize, String> {
+    let wrong =
+        || format!("'{text}' is not a size: a whole number of bytes, or of KiB, MiB, GiB with K, M, G behind it");
+    let digits_end = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(digits_end);
+    let shift = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kib" => 10,
+        "m" | "mib" => 20,
+        "g" | "gib" => 30,
+        _ => return Err(wrong()),
+    };
+    let count: usize = digits.parse().map_err(|_| wrong())?;
+    count.checked_mul(1 << shift).ok_or_else(|| format!("'{text}' is more than this host can address"))
+}
+
+/// Seconds, at least a millisecond and at most a day.
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.001..=86_400.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err(format!("'{text}' is not a number of seconds from 0.001 to 86400")),
+    }
+}
+
+fn parse_seconds_or_off(text: &str) -> Result<Duration, String> {
+    if text == "0" { Ok(Duration::ZERO) } else { parse_seconds(text).map_err(|error| error + ", or 0") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_have_binary_units() {
+        assert_eq!(parse_size("1"), Ok(1));
+        assert_eq!(parse_size("256M"), Ok(256 << 20));
+        assert_eq!(parse_size("2GiB"), Ok(2 << 30));
+        for text in ["", "M", "1T", "1.5M", "-1", "99999999999G"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn seconds_are_finite_and_not_negative() {
+        assert_eq!(parse_seconds("0.2"), Ok(Duration::from_millis(200)));
+        for text in ["0", "-1", "nan", "inf", "1e9", "5s"] {
+            assert!(parse_seconds(text).is_err(), "{text}");
+        }
+        assert_eq!(parse_seconds_or_off("0"), Ok(Duration::ZERO));
+    }
+}

@@ -1,0 +1,105 @@
+//! The epoll driver: tokio's reactor says when, `recvmsg` and `sendmsg` move the bytes.
+
+use std::future::Future;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::pool::Buffer;
+use crate::rt;
+use crate::socket::Socket;
+use crate::stream::{Driver, Patience, Received, Stream};
+
+/// The driver for hosts without io_uring.
+pub struct Epoll;
+
+impl Driver for Epoll {
+    type Stream = EpollStream;
+
+    const NAME: &'static str = "epoll";
+
+    fn run<F: Future>(future: F) -> io::Result<F::Output> {
+        rt::run_on_reactor(future)
+    }
+}
+
+/// A socket registered with the reactor.
+pub struct EpollStream {
+    fd: AsyncFd<Socket>,
+}
+
+impl Stream for EpollStream {
+    fn adopt(socket: Socket) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        // SAFETY: the descriptor is open as long as any clone of `socket` is, and the `AsyncFd` keeps one; a `Socket`
+        // never changes its descriptor.
+        let fd = unsafe { AsyncFd::register(socket) };
+        Ok(Self { fd: fd.map_err(|error| error.into_parts().1)? })
+    }
+
+    fn socket(&self) -> &Socket {
+        self.fd.get_ref()
+    }
+
+    async fn readable(&self) -> io::Result<()> {
+        loop {
+            // Readiness is remembered from before the last byte was taken: ask the socket itself.
+            self.fd.readable().await?.retain_ready();
+            match self.fd.try_io(Interest::READABLE, |socket| socket.peek(&mut [0])) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    async fn receive(&self, mut buffer: Buffer, patience: Patience) -> (io::Result<Received>, Buffer) {
+        loop {
+            let result = self.fd.try_io(Interest::READABLE, |socket| receive_message(socket, &mut buffer));
+            match result {
+                Ok(0) => return (Ok(Received::End), buffer),
+                Ok(count) => return (Ok(Received::Bytes(count)), buffer),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return (Err(error), buffer),
+                Err(_) if patience == Patience::None => return (Ok(Received::Nothing), buffer),
+                Err(_) => match rt::timeout(Duration::from_millis(Patience::HOLD_MS), self.fd.readable()).await {
+                    None => return (Ok(Received::Nothing), buffer),
+                    Some(Err(error)) => return (Err(error), buffer),
+                    Some(Ok(mut ready)) => ready.retain_ready(),
+                },
+            }
+        }
+    }
+
+    async fn send(&self, mut buffer: Buffer) -> (io::Result<()>, Buffer) {
+        while buffer.slices_bytes() > 0 {
+            match self.fd.try_io(Interest::WRITABLE, |socket| send_message(socket, &mut buffer)) {
+                Ok(count) => buffer.consume(count),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return (Err(error), buffer),
+                Err(_) => match self.fd.writable().await {
+                    Ok(mut ready) => ready.retain_ready(),
+                    Err(error) => return (Err(error), buffer),
+                },
+            }
+        }
+        (Ok(()), buffer)
+    }
+}
+
+fn receive_message(socket: &Socket, buffer: &mut Buffer) -> io::Result<usize> {
+    let message = buffer.message();
+    // SAFETY: `message` is valid while `buffer` is borrowed, its slices lie in the buffer, and the call returns before
+    // the borrow ends.
+    let count = unsafe { libc::recvmsg(socket.as_raw_fd(), message, libc::MSG_DONTWAIT) };
+    if count < 0 { Err(io::Error::last_os_error()) } else { Ok(count as usize) }
+}
+
+fn send_message(socket: &Socket, buffer: &mut Buffer) -> io::Result<usize> {
+    let message = buffer.message();
+    // SAFETY: as in `receive_message`.
+    let count = unsafe { libc::sendmsg(socket.as_raw_fd(), message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
+    if count < 0 { Err(io::Error::last_os_error()) } else { Ok(count as usize) }
+}

@@ -1,0 +1,19 @@
+//! The part of Sealane that acts: drivers, sockets, buffers, time.
+//!
+//! The only crate with `unsafe`, and the only one that knows libc, tokio and tokio-uring. It knows nothing of TLS, RPC
+//! or NFS: buffers have sizes and slices, streams receive and send them.
+
+mod epoll;
+pub mod host;
+pub mod net;
+mod pool;
+pub mod rt;
+mod socket;
+mod stream;
+mod uring;
+
+pub use epoll::{Epoll, EpollStream};
+pub use pool::{Buffer, Pool, PoolError, PoolLayout, Slices};
+pub use socket::{KeepAlive, Socket, SocketOptions};
+pub use stream::{Driver, Patience, Received, Stream};
+pub use uring::{Uring, UringStream};

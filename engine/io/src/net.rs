@@ -1,0 +1,249 @@
+//! Listening, connecting, names: what happens to a socket before a driver takes it over. Always on tokio's reactor.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+use crate::rt;
+use crate::socket::{Socket, SocketOptions, set_options};
+
+/// Connections that the kernel keeps for us while we are busy.
+const BACKLOG: i32 = 1024;
+
+/// Source ports that only root may use, and that no well-known service wants (as the kernel's NFS client: 665 to 1023).
+const PRIVILEGED_PORTS: std::ops::RangeInclusive<u16> = 665..=1023;
+
+/// A listening socket.
+pub struct Listener {
+    inner: std::net::TcpListener,
+}
+
+impl Listener {
+    /// Binds and listens.
+    ///
+    /// # Errors
+    /// What bind or listen says.
+    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+        let domain = socket2::Domain::for_address(address);
+        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        Ok(Self { inner: socket.into() })
+    }
+
+    /// The address that it listens on; the port is the kernel's choice where 0 was asked for.
+    ///
+    /// # Errors
+    /// What getsockname says.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        self.inner.local_addr()
+    }
+
+    /// Registers it with the reactor of the running thread.
+    ///
+    /// # Errors
+    /// The registration failed.
+    pub fn register(self) -> io::Result<Acceptor> {
+        Ok(Acceptor { inner: TcpListener::from_std(self.inner)? })
+    }
+}
+
+/// A listening socket on the reactor.
+pub struct Acceptor {
+    inner: TcpListener,
+}
+
+impl Acceptor {
+    /// The next connection and where it comes from.
+    ///
+    /// # Errors
+    /// What accept says: a connection that ended early, descriptors or memory used up.
+    pub async fn accept(&self) -> io::Result<(Accepted, SocketAddr)> {
+        let (stream, peer) = self.inner.accept().await?;
+        Ok((Accepted { stream: stream.into_std()? }, peer))
+    }
+}
+
+/// An accepted connection on its way to a worker.
+pub struct Accepted {
+    stream: std::net::TcpStream,
+}
+
+impl Accepted {
+    /// Registers it with the reactor of the running thread.
+    ///
+    /// # Errors
+    /// The registration failed.
+    pub fn register(self) -> io::Result<Waiting> {
+        Ok(Waiting { stream: TcpStream::from_std(self.stream)? })
+    }
+
+    /// Sends RST.
+    pub fn reset(self) {
+        Socket::new(self.stream).abort();
+    }
+}
+
+/// What the first look at a client showed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum FirstLook {
+    /// It has sent something.
+    Bytes,
+    /// It has gone.
+    Gone,
+    /// It waits for us: the server may have to speak first.
+    Silent,
+}
+
+/// A client that is not served yet.
+pub struct Waiting {
+    stream: TcpStream,
+}
+
+impl Waiting {
+    /// Waits for the client's first byte, at most for `limit`.
+    pub async fn first_look(&self, limit: Duration) -> FirstLook {
+        match rt::timeout(limit, self.stream.peek(&mut [0])).await {
+            None => FirstLook::Silent,
+            Some(Ok(1..)) => FirstLook::Bytes,
+            Some(Ok(0) | Err(_)) => FirstLook::Gone,
+        }
+    }
+
+    /// Waits until the client has gone: reset, or closed without a byte to serve.
+    pub async fn gone(&self) {
+        loop {
+            match self.stream.ready(Interest::READABLE).await {
+                Ok(ready) if ready.is_error() => return,
+                Err(_) => return,
+                Ok(_) => {}
+            }
+            // Forgets the readiness, so that the next change is seen; bytes stay where they are.
+            let peek = || SockRef::from(&self.stream).peek(&mut [std::mem::MaybeUninit::uninit()]);
+            match peek() {
+                Ok(1..) => {
+                    let again: io::Result<()> =
+                        self.stream.try_io(Interest::READABLE, || Err(io::ErrorKind::WouldBlock.into()));
+                    drop(again);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let again: io::Result<()> =
+                        self.stream.try_io(Interest::READABLE, || Err(io::ErrorKind::WouldBlock.into()));
+                    drop(again);
+                }
+                Ok(0) | Err(_) => return,
+            }
+        }
+    }
+
+    /// The socket, for a driver or to be reset.
+    ///
+    /// # Errors
+    /// It could not be taken off the reactor.
+    pub fn into_socket(self) -> io::Result<Socket> {
+        Ok(Socket::new(self.stream.into_std()?))
+    }
+}
+
+/// The source port of outgoing connections.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum SourcePort {
+    /// The kernel chooses.
+    #[default]
+    Any,
+    /// Below 1024, for servers that demand it (`secure` in exports(5)).
+    Privileged,
+}
+
+/// From where, and with which options, outgoing connections are made.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct ConnectOptions {
+    /// The source address.
+    pub bind_address: Option<IpAddr>,
+    /// The source port.
+    pub source_port: SourcePort,
+    /// What the socket gets before it connects.
+    pub socket: SocketOptions,
+}
+
+/// The addresses of a name, by the system's resolver, in its order.
+///
+/// # Errors
+/// What the resolver says.
+pub async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    Ok(tokio::net::lookup_host((host, port)).await?.collect())
+}
+
+/// Connects to one address.
+///
+/// # Errors
+/// What socket, bind or connect says.
+pub async fn connect(address: SocketAddr, options: &ConnectOptions) -> io::Result<Outgoing> {
+    match options.source_port {
+        SourcePort::Any => connect_from(address, options, None).await,
+        SourcePort::Privileged => {
+            let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+            for port in PRIVILEGED_PORTS.rev() {
+                match connect_from(address, options, Some(port)).await {
+                    Err(error)
+                        if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable) =>
+                    {
+                        last = error;
+                    }
+                    other => return other,
+                }
+            }
+            Err(last)
+        }
+    }
+}
+
+async fn connect_from(address: SocketAddr, options: &ConnectOptions, port: Option<u16>) -> io::Result<Outgoing> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    set_options(&SockRef::from(&socket), &options.socket)?;
+    let unspecified = match address {
+        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    if options.bind_address.is_some() || port.is_some() {
+        socket.bind(SocketAddr::new(options.bind_address.unwrap_or(unspecified), port.unwrap_or(0)))?;
+    }
+    Ok(Outgoing { stream: socket.connect(address).await? })
+}
+
+/// A connection to a server during its handshake.
+pub struct Outgoing {
+    stream: TcpStream,
+}
+
+impl Outgoing {
+    /// Reads what is there into `bytes`; 0 at the end.
+    ///
+    /// # Errors
+    /// What recv says.
+    pub async fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.stream.read(bytes).await
+    }
+
+    /// Writes all of `bytes`.
+    ///
+    /// # Errors
+    /// What send says.
+    pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes).await
+    }
+
+    /// The socket, for a driver.
+    ///
+    /// # Errors
+    /// It could not be taken off the reactor.
+    pub fn into_socket(self) -> io::Result<Socket> {
+        Ok(Socket::new(self.stream.into_std()?))
+    }
+}

@@ -1,0 +1,169 @@
+//! Tasks of one thread, time, and waking: the little that the relay needs of a runtime.
+
+use std::any::Any;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, mpsc};
+
+/// Runs `future`, and the tasks that it spawns, on this thread with epoll.
+///
+/// # Errors
+/// The reactor could not be made.
+pub fn run_on_reactor<F: Future>(future: F) -> io::Result<F::Output> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(tokio::task::LocalSet::new().block_on(&runtime, future))
+}
+
+/// Starts a task on this thread.
+pub fn spawn(task: impl Future<Output = ()> + 'static) {
+    drop(tokio::task::spawn_local(task));
+}
+
+/// The time.
+#[allow(clippy::disallowed_methods, reason = "the one place that reads the clock")]
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// Waits for a time.
+pub async fn sleep(duration: Duration) {
+    tokio::time::sleep(duration).await;
+}
+
+/// Waits for `future`, at most for `limit`; `None` when the time was up, and the future is dropped.
+pub async fn timeout<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
+    tokio::time::timeout(limit, future).await.ok()
+}
+
+/// Which of two futures was first.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Either<A, B> {
+    /// The first one.
+    Left(A),
+    /// The second one.
+    Right(B),
+}
+
+/// Waits for the first of two; on a tie the left one. The other is dropped, so it must be one that may be.
+pub async fn race<A: Future, B: Future>(left: A, right: B) -> Either<A::Output, B::Output> {
+    let (mut left, mut right) = (pin!(left), pin!(right));
+    poll_fn(|context| {
+        if let Poll::Ready(output) = left.as_mut().poll(context) {
+            return Poll::Ready(Either::Left(output));
+        }
+        right.as_mut().poll(context).map(Either::Right)
+    })
+    .await
+}
+
+/// Waits for both.
+pub async fn join<A: Future, B: Future>(left: A, right: B) -> (A::Output, B::Output) {
+    let (mut left, mut right) = (pin!(left), pin!(right));
+    let (mut left_done, mut right_done) = (None, None);
+    poll_fn(|context| {
+        if left_done.is_none()
+            && let Poll::Ready(output) = left.as_mut().poll(context)
+        {
+            left_done = Some(output);
+        }
+        if right_done.is_none()
+            && let Poll::Ready(output) = right.as_mut().poll(context)
+        {
+            right_done = Some(output);
+        }
+        match (left_done.take(), right_done.take()) {
+            (Some(left), Some(right)) => Poll::Ready((left, right)),
+            (left, right) => {
+                (left_done, right_done) = (left, right);
+                Poll::Pending
+            }
+        }
+    })
+    .await
+}
+
+/// Waits for `future`; `Err` with the message when it panics. The future is dropped then, and nothing else ends.
+pub async fn catch_panic<F: Future>(future: F) -> Result<F::Output, String> {
+    let mut future = pin!(future);
+    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+        Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
+        Ok(Poll::Pending) => Poll::Pending,
+        Err(panic) => Poll::Ready(Err(panic_message(&*panic))),
+    })
+    .await
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a message".into())
+}
+
+/// Wakes one waiting task; remembers one wake-up for a task that comes later.
+#[derive(Debug, Default)]
+pub struct Signal(Notify);
+
+impl Signal {
+    /// Wakes the waiter, or the next one.
+    pub fn set(&self) {
+        self.0.notify_one();
+    }
+
+    /// Waits until it is set. May be dropped.
+    pub async fn wait(&self) {
+        self.0.notified().await;
+    }
+}
+
+/// The sending end of a bounded queue between threads.
+#[derive(Debug)]
+pub struct Sender<T>(mpsc::Sender<T>);
+
+/// The receiving end of a bounded queue between threads.
+#[derive(Debug)]
+pub struct Receiver<T>(mpsc::Receiver<T>);
+
+/// A queue that holds at most `most` things.
+pub fn queue<T>(most: usize) -> (Sender<T>, Receiver<T>) {
+    let (sender, receiver) = mpsc::channel(most.max(1));
+    (Sender(sender), Receiver(receiver))
+}
+
+impl<T> Clone for Sender<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T> Sender<T> {
+    /// Puts a thing into the queue; gives it back when the queue is full or nobody receives any more.
+    pub fn try_send(&self, thing: T) -> Result<(), T> {
+        self.0.try_send(thing).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(thing) | mpsc::error::TrySendError::Closed(thing) => thing,
+        })
+    }
+}
+
+impl<T> Receiver<T> {
+    /// The next thing; `None` when every sender is gone.
+    pub async fn next(&mut self) -> Option<T> {
+        self.0.recv().await
+    }
+}
+
+/// Waits for SIGTERM or SIGINT and returns its name.
+///
+/// # Errors
+/// The handlers could not be installed.
+pub async fn stop_signal() -> io::Result<&'static str> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(match race(terminate.recv(), interrupt.recv()).await {
+        Either::Left(_) => "SIGTERM",
+        Either::Right(_) => "SIGINT",
+    })
+}

@@ -1,0 +1,159 @@
+//! A connected TCP socket and everything that is done to one besides moving bytes.
+
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+
+/// When TCP asks an idle peer whether it is still there.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct KeepAlive {
+    /// Idle time before the first probe.
+    pub idle: Duration,
+    /// Time between probes.
+    pub interval: Duration,
+    /// Unanswered probes before the connection is given up.
+    pub count: u32,
+}
+
+/// Options that a socket gets once, before its first byte.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct SocketOptions {
+    /// `SO_KEEPALIVE` and its times; none: off.
+    pub keep_alive: Option<KeepAlive>,
+    /// `TCP_USER_TIMEOUT`: how long sent bytes may stay unacknowledged, or a zero window last.
+    pub user_timeout: Option<Duration>,
+    /// `SO_RCVBUF`; none leaves the kernel's autotuning on.
+    pub receive_buffer_bytes: Option<usize>,
+    /// `SO_SNDBUF`; none leaves the kernel's autotuning on.
+    pub send_buffer_bytes: Option<usize>,
+}
+
+/// A connected TCP socket. Clones share the descriptor; an operation in flight holds one.
+#[derive(Clone, Debug)]
+pub struct Socket {
+    fd: Rc<OwnedFd>,
+}
+
+impl Socket {
+    /// Takes over a descriptor.
+    pub fn new(fd: impl Into<OwnedFd>) -> Self {
+        Self { fd: Rc::new(fd.into()) }
+    }
+
+    fn sock(&self) -> SockRef<'_> {
+        SockRef::from(&*self.fd)
+    }
+
+    /// Sets `TCP_NODELAY` and `options`.
+    ///
+    /// # Errors
+    /// The first option that the kernel refuses.
+    pub fn set_options(&self, options: &SocketOptions) -> io::Result<()> {
+        set_options(&self.sock(), options)
+    }
+
+    /// Lets waiting receives see the end of the stream. Nothing is sent to the peer.
+    pub fn shutdown_read(&self) {
+        // Fails only on a socket that is no longer connected, whose receives end anyway.
+        let _ = self.sock().shutdown(Shutdown::Read);
+    }
+
+    /// Sends FIN: the peer sees the end of the stream.
+    pub fn shutdown_write(&self) {
+        // As above: on a socket that is no longer connected there is nobody to tell.
+        let _ = self.sock().shutdown(Shutdown::Write);
+    }
+
+    /// Sends RST and lets every operation in flight end with an error.
+    ///
+    /// `close` alone does neither: an operation in flight holds the socket. Connecting to no address does (it is how
+    /// TCP sockets are disconnected, connect(2)).
+    pub fn abort(&self) {
+        // SAFETY: a sockaddr of zeroes is a valid one of the family AF_UNSPEC (0).
+        let nobody = unsafe { std::mem::zeroed::<libc::sockaddr>() };
+        let length = size_of::<libc::sockaddr>() as libc::socklen_t;
+        // SAFETY: `nobody` is a sockaddr of `length` bytes and the descriptor is open: `self` holds it.
+        let done = unsafe { libc::connect(self.as_raw_fd(), &raw const nobody, length) };
+        if done != 0 {
+            // Not connected any more. Whatever is left is reset by close.
+            let _ = self.sock().set_linger(Some(Duration::ZERO));
+        }
+    }
+
+    /// Sends what fits without waiting; for an alert before the end.
+    pub fn try_send(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.sock().send_with_flags(bytes, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+    }
+
+    /// Looks at the next bytes without taking them and without waiting.
+    pub fn peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        // SAFETY: the pointer and the length are those of one slice that is borrowed until the call returns.
+        let count = unsafe {
+            libc::recv(self.as_raw_fd(), bytes.as_mut_ptr().cast(), bytes.len(), libc::MSG_PEEK | libc::MSG_DONTWAIT)
+        };
+        if count < 0 { Err(io::Error::last_os_error()) } else { Ok(count as usize) }
+    }
+
+    /// How many bytes can surely be sent without waiting for the peer: three quarters of what the kernel's accounting
+    /// leaves free, because that counts its own overhead too. 0 where the kernel does not say.
+    pub fn send_room(&self) -> usize {
+        let mut info = [0_u32; 9]; // SK_MEMINFO_VARS of linux/sock_diag.h
+        let mut length = size_of_val(&info) as libc::socklen_t;
+        // SAFETY: the kernel writes at most `length` bytes to `info`, which is that long.
+        let done = unsafe {
+            libc::getsockopt(
+                self.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_MEMINFO,
+                (&raw mut info).cast(),
+                &raw mut length,
+            )
+        };
+        let [_, _, _, send_buffer, _, queued, ..] = info;
+        if done == 0 { (send_buffer.saturating_sub(queued) / 4 * 3) as usize } else { 0 }
+    }
+
+    /// The peer's address.
+    pub fn peer(&self) -> io::Result<SocketAddr> {
+        self.sock().peer_addr()?.as_socket().ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))
+    }
+
+    /// Sets whether calls on the descriptor itself wait.
+    pub(crate) fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        self.sock().set_nonblocking(nonblocking)
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+pub(crate) fn set_options(sock: &SockRef<'_>, options: &SocketOptions) -> io::Result<()> {
+    sock.set_tcp_nodelay(true)?;
+    if let Some(KeepAlive { idle, interval, count }) = options.keep_alive {
+        let times = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(count);
+        sock.set_tcp_keepalive(&times)?;
+    }
+    if let Some(timeout) = options.user_timeout {
+        sock.set_tcp_user_timeout(Some(timeout))?;
+    }
+    if let Some(bytes) = options.receive_buffer_bytes {
+        sock.set_recv_buffer_size(bytes)?;
+    }
+    if let Some(bytes) = options.send_buffer_bytes {
+        sock.set_send_buffer_size(bytes)?;
+    }
+    Ok(())
+}

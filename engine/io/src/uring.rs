@@ -1,0 +1,217 @@
+//! The io_uring driver, over tokio-uring: receives and sends are one operation each, for up to a whole buffer.
+//!
+//! tokio-uring has no `readv`, and its `writev` takes a `Vec` per call. So operations are built here, as
+//! [`tokio_uring::UnsubmittedOneshot`], from the message header that belongs to the buffer. Only operations with one
+//! completion can go that way: a SEND_ZC would end the thread at its second one.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+
+use io_uring::types::{Fd, Timespec};
+use io_uring::{Probe, cqueue, opcode, squeue};
+use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
+
+use crate::pool::Buffer;
+use crate::socket::Socket;
+use crate::stream::{Driver, Patience, Received, Stream};
+
+/// Submission entries of a ring; more operations than that can be pending.
+const RING_ENTRIES: u32 = 256;
+/// Completion entries: more than the two times of the default, because every receive comes with its time limit.
+const COMPLETION_ENTRIES: u32 = 4096;
+
+/// The time limit of a receive with [`Patience::Hold`]. The kernel reads it when the operation is submitted.
+static HOLD: Timespec = Timespec::new().nsec(Patience::HOLD_MS as u32 * 1_000_000);
+
+/// The driver of first choice.
+pub struct Uring;
+
+impl Uring {
+    /// Whether this host lets us run the driver.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn probe() -> io::Result<()> {
+        let ring = io_uring::IoUring::new(8)?;
+        let unsupported =
+            |what| io::Error::new(io::ErrorKind::Unsupported, format!("the kernel's io_uring has no {what}"));
+        if !ring.params().is_feature_fast_poll() || !ring.params().is_feature_nodrop() {
+            return Err(unsupported("internal polling (Linux 5.7)"));
+        }
+        let mut probe = Probe::new();
+        ring.submitter().register_probe(&mut probe)?;
+        let wanted = [
+            ("RECVMSG", opcode::RecvMsg::CODE),
+            ("SENDMSG", opcode::SendMsg::CODE),
+            ("POLL_ADD", opcode::PollAdd::CODE),
+            ("LINK_TIMEOUT", opcode::LinkTimeout::CODE),
+        ];
+        match wanted.iter().find(|(_, code)| !probe.is_supported(*code)) {
+            Some((name, _)) => Err(unsupported(name)),
+            None => Ok(()),
+        }
+    }
+
+    fn runtime() -> io::Result<tokio_uring::Runtime> {
+        let mut plain = tokio_uring::uring_builder();
+        plain.setup_cqsize(COMPLETION_ENTRIES);
+        // Linux 5.19: completions are run when this thread enters the kernel anyway, without an interrupt.
+        let mut cooperative = plain.clone();
+        cooperative.setup_coop_taskrun();
+        let start = |ring: &io_uring::Builder| {
+            tokio_uring::Runtime::new(tokio_uring::builder().entries(RING_ENTRIES).uring_builder(ring))
+        };
+        start(&cooperative).or_else(|error| match error.raw_os_error() {
+            Some(libc::EINVAL) => start(&plain),
+            _ => Err(error),
+        })
+    }
+}
+
+impl Driver for Uring {
+    type Stream = UringStream;
+
+    const NAME: &'static str = "io_uring";
+
+    fn run<F: Future>(future: F) -> io::Result<F::Output> {
+        Ok(Self::runtime()?.block_on(future))
+    }
+}
+
+/// A socket whose bytes go through the ring.
+pub struct UringStream {
+    socket: Socket,
+    /// The readiness wait, of which at most one is in the ring. It belongs to the stream, not to the future that waits
+    /// for it: dropping the future leaves it, and the next wait goes on with it.
+    poll: RefCell<Option<InFlightOneshot<Socket, PollDone>>>,
+}
+
+impl Stream for UringStream {
+    fn adopt(socket: Socket) -> io::Result<Self> {
+        // The ring waits for a socket only if its calls would wait.
+        socket.set_nonblocking(false)?;
+        Ok(Self { socket, poll: RefCell::new(None) })
+    }
+
+    fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    fn readable(&self) -> impl Future<Output = io::Result<()>> {
+        poll_fn(|context| {
+            let mut slot = self.poll.borrow_mut();
+            let poll = slot.get_or_insert_with(|| {
+                let entry = opcode::PollAdd::new(Fd(self.socket.as_raw_fd()), libc::POLLIN as u32).build();
+                UnsubmittedOneshot::new(self.socket.clone(), PollDone, entry).submit()
+            });
+            let result = std::task::ready!(Pin::new(poll).poll(context));
+            *slot = None;
+            std::task::Poll::Ready(result)
+        })
+    }
+
+    async fn receive(&self, mut buffer: Buffer, patience: Patience) -> (io::Result<Received>, Buffer) {
+        loop {
+            let entry = opcode::RecvMsg::new(Fd(self.socket.as_raw_fd()), buffer.message());
+            let transfer = |buffer| Transfer { buffer, _socket: self.socket.clone() };
+            let operation = match patience {
+                Patience::None => {
+                    let entry = entry.flags(libc::MSG_DONTWAIT as u32).build();
+                    UnsubmittedOneshot::new(transfer(buffer), Moved, entry).submit()
+                }
+                Patience::Hold => {
+                    let entry = entry.build().flags(squeue::Flags::IO_LINK);
+                    let operation = UnsubmittedOneshot::new(transfer(buffer), Moved, entry).submit();
+                    // Its own completion says nothing that the receive's does not.
+                    drop(
+                        UnsubmittedOneshot::new((), Ignored, opcode::LinkTimeout::new(&raw const HOLD).build())
+                            .submit(),
+                    );
+                    operation
+                }
+            };
+            let (result, back) = operation.await;
+            buffer = back;
+            match result {
+                Ok(0) => return (Ok(Received::End), buffer),
+                Ok(count) => return (Ok(Received::Bytes(count)), buffer),
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EINTR) => {}
+                    Some(libc::EAGAIN | libc::ECANCELED) => return (Ok(Received::Nothing), buffer),
+                    _ => return (Err(error), buffer),
+                },
+            }
+        }
+    }
+
+    async fn send(&self, mut buffer: Buffer) -> (io::Result<()>, Buffer) {
+        while buffer.slices_bytes() > 0 {
+            // With MSG_WAITALL the ring itself goes on after a short count (Linux 5.19); before, this loop does.
+            let entry = opcode::SendMsg::new(Fd(self.socket.as_raw_fd()), buffer.message().cast_const())
+                .flags((libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32)
+                .build();
+            let transfer = Transfer { buffer, _socket: self.socket.clone() };
+            let (result, back) = UnsubmittedOneshot::new(transfer, Moved, entry).submit().await;
+            buffer = back;
+            match result {
+                Ok(count) => buffer.consume(count),
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN)) => {}
+                Err(error) => return (Err(error), buffer),
+            }
+        }
+        (Ok(()), buffer)
+    }
+}
+
+impl Drop for UringStream {
+    fn drop(&mut self) {
+        if self.poll.get_mut().is_some() {
+            // The wait holds the descriptor: let it end, or the socket would never be closed.
+            self.socket.shutdown_read();
+        }
+    }
+}
+
+/// What a receive or send in flight owns: its buffer, and the descriptor that it works on.
+struct Transfer {
+    buffer: Buffer,
+    _socket: Socket,
+}
+
+fn outcome(completion: &cqueue::Entry) -> io::Result<usize> {
+    usize::try_from(completion.result()).map_err(|_| io::Error::from_raw_os_error(-completion.result()))
+}
+
+struct Moved;
+
+impl OneshotOutputTransform for Moved {
+    type Output = (io::Result<usize>, Buffer);
+    type StoredData = Transfer;
+
+    fn transform_oneshot_output(self, data: Transfer, completion: cqueue::Entry) -> Self::Output {
+        (outcome(&completion), data.buffer)
+    }
+}
+
+struct PollDone;
+
+impl OneshotOutputTransform for PollDone {
+    type Output = io::Result<()>;
+    type StoredData = Socket;
+
+    fn transform_oneshot_output(self, _: Socket, completion: cqueue::Entry) -> Self::Output {
+        outcome(&completion).map(|_| ())
+    }
+}
+
+struct Ignored;
+
+impl OneshotOutputTransform for Ignored {
+    type Output = ();
+    type StoredData = ();
+
+    fn transform_oneshot_output(self, (): (), _: cqueue::Entry) {}
+}

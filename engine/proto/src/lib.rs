@@ -1,0 +1,16 @@
+//! The part of Sealane that decides: RPC record framing (RFC 5531) and the TLS record layer (RFC 8446, RFC 5246).
+//!
+//! Everything here is a function of bytes that are passed in. The crate is `no_std`, so it cannot name a socket, a
+//! clock or a file; `engine/io` acts and `engine/relay` joins the two.
+
+#![no_std]
+#![forbid(unsafe_code)]
+#![warn(clippy::indexing_slicing)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod limits;
+pub mod rpc;
+pub mod tls;

@@ -1,0 +1,228 @@
+//! What a tunnel is told: addresses, limits, times. Parsed once; nothing later can be out of range.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use sealane_io::net::ConnectOptions;
+use sealane_io::{PoolLayout, SocketOptions};
+use sealane_proto::limits::{BUFFER_BIG_BYTES, BUFFER_BIG_SLICES, BUFFER_SMALL_BYTES, BUFFER_SMALL_SLICES};
+
+/// Small buffers of each worker whose pages are there from the start: two directions of two connections.
+const SMALL_PREFAULTED: usize = 4;
+
+/// A value that cannot be used, and what would be right.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub String);
+
+/// A host and a port, as written.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Endpoint {
+    /// A name or an address, without brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+impl FromStr for Endpoint {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let wrong =
+            || ConfigError(format!("'{text}' is not HOST:PORT (an IPv6 address wants brackets: [2001:db8::1]:2049)"));
+        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?;
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let host = bare.unwrap_or(host);
+        if host.is_empty() || (bare.is_none() && host.contains(':')) || host.contains(char::is_whitespace) {
+            return Err(wrong());
+        }
+        Ok(Self { host: host.into(), port })
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
+}
+
+/// Which driver was asked for.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum IoChoice {
+    /// io_uring where the host allows it, else epoll.
+    #[default]
+    Auto,
+    /// io_uring or an error.
+    Uring,
+    /// epoll.
+    Epoll,
+}
+
+/// Which TLS versions may be spoken.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum TlsVersions {
+    /// 1.2 only.
+    Tls12,
+    /// 1.3 only.
+    Tls13,
+    /// Both; 1.3 is preferred.
+    #[default]
+    Both,
+}
+
+/// How long each state may last.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Timeouts {
+    /// For the client's first byte before the server is connected to anyway: it may have to speak first.
+    pub first_byte: Duration,
+    /// For one address to accept a connection.
+    pub connect: Duration,
+    /// For the TLS handshake.
+    pub handshake: Duration,
+    /// For reaching the server at all, transient failures retried. Below the 15 s after which mount helpers kill their
+    /// attempt, so that they see a reset and not a time-out.
+    pub retry: Duration,
+    /// For the peer's close_notify, when nothing is outstanding.
+    pub close: Duration,
+    /// For a connection of which one direction has ended, without a byte in the other.
+    pub half_close: Duration,
+    /// For outstanding replies and callbacks, when a TLS 1.2 key is used up.
+    pub drain: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            first_byte: Duration::from_millis(200),
+            connect: Duration::from_secs(5),
+            handshake: Duration::from_secs(10),
+            retry: Duration::from_secs(12),
+            close: Duration::from_secs(5),
+            half_close: Duration::from_secs(60),
+            drain: Duration::from_secs(5),
+        }
+    }
+}
+
+/// How much of everything there may be.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Memory {
+    /// Bytes of buffers in all workers together.
+    pub bytes_max: usize,
+    /// Connections in all workers together.
+    pub connections_max: usize,
+    /// Worker threads.
+    pub workers: usize,
+}
+
+impl Memory {
+    /// The most connections that one worker can get: the next one goes to the worker with the fewest.
+    pub fn connections_per_worker(&self) -> usize {
+        self.connections_max.div_ceil(self.workers.max(1))
+    }
+
+    /// The buffers of one worker: two small ones for each connection, and big ones in what is left.
+    ///
+    /// # Errors
+    /// When the small ones do not fit into `bytes_max` together with one big one for each worker.
+    pub fn layout(&self) -> Result<PoolLayout, ConfigError> {
+        if self.workers == 0 || self.connections_max == 0 {
+            return Err(ConfigError("at least one worker and one connection are needed".into()));
+        }
+        let small_count = 2 * self.connections_per_worker();
+        let small_bytes = small_count * BUFFER_SMALL_BYTES.next_multiple_of(64);
+        let per_worker = self.bytes_max / self.workers;
+        let big_bytes = BUFFER_BIG_BYTES.next_multiple_of(4096);
+        let big_count = per_worker.saturating_sub(small_bytes + 4096) / big_bytes;
+        if big_count == 0 {
+            let least = (small_bytes + 4096 + big_bytes) * self.workers;
+            return Err(ConfigError(format!(
+                "{} connections and {} workers need a buffer memory of at least {} MiB, not {} MiB: \
+                 raise --memory-max or lower --connections-max",
+                self.connections_max,
+                self.workers,
+                least.div_ceil(1 << 20),
+                self.bytes_max >> 20,
+            )));
+        }
+        Ok(PoolLayout {
+            small_bytes: BUFFER_SMALL_BYTES,
+            small_count,
+            small_slices: BUFFER_SMALL_SLICES,
+            big_bytes: BUFFER_BIG_BYTES,
+            big_count,
+            big_slices: BUFFER_BIG_SLICES,
+            small_prefaulted: SMALL_PREFAULTED.min(small_count),
+        })
+    }
+}
+
+/// Everything that one tunnel is told.
+#[derive(Clone, Debug)]
+pub struct TunnelConfig {
+    /// Where NFS clients connect.
+    pub listen: SocketAddr,
+    /// The TLS server.
+    pub connect: Endpoint,
+    /// The name that the server's certificate must be valid for.
+    pub server_name: ServerName<'static>,
+    /// Roots, client certificate, versions.
+    pub tls: Arc<ClientConfig>,
+    /// Whether certificates are verified. If not, each connection says so in the log.
+    pub verified: bool,
+    /// Which driver.
+    pub io: IoChoice,
+    /// Limits.
+    pub memory: Memory,
+    /// Times.
+    pub timeouts: Timeouts,
+    /// Options of accepted sockets.
+    pub plain_socket: SocketOptions,
+    /// How the server is connected to.
+    pub outgoing: ConnectOptions,
+    /// Replaces a key after this many records, if that is earlier than the protocol wants it.
+    pub records_per_key_max: u64,
+    /// Debug builds panic in the connection whose client sends this; release builds ignore it.
+    pub panic_on: Option<Vec<u8>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_read_as_they_are_written() {
+        for (text, host, port) in [
+            ("nfs.example.com:2049", "nfs.example.com", 2049),
+            ("10.0.0.1:1", "10.0.0.1", 1),
+            ("[::1]:2049", "::1", 2049),
+        ] {
+            let endpoint: Endpoint = text.parse().unwrap();
+            assert_eq!((endpoint.host.as_str(), endpoint.port), (host, port));
+            assert_eq!(endpoint.to_string(), text);
+        }
+        for text in ["", "host", "host:", ":2049", "host:0", "host:65536", "::1:2049", "a b:1", "[::1]"] {
+            assert!(text.parse::<Endpoint>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_connection_has_its_two_small_buffers_within_the_limit() {
+        for (bytes_max, connections_max, workers) in [(256 << 20, 1024, 4), (64 << 20, 200, 1), (64 << 20, 333, 2)] {
+            let memory = Memory { bytes_max, connections_max, workers };
+            let layout = memory.layout().unwrap();
+            assert!(layout.small_count * workers >= 2 * connections_max);
+            let used = layout.small_count * layout.small_bytes + layout.big_count * layout.big_bytes;
+            assert!(layout.big_count > 0 && used * workers <= bytes_max, "{memory:?} {layout:?}");
+        }
+        let tight = Memory { bytes_max: 8 << 20, connections_max: 1024, workers: 4 };
+        assert!(tight.layout().unwrap_err().to_string().contains("at least"), "{:?}", tight.layout());
+    }
+}

@@ -1,0 +1,71 @@
+//! What happened, in numbers. The same words as in logs and documentation.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident)*) => {
+        /// Totals since the start, over all workers.
+        #[derive(Debug, Default)]
+        pub struct Counters {
+            $($(#[$doc])* pub $name: Counter,)*
+        }
+
+        impl Counters {
+            /// Every counter with its name.
+            pub fn all(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name.get()),)*].into_iter()
+            }
+        }
+    };
+}
+
+/// One number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds one.
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// The total.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+counters! {
+    /// Connections accepted.
+    connections_accepted_total
+    /// Connections reset because there were connections_max already.
+    connections_refused_total
+    /// Connections whose client went away before the server was reached.
+    connections_probed_total
+    /// Connections for which the server was reached and verified.
+    connections_established_total
+    /// Established connections that ended in an error.
+    connections_failed_total
+    /// Connections that ended because a TLS 1.2 key was used up.
+    connections_drained_total
+    /// Connections whose stream was not RPC.
+    connections_not_rpc_total
+    /// Connections that ended in a panic.
+    connections_panicked_total
+    /// Times that the server could not be reached.
+    upstream_failures_total
+    /// TLS connections that resumed a session.
+    handshakes_resumed_total
+    /// KeyUpdate messages received.
+    key_updates_received_total
+    /// KeyUpdate messages sent.
+    key_updates_sent_total
+    /// Session tickets received after the handshake.
+    tickets_received_total
+    /// Renegotiation requests refused.
+    renegotiations_refused_total
+    /// Bytes from clients, before sealing.
+    plain_received_bytes_total
+    /// Bytes to clients, after opening.
+    plain_sent_bytes_total
+}

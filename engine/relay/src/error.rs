@@ -1,0 +1,106 @@
+//! Why a session or a start failed: which side, which call, whose fault.
+
+use std::io;
+use std::net::SocketAddr;
+
+use sealane_proto::tls::{AlertDescription, TlsError};
+
+use crate::config::ConfigError;
+
+/// The two sides of a session, by what travels there.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Side {
+    /// Towards the NFS client.
+    Plain,
+    /// Towards the NFS server.
+    Tls,
+}
+
+impl std::fmt::Display for Side {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Plain => "plain",
+            Self::Tls => "tls",
+        })
+    }
+}
+
+/// Why an established session ended early.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SessionError {
+    /// One of the sockets failed; `op` is the call as strace would name it.
+    #[error("{side} side: {op}: {source}")]
+    Io {
+        /// Which socket.
+        side: Side,
+        /// Which call.
+        op: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
+    /// The plain side ended inside an RPC record, or the TLS side without close_notify: bytes may have been cut off on
+    /// purpose.
+    #[error("{side} side: the stream was cut off")]
+    Truncated {
+        /// Which socket.
+        side: Side,
+    },
+    /// The TLS peer broke the protocol, or said that we did.
+    #[error("tls side: {0}")]
+    Tls(#[from] TlsError),
+    /// rustls refused a ticket or a key update.
+    #[error("tls side: {0}")]
+    Keys(#[from] rustls::Error),
+    /// A promise of our own did not hold.
+    #[error("internal: {0}")]
+    Internal(&'static str),
+}
+
+impl SessionError {
+    /// The alert that tells the TLS peer.
+    pub(crate) fn alert(&self) -> Option<AlertDescription> {
+        match self {
+            Self::Tls(error) => error.alert(),
+            Self::Io { side: Side::Tls, .. } | Self::Truncated { side: Side::Tls } => None,
+            Self::Keys(_) => Some(AlertDescription::DECODE_ERROR),
+            Self::Io { .. } | Self::Truncated { .. } | Self::Internal(_) => Some(AlertDescription::INTERNAL_ERROR),
+        }
+    }
+}
+
+/// Why a tunnel did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The listening socket.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// A limit that does not fit.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// io_uring was asked for by name.
+    #[error("io_uring is not available on this host: {0} (--io epoll runs without it)")]
+    NoUring(io::Error),
+    /// A worker could not start.
+    #[error("worker {worker}: {what}")]
+    Worker {
+        /// Which.
+        worker: usize,
+        /// Why.
+        what: String,
+    },
+    /// Anything else of the operating system.
+    #[error("{op}: {source}")]
+    Io {
+        /// Which call.
+        op: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
+}

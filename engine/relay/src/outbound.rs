@@ -1,0 +1,306 @@
+//! The direction from the NFS client to the server: plaintext in, sealed where it lies, records out.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use sealane_io::rt::{self, Either};
+use sealane_io::{Buffer, Patience, Received, Stream};
+use sealane_proto::limits::RECORD_PLAIN_BYTES_MAX;
+use sealane_proto::rpc::{RecordScanner, is_reply};
+use sealane_proto::tls::{AlertDescription, ContentType, Sealer, Version, key_update};
+
+use crate::error::{SessionError, Side};
+use crate::handshake::HandshakeError;
+use crate::lending::{Lender, Loan, Terms};
+use crate::session::Shared;
+
+/// How long a stream that is not RPC must be silent before a TLS 1.2 close_notify may cut off its answers.
+const QUIET: Duration = Duration::from_millis(500);
+/// How often a wait looks at its conditions when no signal comes.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Sends what the client says. The only one that seals, so the only one that sends alerts and key updates.
+pub(crate) struct OutboundHalf<'s, S: Stream> {
+    shared: &'s Shared<S>,
+    sealer: Sealer,
+    scanner: RecordScanner,
+    lender: Lender,
+    peer: SocketAddr,
+    loan: Option<Loan>,
+    want_big: bool,
+}
+
+/// Whether another turn follows.
+enum Turn {
+    Next,
+    /// Nothing more comes from the client, or nothing more may be sent.
+    Last,
+}
+
+impl<'s, S: Stream> OutboundHalf<'s, S> {
+    pub(crate) fn new(shared: &'s Shared<S>, sealer: Sealer, lender: Lender, peer: SocketAddr) -> Self {
+        Self { shared, sealer, scanner: RecordScanner::new(), lender, peer, loan: None, want_big: false }
+    }
+
+    pub(crate) fn into_sealer(self) -> Sealer {
+        self.sealer
+    }
+
+    pub(crate) async fn run(&mut self) -> Result<(), SessionError> {
+        while !self.shared.is_failing() {
+            self.send_control().await?;
+            if self.must_stop() {
+                break;
+            }
+            if self.shared.drain_due.get() && self.at_boundary() {
+                self.drain().await?;
+                break;
+            }
+            if let Turn::Last = self.turn().await? {
+                break;
+            }
+        }
+        self.loan = None;
+        if self.shared.is_failing() { Ok(()) } else { self.close().await }
+    }
+
+    /// A TLS 1.2 peer drops what we write after its close_notify (RFC 5246 section 7.2.1).
+    fn must_stop(&self) -> bool {
+        self.shared.peer_closed.get() && self.shared.version == Version::Tls12
+    }
+
+    fn at_boundary(&self) -> bool {
+        self.scanner.at_boundary() || self.scanner.is_refused()
+    }
+
+    /// Receives once and sends it.
+    async fn turn(&mut self) -> Result<Turn, SessionError> {
+        let mut loan = match self.loan.take() {
+            Some(loan) if loan.buffer.is_big() == self.want_big => loan,
+            other => {
+                drop(other);
+                self.lender.lend(self.want_big, self.shared.tls.socket())?
+            }
+        };
+        let mut bytes_max = loan.bytes_max();
+        if self.shared.drain_due.get() && !self.scanner.is_refused() {
+            bytes_max = bytes_max.min(self.scanner.record_bytes_left());
+        }
+        let whole = self.lay_out(&mut loan.buffer, bytes_max)?;
+        let patience = loan.patience();
+        let (received, buffer) = self.shared.plain.receive(loan.buffer, patience).await;
+        loan.buffer = buffer;
+        match received.map_err(Shared::<S>::io_error(Side::Plain, "recvmsg"))? {
+            Received::Bytes(_) if self.shared.is_failing() => Ok(Turn::Last),
+            Received::Bytes(count) => {
+                self.note(&loan.buffer, count)?;
+                self.want_big = (count == whole && !loan.buffer.is_big())
+                    || count > RECORD_PLAIN_BYTES_MAX
+                    || self.scanner.record_bytes_left() > RECORD_PLAIN_BYTES_MAX;
+                let loan = self.forward(loan, count).await?;
+                if let Terms::Keep = loan.terms {
+                    self.loan = Some(loan);
+                }
+                Ok(Turn::Next)
+            }
+            Received::End => {
+                self.shared.client_first.set(!self.shared.peer_closed.get());
+                Ok(Turn::Last)
+            }
+            Received::Nothing => {
+                drop(loan);
+                self.want_big = self.scanner.record_bytes_left() > RECORD_PLAIN_BYTES_MAX;
+                self.wait_for_client().await
+            }
+        }
+    }
+
+    /// Lays the slices of a receive so that sealing has its room around each record; returns their sum.
+    fn lay_out(&self, buffer: &mut Buffer, bytes_max: usize) -> Result<usize, SessionError> {
+        let shape = self.sealer.shape();
+        let room = shape.records_in(buffer.capacity()) * RECORD_PLAIN_BYTES_MAX;
+        let whole = room.min(bytes_max.max(1));
+        let mut slices = buffer.slices();
+        slices.clear();
+        let all_fit = shape.chunks(whole).all(|(start, length)| slices.push(start..start + length));
+        if all_fit { Ok(whole) } else { Err(SessionError::Internal("more records than slices")) }
+    }
+
+    /// Lets the scanner see what was received.
+    fn note(&mut self, buffer: &Buffer, count: usize) -> Result<(), SessionError> {
+        let Self { shared, scanner, .. } = self;
+        for (start, length) in self.sealer.shape().chunks(count) {
+            let bytes = buffer.bytes().get(start..start + length).ok_or(SessionError::Internal("a slice outside"))?;
+            #[cfg(debug_assertions)]
+            if shared.config.panic_on.as_deref().is_some_and(|mark| bytes.starts_with(mark)) {
+                panic!("asked for by the client: debug builds do this when SEALANE_PANIC_ON is set");
+            }
+            if scanner.advance(bytes).is_err() && !shared.out.not_rpc.replace(true) {
+                tracing::warn!(peer = %self.peer, "the client's stream is not ONC RPC; relaying it as it is");
+            }
+        }
+        shared.out.note(scanner);
+        shared.counters.plain_received_bytes_total.add(count as u64);
+        Ok(())
+    }
+
+    /// Seals `count` bytes and sends the records.
+    async fn forward(&mut self, mut loan: Loan, count: usize) -> Result<Loan, SessionError> {
+        let wire_bytes = self.sealer.seal(loan.buffer.bytes_mut(), count)?;
+        if self.shared.version == Version::Tls12 && self.key_is_used_up() {
+            self.shared.drain_due.set(true);
+        }
+        loan.buffer = self.send(loan.buffer, wire_bytes).await?;
+        Ok(loan)
+    }
+
+    async fn send(&self, mut buffer: Buffer, wire_bytes: usize) -> Result<Buffer, SessionError> {
+        let mut slices = buffer.slices();
+        slices.clear();
+        if !slices.push(0..wire_bytes) {
+            return Err(SessionError::Internal("records beyond the buffer"));
+        }
+        self.shared.wire_busy.set(true);
+        let (sent, buffer) = self.shared.tls.send(buffer).await;
+        sent.map_err(Shared::<S>::io_error(Side::Tls, "sendmsg"))?;
+        self.shared.wire_busy.set(false);
+        Ok(buffer)
+    }
+
+    fn key_is_used_up(&self) -> bool {
+        self.sealer.records() >= self.sealer.replace_at().min(self.shared.config.records_per_key_max)
+    }
+
+    /// Sends what the receiving direction, or the age of the key, has made due.
+    async fn send_control(&mut self) -> Result<(), SessionError> {
+        if self.shared.renegotiation_due.take() {
+            self.shared.counters.renegotiations_refused_total.add(1);
+            self.send_message(ContentType::ALERT, &AlertDescription::NO_RENEGOTIATION.encode()).await?;
+        }
+        if self.shared.version == Version::Tls12 {
+            if self.key_is_used_up() {
+                self.shared.drain_due.set(true);
+            }
+            return Ok(());
+        }
+        // An answer requests nothing (RFC 8446 section 4.6.3), so a request of ours is a message of its own.
+        if self.shared.key_answer_due.take() || self.key_is_used_up() {
+            self.update_key(false).await?;
+        }
+        if self.shared.key_request_due.take() {
+            self.update_key(true).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends KeyUpdate under the old key; everything behind it goes under the next one.
+    async fn update_key(&mut self, request: bool) -> Result<(), SessionError> {
+        self.send_message(ContentType::HANDSHAKE, &key_update(request)).await?;
+        let key = self.shared.kernel.borrow_mut().next_sending_key().map_err(key_error)?;
+        self.sealer.rekey(&key);
+        self.shared.counters.key_updates_sent_total.add(1);
+        Ok(())
+    }
+
+    async fn send_message(&mut self, content_type: ContentType, message: &[u8]) -> Result<(), SessionError> {
+        let mut buffer = match self.loan.take() {
+            Some(loan) => loan.buffer,
+            None => self.lender.small()?,
+        };
+        let wire_bytes = self.sealer.seal_message(content_type, message, buffer.bytes_mut())?;
+        self.send(buffer, wire_bytes).await.map(drop)
+    }
+
+    /// Waits without a buffer until the client says something or something else is to be done.
+    async fn wait_for_client(&self) -> Result<Turn, SessionError> {
+        let wait = rt::race(self.shared.plain.readable(), self.shared.wake_outbound.wait());
+        let first = if self.shared.drain_due.get() {
+            rt::timeout(TICK, wait).await
+        } else if self.shared.peer_closed.get() {
+            // After the server's close_notify only a client that goes on writing keeps the connection.
+            rt::timeout(self.shared.config.timeouts.half_close, wait).await
+        } else {
+            Some(wait.await)
+        };
+        match first {
+            None if self.shared.drain_due.get() => Ok(Turn::Next),
+            None => Ok(Turn::Last),
+            Some(Either::Right(())) => Ok(Turn::Next),
+            Some(Either::Left(ready)) => {
+                ready.map_err(Shared::<S>::io_error(Side::Plain, "poll"))?;
+                Ok(Turn::Next)
+            }
+        }
+    }
+
+    /// A TLS 1.2 key is used up: takes no new call, but still carries the client's replies to callbacks, until nothing
+    /// is outstanding or the time is over.
+    async fn drain(&mut self) -> Result<(), SessionError> {
+        let started = rt::now();
+        let limit = self.shared.config.timeouts.drain;
+        tracing::info!(peer = %self.peer, "the TLS 1.2 key is used up; the connection ends when nothing is outstanding");
+        while !self.shared.is_failing() && !self.must_stop() && rt::now() - started < limit {
+            if self.at_boundary() && self.shared.is_quiet(QUIET) {
+                return Ok(());
+            }
+            let mut head = [0; 12];
+            let there = self.shared.plain.socket().peek(&mut head).unwrap_or(0);
+            let is_callback_reply = there == head.len() && is_reply(&head) == Some(true);
+            if self.scanner.is_refused() || (self.at_boundary() && !is_callback_reply) {
+                rt::race(self.shared.wake_outbound.wait(), rt::sleep(TICK)).await;
+            } else if self.at_boundary() {
+                self.take_record_head().await?;
+            } else if let Turn::Last = self.turn().await? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the first four bytes of a record, so that the rest of it can be told from what follows.
+    async fn take_record_head(&mut self) -> Result<(), SessionError> {
+        self.loan = None;
+        let mut buffer = self.lender.small()?;
+        self.lay_out(&mut buffer, 4)?;
+        let (received, buffer) = self.shared.plain.receive(buffer, Patience::None).await;
+        if let Received::Bytes(count) = received.map_err(Shared::<S>::io_error(Side::Plain, "recvmsg"))? {
+            self.note(&buffer, count)?;
+            self.forward(Loan { buffer, terms: Terms::Keep }, count).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends our direction with close_notify, when nothing is lost by it.
+    async fn close(&mut self) -> Result<(), SessionError> {
+        let cut = !self.at_boundary() && !self.shared.peer_closed.get();
+        if cut {
+            return Err(SessionError::Truncated { side: Side::Plain });
+        }
+        if self.shared.version == Version::Tls12 && !self.shared.drain_due.get() {
+            // RFC 5246 section 7.2.1: the receiver of close_notify drops its pending writes.
+            let started = rt::now();
+            let limit = self.shared.config.timeouts.half_close;
+            while !self.shared.is_quiet(QUIET)
+                && !self.shared.peer_closed.get()
+                && !self.shared.is_failing()
+                && rt::now() - started < limit
+            {
+                rt::race(self.shared.wake_outbound.wait(), rt::sleep(TICK)).await;
+            }
+        }
+        if self.shared.is_failing() {
+            return Ok(());
+        }
+        self.send_message(ContentType::ALERT, &AlertDescription::CLOSE_NOTIFY.encode()).await?;
+        self.shared.closed.set(Some(rt::now()));
+        self.shared.wake_inbound.set();
+        Ok(())
+    }
+}
+
+pub(crate) fn key_error(error: HandshakeError) -> SessionError {
+    match error {
+        HandshakeError::Tls(error) => SessionError::Keys(error),
+        _ => SessionError::Internal("a traffic key that does not fit its suite"),
+    }
+}

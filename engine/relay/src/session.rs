@@ -1,0 +1,252 @@
+//! One connection of the plain side joined to one TLS connection: what the two directions share, and how they end.
+//!
+//! Each direction is one future that owns its operations and buffers until they complete. Nothing is cancelled: a
+//! failure ends the sockets, and that ends the operations.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sealane_io::rt::{self, Signal};
+use sealane_io::{Socket, Stream};
+use sealane_proto::rpc::RecordScanner;
+use sealane_proto::tls::{ContentType, Sealer, Version};
+
+use crate::config::TunnelConfig;
+use crate::counters::Counters;
+use crate::error::{SessionError, Side};
+use crate::handshake::{Established, Kernel};
+use crate::inbound::InboundHalf;
+use crate::lending::Lender;
+use crate::outbound::OutboundHalf;
+
+/// What one direction has seen of the RPC stream; the other one decides by it.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) calls: Cell<u64>,
+    pub(crate) replies_ended: Cell<u64>,
+    pub(crate) bytes: Cell<u64>,
+    pub(crate) not_rpc: Cell<bool>,
+}
+
+impl Seen {
+    pub(crate) fn note(&self, scanner: &RecordScanner) {
+        self.calls.set(scanner.calls());
+        self.replies_ended.set(scanner.replies_ended());
+        self.bytes.set(scanner.bytes());
+    }
+}
+
+/// What the two directions share.
+pub(crate) struct Shared<S: Stream> {
+    pub(crate) plain: S,
+    pub(crate) tls: S,
+    pub(crate) config: Arc<TunnelConfig>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) kernel: RefCell<Kernel>,
+    pub(crate) version: Version,
+    /// From the client, before sealing.
+    pub(crate) out: Seen,
+    /// To the client, after opening.
+    pub(crate) back: Seen,
+    pub(crate) back_last: Cell<Instant>,
+    pub(crate) wake_outbound: Signal,
+    pub(crate) wake_inbound: Signal,
+    /// The peer wants our sending key updated.
+    pub(crate) key_answer_due: Cell<bool>,
+    /// The peer's own sending key is old: ask for the next one.
+    pub(crate) key_request_due: Cell<bool>,
+    /// TLS 1.2: a renegotiation is to be refused.
+    pub(crate) renegotiation_due: Cell<bool>,
+    /// TLS 1.2: a key is used up.
+    pub(crate) drain_due: Cell<bool>,
+    /// close_notify was received, or is not awaited any longer.
+    pub(crate) peer_closed: Cell<bool>,
+    /// The client ended its direction before the server did.
+    pub(crate) client_first: Cell<bool>,
+    /// When close_notify was sent.
+    pub(crate) closed: Cell<Option<Instant>>,
+    /// A send towards the TLS peer is in flight, or failed: no alert can follow.
+    pub(crate) wire_busy: Cell<bool>,
+    failure: OnceCell<SessionError>,
+    over: Cell<bool>,
+}
+
+/// How a session ended.
+#[derive(Debug, Default)]
+pub(crate) struct Ended {
+    /// `None`: as both sides wanted it.
+    pub(crate) failure: Option<SessionError>,
+    pub(crate) reason: &'static str,
+    pub(crate) out_bytes: u64,
+    pub(crate) back_bytes: u64,
+    pub(crate) calls: u64,
+    pub(crate) callbacks: u64,
+    pub(crate) drained: bool,
+    pub(crate) not_rpc: bool,
+}
+
+impl<S: Stream> Shared<S> {
+    /// Whether a direction has failed and the other is to stop.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failure.get().is_some()
+    }
+
+    /// Notes the first failure, resets the client at once, and lets every operation in flight end.
+    fn fail(&self, error: SessionError) {
+        if self.failure.set(error).is_err() {
+            return;
+        }
+        self.plain.socket().abort();
+        if self.wire_busy.get() {
+            self.tls.socket().abort();
+        } else {
+            // Nothing is sent by this: the alert is still to come.
+            self.tls.socket().shutdown_read();
+        }
+        self.wake_outbound.set();
+        self.wake_inbound.set();
+    }
+
+    /// Whether both directions are RPC as far as they have been seen.
+    pub(crate) fn is_rpc(&self) -> bool {
+        !self.out.not_rpc.get() && !self.back.not_rpc.get()
+    }
+
+    /// Forward calls that have no whole reply yet.
+    pub(crate) fn calls_outstanding(&self) -> u64 {
+        self.out.calls.get().saturating_sub(self.back.replies_ended.get())
+    }
+
+    /// Callbacks that have no whole reply yet.
+    pub(crate) fn callbacks_outstanding(&self) -> u64 {
+        self.back.calls.get().saturating_sub(self.out.replies_ended.get())
+    }
+
+    /// Whether nothing is awaited in either direction: by RPC's account, or in a stream that is not RPC by silence.
+    pub(crate) fn is_quiet(&self, silence: Duration) -> bool {
+        if self.is_rpc() {
+            self.calls_outstanding() == 0 && self.callbacks_outstanding() == 0
+        } else {
+            rt::now() - self.back_last.get() >= silence
+        }
+    }
+
+    pub(crate) fn io_error(side: Side, op: &'static str) -> impl Fn(std::io::Error) -> SessionError {
+        move |source| SessionError::Io { side, op, source }
+    }
+}
+
+impl<S: Stream> Drop for Shared<S> {
+    fn drop(&mut self) {
+        if !self.over.get() {
+            // A panic, or the end of the process: no operation may keep the sockets.
+            self.plain.socket().abort();
+            self.tls.socket().abort();
+        }
+    }
+}
+
+/// The parts of a session before it runs.
+pub(crate) struct Parts {
+    pub(crate) client: Socket,
+    pub(crate) peer: SocketAddr,
+    pub(crate) established: Established,
+    pub(crate) config: Arc<TunnelConfig>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) lender: Lender,
+}
+
+/// Runs a session to its end.
+pub(crate) async fn run<S: Stream>(parts: Parts) -> Ended {
+    let Parts { client, peer, established, config, counters, lender } = parts;
+    let Established { outgoing, sealer, inbound, kernel, early, left_over, peer_closed, facts } = established;
+    let adopted = outgoing.into_socket().and_then(S::adopt).and_then(|tls| Ok((S::adopt(client.clone())?, tls)));
+    let (plain, tls) = match adopted {
+        Ok(streams) => streams,
+        Err(source) => {
+            client.abort();
+            let failure = Some(SessionError::Io { side: Side::Plain, op: "adopt", source });
+            return Ended { failure, reason: "failed", ..Ended::default() };
+        }
+    };
+    drop(client);
+    let shared = Shared {
+        plain,
+        tls,
+        config,
+        counters,
+        kernel: RefCell::new(kernel),
+        version: facts.version,
+        out: Seen::default(),
+        back: Seen::default(),
+        back_last: Cell::new(rt::now()),
+        wake_outbound: Signal::default(),
+        wake_inbound: Signal::default(),
+        key_answer_due: Cell::new(false),
+        key_request_due: Cell::new(false),
+        renegotiation_due: Cell::new(false),
+        drain_due: Cell::new(false),
+        peer_closed: Cell::new(false),
+        client_first: Cell::new(false),
+        closed: Cell::new(None),
+        wire_busy: Cell::new(false),
+        failure: OnceCell::new(),
+        over: Cell::new(false),
+    };
+    let mut outbound = OutboundHalf::new(&shared, sealer, lender.clone(), peer);
+    let mut inbound = InboundHalf::new(&shared, inbound, lender, peer);
+    let out = async {
+        if let Err(error) = outbound.run().await {
+            shared.fail(error);
+        }
+    };
+    let back = async {
+        if let Err(error) = inbound.run(early, left_over, peer_closed).await {
+            shared.fail(error);
+        }
+    };
+    rt::join(out, back).await;
+    let sealer = outbound.into_sealer();
+    drop(inbound);
+    end(shared, sealer)
+}
+
+/// Tells both sides how it ended and closes the sockets.
+fn end<S: Stream>(mut shared: Shared<S>, mut sealer: Sealer) -> Ended {
+    shared.over.set(true);
+    let failure = shared.failure.take();
+    let reason = match &failure {
+        Some(_) => "failed",
+        None if shared.drain_due.get() => "the TLS 1.2 key was used up",
+        None if shared.client_first.get() => "closed by the client",
+        None => "closed by the server",
+    };
+    match &failure {
+        None => shared.tls.socket().shutdown_write(),
+        Some(error) => {
+            if let Some(alert) = error.alert()
+                && !shared.wire_busy.get()
+                && shared.closed.get().is_none()
+            {
+                let mut record = [0; 64];
+                if let Ok(length) = sealer.seal_message(ContentType::ALERT, &alert.encode(), &mut record) {
+                    // What does not fit into the socket now never will: the connection is reset next.
+                    let _ = shared.tls.socket().try_send(record.get(..length).unwrap_or_default());
+                }
+            }
+            shared.tls.socket().abort();
+        }
+    }
+    Ended {
+        failure,
+        reason,
+        out_bytes: shared.out.bytes.get(),
+        back_bytes: shared.back.bytes.get(),
+        calls: shared.out.calls.get(),
+        callbacks: shared.back.calls.get(),
+        drained: shared.drain_due.get(),
+        not_rpc: !shared.is_rpc(),
+    }
+}

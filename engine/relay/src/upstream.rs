@@ -1,0 +1,201 @@
+//! Reaching the server: names, addresses, the handshake, and trying again while the client waits.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use sealane_io::net::{self, Outgoing};
+use sealane_io::rt;
+
+use crate::config::{Endpoint, TunnelConfig};
+use crate::handshake::{Established, HandshakeError, client_handshake};
+
+/// The next address is tried when the one before has not answered for so long (RFC 8305 section 5).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+/// The most addresses of one name that are tried.
+const ADDRESSES_MAX: usize = 16;
+/// The first pause before a new attempt; it doubles up to [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Why the server was not reached.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UpstreamError {
+    /// The name has no address, or cannot be looked up.
+    #[error("cannot resolve {host}: {source}")]
+    Resolve {
+        /// The name.
+        host: String,
+        /// What the resolver said.
+        source: io::Error,
+    },
+    /// No address accepted a connection.
+    #[error("cannot connect to {}", Tries(.0))]
+    Connect(Vec<(SocketAddr, io::Error)>),
+    /// The TLS handshake failed.
+    #[error("TLS handshake with {address}: {source}")]
+    Handshake {
+        /// With whom.
+        address: SocketAddr,
+        /// Why.
+        source: HandshakeError,
+    },
+    /// The server did not finish the handshake.
+    #[error("TLS handshake with {address}: nothing for {} s", .limit.as_secs())]
+    HandshakeTimeout {
+        /// With whom.
+        address: SocketAddr,
+        /// How long we waited.
+        limit: Duration,
+    },
+    /// The time that the client can be made to wait is over.
+    #[error("gave up after {} s: {last}", .limit.as_secs())]
+    GaveUp {
+        /// How long we tried.
+        limit: Duration,
+        /// The last failure.
+        last: String,
+    },
+}
+
+struct Tries<'e>(&'e [(SocketAddr, io::Error)]);
+
+impl fmt::Display for Tries<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (address, error)) in self.0.iter().enumerate() {
+            write!(f, "{}{address} ({error})", if index == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
+}
+
+impl UpstreamError {
+    /// Whether the same attempt may work a moment later.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Resolve { .. } | Self::HandshakeTimeout { .. } => true,
+            // What our own host refuses (a source port, an address) does not get better by waiting.
+            Self::Connect(tries) => tries.iter().any(|(_, error)| {
+                !matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput)
+            }),
+            Self::Handshake { source, .. } => source.is_transient(),
+            Self::GaveUp { .. } => false,
+        }
+    }
+}
+
+/// Reaches the server, trying again after transient failures until [`crate::Timeouts::retry`] is over.
+///
+/// May be dropped at any time: nothing of the client's has been read yet.
+pub(crate) async fn reach(config: &TunnelConfig) -> Result<(Established, SocketAddr), UpstreamError> {
+    let started = rt::now();
+    let limit = config.timeouts.retry;
+    let mut pause = PAUSE_MIN;
+    let mut last = "the server did not answer".to_string();
+    loop {
+        let left = limit.saturating_sub(rt::now() - started);
+        match rt::timeout(left, attempt(config)).await {
+            None => return Err(UpstreamError::GaveUp { limit, last }),
+            Some(Err(error)) if error.is_transient() => {
+                tracing::debug!("{error}; trying again");
+                last = error.to_string();
+            }
+            Some(done) => return done,
+        }
+        rt::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+async fn attempt(config: &TunnelConfig) -> Result<(Established, SocketAddr), UpstreamError> {
+    let Endpoint { host, port } = &config.connect;
+    let resolve_error = |source| UpstreamError::Resolve { host: host.clone(), source };
+    let addresses = net::resolve(host, *port).await.map_err(resolve_error)?;
+    if addresses.is_empty() {
+        return Err(resolve_error(io::Error::new(io::ErrorKind::NotFound, "the name has no address")));
+    }
+    let (outgoing, address) = connect_any(interleave(addresses), config).await.map_err(UpstreamError::Connect)?;
+    let limit = config.timeouts.handshake;
+    match rt::timeout(limit, client_handshake(outgoing, &config.tls, &config.server_name)).await {
+        None => Err(UpstreamError::HandshakeTimeout { address, limit }),
+        Some(Err(source)) => Err(UpstreamError::Handshake { address, source }),
+        Some(Ok(established)) => Ok((established, address)),
+    }
+}
+
+/// Address families in turn, beginning with the resolver's first choice (RFC 8305 section 4).
+fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first_is_4 = addresses.first().is_some_and(SocketAddr::is_ipv4);
+    let (first, second): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|address| address.is_ipv4() == first_is_4);
+    let mut second = second.into_iter();
+    let mut all: Vec<_> = first.into_iter().flat_map(|address| [Some(address), second.next()]).flatten().collect();
+    all.extend(second);
+    all.truncate(ADDRESSES_MAX);
+    all
+}
+
+type Attempt<'a> = Pin<Box<dyn Future<Output = (SocketAddr, io::Result<Outgoing>)> + 'a>>;
+
+/// Connects to the first address that answers; the next one is tried when those before fail or take their time.
+async fn connect_any(
+    addresses: Vec<SocketAddr>,
+    config: &TunnelConfig,
+) -> Result<(Outgoing, SocketAddr), Vec<(SocketAddr, io::Error)>> {
+    let mut waiting = addresses.into_iter();
+    let mut running: Vec<Attempt<'_>> = Vec::new();
+    let mut failed = Vec::new();
+    loop {
+        match waiting.next() {
+            Some(address) => running.push(Box::pin(async move {
+                let timed_out = || Err(io::Error::from(io::ErrorKind::TimedOut));
+                let limit = config.timeouts.connect;
+                (address, rt::timeout(limit, net::connect(address, &config.outgoing)).await.unwrap_or_else(timed_out))
+            })),
+            None if running.is_empty() => return Err(failed),
+            None => {}
+        }
+        let next = first_of(&mut running);
+        let done = if waiting.len() > 0 { rt::timeout(ATTEMPT_DELAY, next).await } else { Some(next.await) };
+        match done {
+            Some((address, Ok(outgoing))) => return Ok((outgoing, address)),
+            Some((address, Err(error))) => failed.push((address, error)),
+            None => {}
+        }
+    }
+}
+
+/// Waits for the first of the attempts and takes it out.
+async fn first_of(running: &mut Vec<Attempt<'_>>) -> (SocketAddr, io::Result<Outgoing>) {
+    poll_fn(|context| {
+        for index in 0..running.len() {
+            if let Some(attempt) = running.get_mut(index)
+                && let Poll::Ready(done) = attempt.as_mut().poll(context)
+            {
+                drop(running.swap_remove(index));
+                return Poll::Ready(done);
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_take_turns_and_the_resolvers_first_choice_is_first() {
+        let all: Vec<SocketAddr> =
+            ["[::1]:1", "[::2]:1", "[::3]:1", "10.0.0.1:1"].iter().map(|text| text.parse().unwrap()).collect();
+        let ports: Vec<String> = interleave(all).iter().map(ToString::to_string).collect();
+        assert_eq!(ports, ["[::1]:1", "10.0.0.1:1", "[::2]:1", "[::3]:1"]);
+        let many = (0..99).map(|port| SocketAddr::from(([10, 0, 0, 1], port))).collect();
+        assert_eq!(interleave(many).len(), ADDRESSES_MAX);
+    }
+}
