@@ -1,0 +1,19 @@
+//! The tests of the whole: the record layer against rustls, and the `sealane` binary against real and hostile peers.
+
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test that cannot go on has failed")]
+#![allow(clippy::too_many_lines, reason = "a scenario reads best in one piece")]
+
+#![allow(unreachable_pub, missing_docs, reason = "one test binary: nothing leaves it")]
+
+mod support;
+
+mod command_line;
+mod ends;
+mod far_ends;
+mod faults;
+mod footprint;
+mod many;
+mod oracle;
+mod record_rules;
+mod ring;
+mod windows;

@@ -1,0 +1,188 @@
+//! A TLS server of our own that can do everything wrong, on purpose: rustls does its handshake, then each record is in
+//! the test's hands.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::ops::Range;
+use std::sync::Arc;
+
+use rustls::{ConnectionTrafficSecrets, ServerConnection, SupportedProtocolVersion};
+use sealane_proto::limits::BUFFER_BIG_BYTES;
+use sealane_proto::tls::{
+    ContentType, Inbound, Pieces, Progress, Role, Sealer, Suite, TlsError, TrafficKey, Version, Window,
+};
+
+use super::pki::Pki;
+use super::process::SOON;
+
+pub fn traffic_key(version: Version, secrets: &(u64, ConnectionTrafficSecrets)) -> TrafficKey {
+    let (suite, key, iv) = match &secrets.1 {
+        ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (Suite::Aes128Gcm, key, iv),
+        ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (Suite::Aes256Gcm, key, iv),
+        ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (Suite::ChaCha20Poly1305, key, iv),
+        _ => panic!("an unknown AEAD"),
+    };
+    TrafficKey::new(version, suite, key.as_ref(), iv.as_ref(), secrets.0).unwrap()
+}
+
+/// Our version of a rustls version.
+pub fn version_of(version: &SupportedProtocolVersion) -> Version {
+    if version == &rustls::version::TLS13 { Version::Tls13 } else { Version::Tls12 }
+}
+
+pub const VERSIONS: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS12, &rustls::version::TLS13];
+
+/// The listening end.
+pub struct PeerListener {
+    listener: TcpListener,
+    config: Arc<rustls::ServerConfig>,
+    version: Version,
+}
+
+impl PeerListener {
+    pub fn bind(version: &'static SupportedProtocolVersion) -> Self {
+        Self {
+            listener: TcpListener::bind("127.0.0.1:0").unwrap(),
+            config: Pki::get().server_config(version),
+            version: version_of(version),
+        }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.listener.local_addr().unwrap().port()
+    }
+
+    /// The next connection after its handshake. The client must not send data before it is told to: a client behind
+    /// sealane that stays silent is connected after 200 ms.
+    pub fn accept(&self) -> Peer {
+        let (mut stream, _) = self.listener.accept().unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        stream.set_write_timeout(Some(SOON)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut connection = ServerConnection::new(Arc::clone(&self.config)).unwrap();
+        while connection.is_handshaking() || connection.wants_write() {
+            connection.complete_io(&mut stream).unwrap();
+        }
+        let secrets = connection.dangerous_extract_secrets().unwrap();
+        Peer {
+            stream,
+            sealer: Sealer::new(&traffic_key(self.version, &secrets.tx)),
+            inbound: Inbound::new(Role::Server, &traffic_key(self.version, &secrets.rx)),
+            buffer: vec![0; BUFFER_BIG_BYTES],
+            window: Window::default(),
+            plain: Vec::new(),
+            scratch: vec![0; 20_000],
+        }
+    }
+}
+
+/// One connection of the hostile server.
+pub struct Peer {
+    pub stream: TcpStream,
+    pub sealer: Sealer,
+    inbound: Inbound,
+    buffer: Vec<u8>,
+    window: Window,
+    plain: Vec<u8>,
+    scratch: Vec<u8>,
+}
+
+/// What ended a read of the peer.
+#[derive(Debug, Eq, PartialEq)]
+pub enum PeerEnd {
+    Closed,
+    Eof,
+    Reset,
+    Tls(TlsError),
+    Event(Progress),
+}
+
+#[derive(Default)]
+struct Ranges(Vec<Range<usize>>);
+
+impl Pieces for Ranges {
+    fn push(&mut self, range: Range<usize>) -> bool {
+        self.0.push(range);
+        true
+    }
+
+    fn grow_last(&mut self, end: usize) {
+        self.0.last_mut().unwrap().end = end;
+    }
+}
+
+impl Peer {
+    /// One record of any type.
+    pub fn record(&mut self, content_type: ContentType, content: &[u8]) -> Vec<u8> {
+        let length = self.sealer.seal_message(content_type, content, &mut self.scratch).unwrap();
+        self.scratch[..length].to_vec()
+    }
+
+    /// `bytes` as records of `size` bytes each.
+    pub fn records(&mut self, bytes: &[u8], size: usize) -> Vec<u8> {
+        bytes.chunks(size).flat_map(|chunk| self.record(ContentType::APPLICATION_DATA, chunk)).collect()
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) {
+        let records = self.records(bytes, 16384);
+        self.stream.write_all(&records).unwrap();
+    }
+
+    pub fn send_record(&mut self, content_type: ContentType, content: &[u8]) {
+        let record = self.record(content_type, content);
+        self.stream.write_all(&record).unwrap();
+    }
+
+    pub fn send_raw(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    /// Reads until `count` bytes of data have come.
+    pub fn read(&mut self, count: usize) -> Vec<u8> {
+        while self.plain.len() < count {
+            if let Some(end) = self.step() {
+                panic!("{end:?} after {} of {count} bytes", self.plain.len());
+            }
+        }
+        self.plain.drain(..count).collect()
+    }
+
+    /// Reads until the stream ends; data before that is kept for [`Peer::take`].
+    pub fn read_to_end(&mut self) -> PeerEnd {
+        loop {
+            if let Some(end) = self.step() {
+                return end;
+            }
+        }
+    }
+
+    /// Data that was read and not taken.
+    pub fn take(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.plain)
+    }
+
+    fn step(&mut self) -> Option<PeerEnd> {
+        let mut pieces = Ranges::default();
+        let progress = self.inbound.advance(&mut self.buffer, self.window.cursor(), &mut pieces);
+        for range in pieces.0 {
+            self.plain.extend_from_slice(&self.buffer[range]);
+        }
+        match progress {
+            Err(error) => return Some(PeerEnd::Tls(error)),
+            Ok(Progress::NeedBytes) if self.window.next_stretch() => return None,
+            Ok(Progress::NeedBytes) => {}
+            Ok(Progress::Closed) => return Some(PeerEnd::Closed),
+            Ok(event) => return Some(PeerEnd::Event(event)),
+        }
+        let plan = self.window.plan(&mut self.buffer);
+        match self.stream.read(&mut self.buffer[plan.near]) {
+            Ok(0) => Some(PeerEnd::Eof),
+            Ok(count) => {
+                self.window.filled(count);
+                None
+            }
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => Some(PeerEnd::Reset),
+            Err(error) => panic!("reading from sealane: {error}"),
+        }
+    }
+}
