@@ -19,10 +19,10 @@ die() { echo "${0##*/}: $*" >&2; exit 1; }
 
 # within SECONDS COMMAND...: tries COMMAND until it succeeds; fails when the time is over.
 within() {
-  local end=$(($(date +%s%N) + $1 * 1000000000))
+  local end=$((${EPOCHREALTIME//[.,]/} + $1 * 1000000))
   shift
   until "$@"; do
-    (($(date +%s%N) < end)) || return 1
+    ((${EPOCHREALTIME//[.,]/} < end)) || return 1
     sleep 0.02
   done
 }

@@ -1,1 +1,159 @@
-//! todo
+//! What the program takes: memory, allocations, copies. Counted, never timed.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::support::bytes::{call, reply};
+use crate::support::peer::{Peer, PeerListener, VERSIONS};
+use crate::support::process::{have, scratch};
+use crate::support::sealane::{DRIVERS, Sealane, command};
+use crate::support::{alone, not_run};
+
+/// Resident memory of a tunnel that has done nothing.
+const IDLE_KIB_MAX: u64 = 8 * 1024;
+/// Resident memory under four streams of 1 MiB calls, four outstanding each.
+const BUSY_KIB_MAX: u64 = 32 * 1024;
+/// Streams of these tests, in calls or replies of 1 MiB each.
+const WARM_UP: usize = 48;
+const MEASURED: usize = 192;
+
+/// Calls of 1 MiB to the server, acknowledged by short replies with four outstanding: a WRITE stream.
+fn write_stream(client: &mut TcpStream, peer: Peer, count: usize) -> Peer {
+    let out = call(1, &vec![3; 1 << 20]);
+    let (out_bytes, mut peer) = (out.len(), peer);
+    let server = std::thread::spawn(move || {
+        for _ in 0..count {
+            peer.read(out_bytes);
+            peer.send(&reply(1, b"ok__"));
+        }
+        peer
+    });
+    let mut back = [0; 32];
+    for index in 0..count + 4 {
+        if index < count {
+            client.write_all(&out).unwrap();
+        }
+        if index >= 4 {
+            client.read_exact(&mut back).unwrap();
+        }
+    }
+    server.join().unwrap()
+}
+
+/// Replies of 1 MiB from the server to short calls, with four outstanding: a READ stream.
+fn read_stream(client: &mut TcpStream, peer: Peer, count: usize) -> Peer {
+    let back = reply(1, &vec![4; 1 << 20]);
+    let mut buffer = vec![0; back.len()];
+    let mut peer = peer;
+    let server = std::thread::spawn(move || {
+        let mut sender = peer.split_sender();
+        for _ in 0..count {
+            peer.read(48);
+            sender.send(&back);
+        }
+        peer.rejoin(sender);
+        peer
+    });
+    for index in 0..count + 4 {
+        if index < count {
+            client.write_all(&call(1, b"more")).unwrap();
+        }
+        if index >= 4 {
+            client.read_exact(&mut buffer).unwrap();
+        }
+    }
+    server.join().unwrap()
+}
+
+/// The preloaded counter, compiled once.
+fn counter() -> PathBuf {
+    let library = scratch("counter").join("libcount.so");
+    let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("preload/count.c");
+    let done = Command::new("cc")
+        .args(["-O2", "-fPIC", "-shared", "-fno-builtin", "-Wall", "-Werror", "-o"])
+        .arg(&library)
+        .arg(&source)
+        .status()
+        .unwrap();
+    assert!(done.success(), "the counter does not compile");
+    library
+}
+
+/// (allocations, copied bytes) so far.
+fn totals(file: &PathBuf) -> (u64, u64) {
+    let bytes = std::fs::read(file).unwrap();
+    let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+    (word(0), word(8))
+}
+
+#[test]
+fn bytes_are_neither_copied_nor_is_anything_allocated_for_them() {
+    if !have("cc") {
+        return not_run("footprint::bytes_are_neither_copied_nor_is_anything_allocated_for_them", "no C compiler");
+    }
+    let _alone = alone();
+    let library = counter();
+    for driver in DRIVERS {
+        for version in VERSIONS {
+            let listener = PeerListener::bind(version);
+            let file = scratch("totals").join("totals");
+            let mut command = command(driver, listener.port(), &["--workers", "1"]);
+            command.env("LD_PRELOAD", &library).env("SEALANE_COUNT_FILE", &file);
+            let sealane = Sealane::from_command(&mut command);
+            let mut client = sealane.connect();
+            let mut peer = listener.accept();
+            let at_start = totals(&file);
+            assert!(at_start.0 > 100, "the allocations of the start are not counted");
+            for (name, stream) in [("WRITE", write_stream as fn(&mut _, _, _) -> _), ("READ", read_stream)] {
+                peer = stream(&mut client, peer, WARM_UP);
+                let before = totals(&file);
+                peer = stream(&mut client, peer, MEASURED);
+                let after = totals(&file);
+                let allocations = after.0 - before.0;
+                let copied = (after.1 - before.1) as f64 / (MEASURED << 20) as f64;
+                eprintln!("{driver} {version:?} {name}: {allocations} allocations, {:.3} % copied", copied * 100.0);
+                // Less than one for every tenth MiB: none belongs to the stream.
+                assert!(
+                    allocations < MEASURED as u64 / 10,
+                    "{driver} {name}: {allocations} allocations in {MEASURED} MiB"
+                );
+                assert!(copied < 0.01, "{driver} {name}: {:.2} % of the payload were copied", copied * 100.0);
+            }
+            assert_eq!(sealane.process.count("closed:"), 0);
+        }
+    }
+}
+
+#[test]
+fn resident_memory_stays_small() {
+    let _alone = alone();
+    for driver in DRIVERS {
+        let listener = PeerListener::bind(&rustls::version::TLS12);
+        let sealane = Sealane::start(driver, listener.port(), &[]);
+        // What counts is the tunnel at rest, its threads started: not the moment of its start.
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let idle = sealane.process.status_kib("VmRSS");
+        let streams: Vec<_> = (0..4)
+            .map(|index| {
+                let mut client = sealane.connect();
+                let peer = listener.accept();
+                std::thread::spawn(move || {
+                    let stream = if index % 2 == 0 { write_stream } else { read_stream };
+                    stream(&mut client, peer, MEASURED)
+                })
+            })
+            .collect();
+        let mut busy = 0;
+        while !streams.iter().all(std::thread::JoinHandle::is_finished) {
+            busy = busy.max(sealane.process.status_kib("VmRSS"));
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        streams.into_iter().for_each(|stream| drop(stream.join().unwrap()));
+        let after = sealane.process.status_kib("VmRSS");
+        eprintln!("{driver}: VmRSS {idle} KiB idle, {busy} KiB under four streams, {after} KiB after them");
+        assert!(idle < IDLE_KIB_MAX, "{driver}: {idle} KiB idle");
+        assert!(busy < BUSY_KIB_MAX, "{driver}: {busy} KiB busy");
+    }
+}

@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test that cannot go on has failed")]
 #![allow(clippy::too_many_lines, reason = "a scenario reads best in one piece")]
-
 #![allow(unreachable_pub, missing_docs, reason = "one test binary: nothing leaves it")]
 
 mod support;

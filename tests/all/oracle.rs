@@ -201,7 +201,8 @@ fn rustls_opens_what_we_seal() {
                 let (mut now, later) = rest.split_at(cut);
                 while !now.is_empty() {
                     pair.server.read_tls(&mut now).unwrap();
-                    let state = pair.server.process_new_packets().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+                    let state =
+                        pair.server.process_new_packets().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
                     let before = opened.len();
                     opened.resize(before + state.plaintext_bytes_to_read(), 0);
                     pair.server.reader().read_exact(&mut opened[before..]).unwrap();
@@ -218,7 +219,9 @@ fn rustls_opens_what_we_seal() {
 #[test]
 fn we_open_what_rustls_seals_in_every_cut_and_both_buffer_sizes() {
     for (index, (version, suite)) in CASES.into_iter().enumerate() {
-        for (capacity, cut) in [(BUFFER_BIG_BYTES, BUFFER_BIG_BYTES), (BUFFER_BIG_BYTES, 40_000), (BUFFER_SMALL_BYTES, 20_000)] {
+        for (capacity, cut) in
+            [(BUFFER_BIG_BYTES, BUFFER_BIG_BYTES), (BUFFER_BIG_BYTES, 40_000), (BUFFER_SMALL_BYTES, 20_000)]
+        {
             let seed = 200 + index as u64 + cut as u64;
             let mut random = Random::new(seed);
             let mut pair = pair(version, suite);

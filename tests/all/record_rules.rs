@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use sealane_proto::limits::HANDSHAKE_MESSAGE_BYTES_MAX;
 use sealane_proto::tls::{
-    AlertDescription, ContentType, Inbound, Invalid, PeerMisbehaved, Pieces, Progress, Role, Sealer, Suite,
-    TlsError, TrafficKey, Version, Window, key_update,
+    AlertDescription, ContentType, Inbound, Invalid, PeerMisbehaved, Pieces, Progress, Role, Sealer, Suite, TlsError,
+    TrafficKey, Version, Window, key_update,
 };
 
 const VERSIONS: [Version; 2] = [Version::Tls12, Version::Tls13];
@@ -92,7 +92,10 @@ fn every_flipped_bit_of_a_record_is_noticed() {
                 let (data, progress) = line.judge(&changed);
                 // A longer length waits for bytes that never come; everything else is an error, and no data comes out.
                 let waits = progress == NOTHING && (24..40).contains(&bit);
-                assert!(data.is_empty() && (progress.is_err() || waits), "{version:?} {suite:?} bit {bit}: {progress:?}");
+                assert!(
+                    data.is_empty() && (progress.is_err() || waits),
+                    "{version:?} {suite:?} bit {bit}: {progress:?}"
+                );
                 if bit >= 40 {
                     assert_eq!(progress, Err(TlsError::BadRecordMac), "{version:?} {suite:?} bit {bit}");
                 }
@@ -229,7 +232,11 @@ fn key_update_ends_its_record_and_what_follows_needs_the_next_key() {
     Line::new(Version::Tls13).fails(22, &two, TlsError::PeerMisbehaved(PeerMisbehaved::KeyUpdateNotLast));
     Line::new(Version::Tls13).fails(22, &[24, 0, 0, 1, 2], TlsError::Invalid(Invalid::KeyUpdate));
     Line::new(Version::Tls13).fails(22, &[24, 0, 0, 2, 0, 0], TlsError::Invalid(Invalid::KeyUpdate));
-    Line::new(Version::Tls12).fails(22, &key_update(false), TlsError::PeerMisbehaved(PeerMisbehaved::HandshakeType(24)));
+    Line::new(Version::Tls12).fails(
+        22,
+        &key_update(false),
+        TlsError::PeerMisbehaved(PeerMisbehaved::HandshakeType(24)),
+    );
 }
 
 #[test]

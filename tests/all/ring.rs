@@ -1,1 +1,136 @@
-//! todo
+//! The io_uring driver: hosts without it, more operations than entries, and key bytes that do not stay in memory.
+
+use std::hint::black_box;
+use std::io::{Read, Write};
+use std::process::Command;
+
+use sealane_proto::tls::{Inbound, Role, Sealer, Suite, TrafficKey, Version};
+
+use crate::support::bytes::{Random, call, reply};
+use crate::support::peer::{Peer, PeerListener};
+use crate::support::process::{Process, have};
+use crate::support::sealane::{DRIVERS, Sealane, command};
+use crate::support::{alone, not_run};
+
+/// The same command under strace, which lets io_uring_setup fail.
+fn without_io_uring(command: &Command, error: &str) -> Command {
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=io_uring_setup"]);
+    strace.arg("-e").arg(format!("inject=io_uring_setup:error={error}"));
+    strace.arg(command.get_program()).args(command.get_args()).stdin(std::process::Stdio::null());
+    strace
+}
+
+#[test]
+fn a_host_without_io_uring_gets_epoll_and_is_told_why() {
+    if !have("strace") {
+        return not_run("ring::a_host_without_io_uring_gets_epoll_and_is_told_why", "strace is not installed");
+    }
+    for (error, text) in [("ENOSYS", "Function not implemented"), ("EPERM", "Operation not permitted")] {
+        let listener = PeerListener::bind(&rustls::version::TLS13);
+        let sealane = Sealane::from_command(&mut without_io_uring(&command("auto", listener.port(), &[]), error));
+        sealane.wait_for(&format!("driver epoll (io_uring is not available: {text}"));
+        let mut client = sealane.connect();
+        let mut peer = listener.accept();
+        client.write_all(&call(1, b"x")).unwrap();
+        assert_eq!(peer.read(45), call(1, b"x"));
+        let mut refused = Process::start(&mut without_io_uring(&command("uring", listener.port(), &[]), error));
+        assert_eq!(refused.wait().code(), Some(1));
+        refused.wait_for(&format!("io_uring is not available on this host: {text}"));
+        assert_eq!(refused.count("panicked"), 0);
+    }
+}
+
+#[test]
+fn auto_takes_io_uring_where_the_host_allows_it() {
+    let listener = PeerListener::bind(&rustls::version::TLS13);
+    let sealane = Sealane::start("auto", listener.port(), &[]);
+    sealane.wait_for("driver io_uring (the host allows it)");
+}
+
+#[test]
+fn two_thousand_operations_are_pending_in_a_ring_of_256_entries() {
+    let _alone = alone();
+    for driver in DRIVERS {
+        let listener = PeerListener::bind(&rustls::version::TLS13);
+        let sealane = Sealane::start(driver, listener.port(), &["--workers", "1"]);
+        // Each connection waits for both sides: two operations.
+        let mut pairs: Vec<(std::net::TcpStream, Peer)> = (0..1000)
+            .map(|index| {
+                let mut client = sealane.connect();
+                client.write_all(&call(index, b"")).unwrap();
+                (client, listener.accept_talkative())
+            })
+            .collect();
+        for round in 0..2 {
+            // All become busy at once: more submissions in one turn than there are entries.
+            for (index, (client, peer)) in pairs.iter_mut().enumerate() {
+                client.write_all(&call(index as u32, &[round; 16])).unwrap();
+                peer.send(&reply(index as u32, &[round; 16]));
+            }
+            for (index, (client, peer)) in pairs.iter_mut().enumerate() {
+                if round == 0 {
+                    assert_eq!(peer.read(44), call(index as u32, b""));
+                }
+                assert_eq!(peer.read(60), call(index as u32, &[round; 16]), "{driver} connection {index}");
+                let mut back = [0; 44];
+                client.read_exact(&mut back).unwrap();
+                assert_eq!(back[..], reply(index as u32, &[round; 16]), "{driver} connection {index}");
+            }
+        }
+        assert_eq!(sealane.process.count("closed:"), 0, "{driver}");
+    }
+}
+
+/// How often the bytes that `mask` hides stand in the memory of this process, dead parts of stacks left out.
+fn occurrences(masked: &[u8], mask: u8) -> usize {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let memory = std::fs::File::open("/proc/self/mem").unwrap();
+    let mut found = 0;
+    for line in maps.lines().filter(|line| line.split_whitespace().nth(1).is_some_and(|flags| flags.starts_with("rw")))
+    {
+        let (start, end) = line.split_whitespace().next().unwrap().split_once('-').unwrap();
+        let (start, end) = (u64::from_str_radix(start, 16).unwrap(), u64::from_str_radix(end, 16).unwrap());
+        let mut bytes = vec![0; (end - start) as usize];
+        if std::os::unix::fs::FileExt::read_exact_at(&memory, &mut bytes, start).is_err() {
+            continue;
+        }
+        // The pattern is never put together, so that looking for it does not make it.
+        let wanted = |window: &[u8]| window.iter().zip(masked).all(|(byte, masked)| byte ^ mask == *masked);
+        found += bytes.windows(masked.len()).filter(|window| wanted(window)).count();
+        bytes.fill(0);
+        black_box(&mut bytes);
+    }
+    found
+}
+
+/// Overwrites what calls have left below this frame of the stack.
+#[inline(never)]
+fn scrub_stack() {
+    let mut low = [0_u8; 192 * 1024];
+    black_box(&mut low);
+}
+
+#[test]
+fn key_bytes_do_not_outlive_their_use() {
+    let _alone = alone();
+    const MASK: u8 = 0xa7;
+    // ring's expanded forms of these two hold the key's own bytes.
+    for suite in [Suite::Aes256Gcm, Suite::ChaCha20Poly1305] {
+        let masked: Vec<u8> = Random::new(77 + suite as u64).bytes(32);
+        let make = |masked: &[u8]| {
+            let mut key = [0; 32];
+            key.iter_mut().zip(masked).for_each(|(to, from)| *to = *from ^ MASK);
+            let traffic = TrafficKey::new(Version::Tls13, suite, &key, &[0; 12], 0).unwrap();
+            key.fill(0);
+            black_box(&mut key);
+            (Sealer::new(&traffic), Inbound::new(Role::Client, &traffic))
+        };
+        let both = make(&masked);
+        scrub_stack();
+        assert!(occurrences(&masked, MASK) >= 2, "{suite:?}: the search does not find what is there");
+        drop(both);
+        scrub_stack();
+        assert_eq!(occurrences(&masked, MASK), 0, "{suite:?}: key bytes are still in memory");
+    }
+}

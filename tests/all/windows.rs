@@ -49,7 +49,10 @@ fn a_record_that_a_read_has_cut_stays_where_it_is() {
                 assert_eq!(window.held(), held, "seed {seed}: {} bytes were moved", before.len());
             }
             assert!(plan.near.end <= buffer.len() && (plan.front.is_empty() || plan.front.end <= held.start));
-            assert!(plan.near.len() + plan.front.len() > RECORD_WIRE_BYTES_MAX, "seed {seed}: a read for little: {plan:?}");
+            assert!(
+                plan.near.len() + plan.front.len() > RECORD_WIRE_BYTES_MAX,
+                "seed {seed}: a read for little: {plan:?}"
+            );
             wraps += usize::from(!plan.front.is_empty());
             // Mostly whole reads, as under load, and some short ones.
             let room = plan.near.len() + plan.front.len();

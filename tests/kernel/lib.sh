@@ -197,11 +197,11 @@ tunnel() {
 # guest SECONDS JOB [KEY=VALUE...]: boots the guest kernel; it runs guest/JOB as root with the variables given. What the
 # job writes to /run/lab is in $lab/guest here, at once; its output is $lab/guest.log. Power off after at most SECONDS.
 guest() {
-  local seconds=$1 job=$2 modules memory=/dev/shm
+  local seconds=$1 job=$2 modules variable memory=/dev/shm
   shift 2
   cp "$kernel"/guest/* "$lab/guest/"
   rm -f "$lab/guest/status"
-  printf '%s\n' "$@" >"$lab/guest/env"
+  for variable; do echo "${variable%%=*}=$(printf %q "${variable#*=}")"; done >"$lab/guest/env"
   echo "$job" >"$lab/guest/job"
   # modprobe wants the modules below lib/modules.
   modules=$(echo /usr/lib/uml/modules/*)
@@ -209,9 +209,10 @@ guest() {
   ln -sfn "$modules" "$lab/lib/modules/${modules##*/}"
   # The guest's memory is a file. On a file system that is too small for it, the kernel dies in the middle of the job.
   (($(df --output=avail -m /dev/shm 2>/dev/null | tail -n 1 || echo 0) > guest_mib + 64)) || memory=$lab
-  # With a process namespace of its own, nothing of the guest outlives its first process.
+  # With a process namespace of its own, nothing of the guest outlives its first process. That is a shell, because the
+  # kernel as first process could not abort.
   launch guest env -i PATH="$PATH" TMPDIR="$memory" timeout -k 2 "$seconds" unshare --pid --fork --kill-child \
-    linux.uml mem="${guest_mib}M" rootfstype=hostfs rootflags=/ ro quiet init="$lab/guest/init" \
+    sh -c '"$@"; exit' - linux.uml mem="${guest_mib}M" rootfstype=hostfs rootflags=/ ro quiet init="$lab/guest/init" \
     uml_dir="$lab/" umid=uml con=null con0=null,fd:1 \
     "vec0:transport=tap,ifname=tap0,depth=128,gro=1,mtu=$mtu" LAB="$lab" MTU="$mtu" HOST="$host"
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::rt;
@@ -13,6 +13,9 @@ use crate::socket::{Socket, SocketOptions, set_options};
 
 /// Connections that the kernel keeps for us while we are busy.
 const BACKLOG: i32 = 1024;
+
+/// How often a waiting client is looked at while its server is sought.
+const GONE_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Source ports that only root may use, and that no well-known service wants (as the kernel's NFS client: 665 to 1023).
 const PRIVILEGED_PORTS: std::ops::RangeInclusive<u16> = 665..=1023;
@@ -117,26 +120,18 @@ impl Waiting {
     }
 
     /// Waits until the client has gone: reset, or closed without a byte to serve.
+    ///
+    /// Looks every [`GONE_INTERVAL`]: readiness cannot tell, because the client's first bytes stay in the socket.
     pub async fn gone(&self) {
         loop {
-            match self.stream.ready(Interest::READABLE).await {
-                Ok(ready) if ready.is_error() => return,
-                Err(_) => return,
-                Ok(_) => {}
+            rt::sleep(GONE_INTERVAL).await;
+            // A reset behind bytes that nobody has read shows here only.
+            if !matches!(self.stream.take_error(), Ok(None)) {
+                return;
             }
-            // Forgets the readiness, so that the next change is seen; bytes stay where they are.
-            let peek = || SockRef::from(&self.stream).peek(&mut [std::mem::MaybeUninit::uninit()]);
-            match peek() {
-                Ok(1..) => {
-                    let again: io::Result<()> =
-                        self.stream.try_io(Interest::READABLE, || Err(io::ErrorKind::WouldBlock.into()));
-                    drop(again);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let again: io::Result<()> =
-                        self.stream.try_io(Interest::READABLE, || Err(io::ErrorKind::WouldBlock.into()));
-                    drop(again);
-                }
+            match SockRef::from(&self.stream).peek(&mut [std::mem::MaybeUninit::uninit()]) {
+                Ok(1..) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Ok(0) | Err(_) => return,
             }
         }

@@ -224,6 +224,7 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
         match event {
             Progress::KeyUpdate { answer } => {
                 shared.counters.key_updates_received_total.add(1);
+                tracing::debug!(peer = %self.peer, "KeyUpdate received");
                 let key = shared.kernel.borrow_mut().next_receiving_key().map_err(key_error)?;
                 self.inbound.rekey(&key);
                 self.key_requested = false;

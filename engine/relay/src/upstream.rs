@@ -99,6 +99,9 @@ pub(crate) async fn reach(config: &TunnelConfig) -> Result<(Established, SocketA
     let mut last = "the server did not answer".to_string();
     loop {
         let left = limit.saturating_sub(rt::now() - started);
+        if left.is_zero() {
+            return Err(UpstreamError::GaveUp { limit, last });
+        }
         match rt::timeout(left, attempt(config)).await {
             None => return Err(UpstreamError::GaveUp { limit, last }),
             Some(Err(error)) if error.is_transient() => {
@@ -107,7 +110,7 @@ pub(crate) async fn reach(config: &TunnelConfig) -> Result<(Established, SocketA
             }
             Some(done) => return done,
         }
-        rt::sleep(pause).await;
+        rt::sleep(pause.min(limit.saturating_sub(rt::now() - started))).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
 }

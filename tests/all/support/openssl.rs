@@ -31,13 +31,13 @@ impl SServer {
 
     /// Writes a line: payload, or one of s_server's commands.
     pub fn line(&mut self, text: &str) {
-        writeln!(self.input, "{text}").unwrap();
+        self.input.write_all(format!("{text}\n").as_bytes()).unwrap();
     }
 }
 
 /// A running stunnel in server mode.
 pub struct Stunnel {
-    pub process: Process,
+    _process: Process,
     pub port: u16,
 }
 
@@ -55,6 +55,6 @@ impl Stunnel {
         std::fs::write(&file, text).unwrap();
         let process = Process::start(Command::new("stunnel4").arg(&file).stdin(Stdio::null()));
         wait_for_port(port);
-        Self { process, port }
+        Self { _process: process, port }
     }
 }

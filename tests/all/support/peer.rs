@@ -48,6 +48,11 @@ impl PeerListener {
         }
     }
 
+    /// The same on a port that somebody waits for.
+    pub fn rebind(version: &'static SupportedProtocolVersion, port: u16) -> Self {
+        Self { listener: TcpListener::bind(("127.0.0.1", port)).unwrap(), ..Self::bind(version) }
+    }
+
     pub fn port(&self) -> u16 {
         self.listener.local_addr().unwrap().port()
     }
@@ -55,6 +60,18 @@ impl PeerListener {
     /// The next connection after its handshake. The client must not send data before it is told to: a client behind
     /// sealane that stays silent is connected after 200 ms.
     pub fn accept(&self) -> Peer {
+        self.accept_with(&mut Vec::new())
+    }
+
+    /// The next connection, whose client may have said something already: that must be less than a record.
+    pub fn accept_talkative(&self) -> Peer {
+        let mut early = Vec::new();
+        let mut peer = self.accept_with(&mut early);
+        peer.plain = early;
+        peer
+    }
+
+    fn accept_with(&self, early: &mut Vec<u8>) -> Peer {
         let (mut stream, _) = self.listener.accept().unwrap();
         stream.set_read_timeout(Some(SOON)).unwrap();
         stream.set_write_timeout(Some(SOON)).unwrap();
@@ -63,10 +80,11 @@ impl PeerListener {
         while connection.is_handshaking() || connection.wants_write() {
             connection.complete_io(&mut stream).unwrap();
         }
+        let _ = connection.reader().read_to_end(early);
         let secrets = connection.dangerous_extract_secrets().unwrap();
         Peer {
             stream,
-            sealer: Sealer::new(&traffic_key(self.version, &secrets.tx)),
+            sealer: Some(Sealer::new(&traffic_key(self.version, &secrets.tx))),
             inbound: Inbound::new(Role::Server, &traffic_key(self.version, &secrets.rx)),
             buffer: vec![0; BUFFER_BIG_BYTES],
             window: Window::default(),
@@ -76,10 +94,30 @@ impl PeerListener {
     }
 }
 
+/// The sending half of a peer, for a thread of its own.
+pub struct PeerSender {
+    stream: TcpStream,
+    sealer: Sealer,
+    wire: Vec<u8>,
+}
+
+impl PeerSender {
+    /// Sends `bytes` in full records.
+    pub fn send(&mut self, bytes: &[u8]) {
+        let shape = self.sealer.shape();
+        self.wire.resize((bytes.len() / 16384 + 1) * shape.stride(), 0);
+        for ((start, length), chunk) in shape.chunks(bytes.len()).zip(bytes.chunks(16384)) {
+            self.wire[start..start + length].copy_from_slice(chunk);
+        }
+        let length = self.sealer.seal(&mut self.wire, bytes.len()).unwrap();
+        self.stream.write_all(&self.wire[..length]).unwrap();
+    }
+}
+
 /// One connection of the hostile server.
 pub struct Peer {
     pub stream: TcpStream,
-    pub sealer: Sealer,
+    sealer: Option<Sealer>,
     inbound: Inbound,
     buffer: Vec<u8>,
     window: Window,
@@ -112,9 +150,20 @@ impl Pieces for Ranges {
 }
 
 impl Peer {
+    /// Takes out the sending half until [`Peer::rejoin`].
+    pub fn split_sender(&mut self) -> PeerSender {
+        let stream = self.stream.try_clone().unwrap();
+        PeerSender { stream, sealer: self.sealer.take().unwrap(), wire: Vec::new() }
+    }
+
+    pub fn rejoin(&mut self, sender: PeerSender) {
+        self.sealer = Some(sender.sealer);
+    }
+
     /// One record of any type.
     pub fn record(&mut self, content_type: ContentType, content: &[u8]) -> Vec<u8> {
-        let length = self.sealer.seal_message(content_type, content, &mut self.scratch).unwrap();
+        let sealer = self.sealer.as_mut().unwrap();
+        let length = sealer.seal_message(content_type, content, &mut self.scratch).unwrap();
         self.scratch[..length].to_vec()
     }
 
@@ -140,11 +189,18 @@ impl Peer {
     /// Reads until `count` bytes of data have come.
     pub fn read(&mut self, count: usize) -> Vec<u8> {
         while self.plain.len() < count {
-            if let Some(end) = self.step() {
+            if let Some(end) = self.step()
+                && self.plain.len() < count
+            {
                 panic!("{end:?} after {} of {count} bytes", self.plain.len());
             }
         }
         self.plain.drain(..count).collect()
+    }
+
+    /// Whether there is data, or something comes within the stream's read time-out.
+    pub fn has_data(&self) -> bool {
+        !self.plain.is_empty() || !self.window.held().is_empty() || self.stream.peek(&mut [0]).is_ok()
     }
 
     /// Reads until the stream ends; data before that is kept for [`Peer::take`].
@@ -164,12 +220,13 @@ impl Peer {
     fn step(&mut self) -> Option<PeerEnd> {
         let mut pieces = Ranges::default();
         let progress = self.inbound.advance(&mut self.buffer, self.window.cursor(), &mut pieces);
+        let got_data = !pieces.0.is_empty();
         for range in pieces.0 {
             self.plain.extend_from_slice(&self.buffer[range]);
         }
         match progress {
             Err(error) => return Some(PeerEnd::Tls(error)),
-            Ok(Progress::NeedBytes) if self.window.next_stretch() => return None,
+            Ok(Progress::NeedBytes) if self.window.next_stretch() || got_data => return None,
             Ok(Progress::NeedBytes) => {}
             Ok(Progress::Closed) => return Some(PeerEnd::Closed),
             Ok(event) => return Some(PeerEnd::Event(event)),

@@ -60,7 +60,11 @@ impl Process {
     /// Starts `command`; standard input is as the caller set it, both outputs are collected together.
     pub fn start(command: &mut Command) -> Self {
         let name = format!("{command:?}");
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap_or_else(|error| panic!("{name}: {error}"));
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
         let output = Arc::new(Mutex::new(Vec::new()));
         let streams: [Box<dyn Read + Send>; 2] =
             [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];

@@ -1,0 +1,159 @@
+//! What the kernel says about processes and about the whole machine.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+/// What one thread, or all threads of a process, used.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Usage {
+    /// Time on a processor, user and system.
+    pub(crate) cpu_ns: u64,
+    /// Times that a thread went to sleep of its own accord.
+    pub(crate) voluntary_switches: u64,
+}
+
+/// The first field of `/proc/PID/task/TID/schedstat`: nanoseconds on a processor.
+fn parse_schedstat(text: &str) -> Option<u64> {
+    text.split_ascii_whitespace().next()?.parse().ok()
+}
+
+/// The number behind `name:` in `/proc/PID/status`.
+fn parse_status(text: &str, name: &str) -> Option<u64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    value.split_ascii_whitespace().next()?.parse().ok()
+}
+
+/// The ticks of all processors that were not idle or waiting, from `/proc/stat`.
+fn parse_busy_ticks(text: &str) -> Option<u64> {
+    let mut fields = text.lines().next()?.strip_prefix("cpu ")?.split_ascii_whitespace().map(str::parse);
+    let mut next = || fields.next()?.ok();
+    let [user, nice, system, _idle, _iowait, irq, softirq, steal]: [u64; 8] =
+        [next()?, next()?, next()?, next()?, next()?, next()?, next()?, next()?];
+    Some(user + nice + system + irq + softirq + steal)
+}
+
+/// Follows all threads of a process, those included that come and go meanwhile.
+///
+/// A thread that goes between two calls of [`Watch::look`] is counted up to the first of them.
+pub(crate) struct Watch {
+    pid: u32,
+    /// First and last usage seen of each thread; the first is zero when the thread came later.
+    threads: BTreeMap<u32, (Usage, Usage)>,
+}
+
+impl Watch {
+    /// Begins to count now.
+    ///
+    /// # Errors
+    /// When there is no such process.
+    pub(crate) fn begin(pid: u32) -> Result<Self> {
+        let threads = threads(pid)?.into_iter().map(|(tid, usage)| (tid, (usage, usage))).collect();
+        Ok(Self { pid, threads })
+    }
+
+    /// Takes note of what was used up to now.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub(crate) fn look(&mut self) -> Result<()> {
+        for (tid, usage) in threads(self.pid)? {
+            self.threads.entry(tid).or_default().1 = usage;
+        }
+        Ok(())
+    }
+
+    /// What was used from the beginning to the last look.
+    pub(crate) fn usage(&self) -> Usage {
+        self.threads.values().fold(Usage::default(), |sum, (first, last)| Usage {
+            cpu_ns: sum.cpu_ns + last.cpu_ns.saturating_sub(first.cpu_ns),
+            voluntary_switches: sum.voluntary_switches
+                + last.voluntary_switches.saturating_sub(first.voluntary_switches),
+        })
+    }
+}
+
+fn threads(pid: u32) -> Result<Vec<(u32, Usage)>> {
+    let path = format!("/proc/{pid}/task");
+    let mut found = Vec::new();
+    for entry in fs::read_dir(&path).context(path)? {
+        let Ok(entry) = entry else { continue };
+        let Some(tid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // A thread may end between the listing and the reading.
+        let read = |name| fs::read_to_string(entry.path().join(name)).ok();
+        let cpu_ns = read("schedstat").and_then(|text| parse_schedstat(&text));
+        let switches = read("status").and_then(|text| parse_status(&text, "voluntary_ctxt_switches"));
+        if let (Some(cpu_ns), Some(voluntary_switches)) = (cpu_ns, switches) {
+            found.push((tid, Usage { cpu_ns, voluntary_switches }));
+        }
+    }
+    Ok(found)
+}
+
+/// Resident memory of a process.
+///
+/// # Errors
+/// When there is no such process.
+pub(crate) fn resident_kib(pid: u32) -> Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+    parse_status(&text, "VmRSS").context(path)
+}
+
+/// How long all processors together have been busy since the machine was started.
+///
+/// The kernel counts this in ticks: a process that runs only between two ticks is not seen.
+///
+/// # Errors
+/// When `/proc/stat` is not as Linux has it.
+pub(crate) fn busy_seconds(ticks_per_second: u64) -> Result<f64> {
+    let text = fs::read_to_string("/proc/stat").context("/proc/stat")?;
+    let ticks = parse_busy_ticks(&text).context("/proc/stat: no line of all processors")?;
+    Ok(ticks as f64 / ticks_per_second as f64)
+}
+
+/// The unit of `/proc/stat`.
+///
+/// # Errors
+/// When `getconf` cannot be run.
+pub(crate) fn ticks_per_second() -> Result<u64> {
+    let output = Command::new("getconf").arg("CLK_TCK").output().context("getconf")?;
+    String::from_utf8_lossy(&output.stdout).trim().parse().context("getconf CLK_TCK")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schedstat_begins_with_the_time_on_a_processor() {
+        assert_eq!(parse_schedstat("79187 54772 2\n"), Some(79_187));
+        assert_eq!(parse_schedstat(""), None);
+        assert_eq!(parse_schedstat("x 1 2"), None);
+    }
+
+    #[test]
+    fn status_fields_are_found_by_their_whole_name() {
+        let text = "Name:\tx\nVmRSS:\t    4096 kB\nnonvoluntary_ctxt_switches:\t7\nvoluntary_ctxt_switches:\t3\n";
+        assert_eq!(parse_status(text, "VmRSS"), Some(4096));
+        assert_eq!(parse_status(text, "voluntary_ctxt_switches"), Some(3));
+        assert_eq!(parse_status(text, "VmHWM"), None);
+    }
+
+    #[test]
+    fn idle_and_waiting_are_not_busy() {
+        let text = "cpu  10 20 30 4000 500 6 7 8 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n";
+        assert_eq!(parse_busy_ticks(text), Some(10 + 20 + 30 + 6 + 7 + 8));
+        assert_eq!(parse_busy_ticks("intr 1 2 3"), None);
+    }
+
+    #[test]
+    fn a_thread_that_comes_later_counts_from_zero_and_one_that_goes_counts_to_its_end() {
+        let usage = |cpu_ns| Usage { cpu_ns, voluntary_switches: 0 };
+        let threads = [(1, (usage(100), usage(150))), (2, (usage(0), usage(30))), (3, (usage(5), usage(5)))];
+        let watch = Watch { pid: 0, threads: threads.into_iter().collect() };
+        assert_eq!(watch.usage(), usage(80));
+    }
+}
