@@ -10,7 +10,7 @@ use sealane_relay::{Endpoint, IoChoice, TlsVersions};
 
 /// A userspace TLS tunnel for NFS
 #[derive(Debug, Parser)]
-#[command(version, propagate_version = true, max_term_width = 100)]
+#[command(version, propagate_version = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,

@@ -121,7 +121,7 @@ impl Waiting {
 
     /// Waits until the client has gone: reset, or closed without a byte to serve.
     ///
-    /// Looks every [`GONE_INTERVAL`]: readiness cannot tell, because the client's first bytes stay in the socket.
+    /// Looks from time to time: readiness cannot tell, because the client's first bytes stay in the socket.
     pub async fn gone(&self) {
         loop {
             rt::sleep(GONE_INTERVAL).await;
