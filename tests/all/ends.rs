@@ -84,6 +84,50 @@ fn a_name_without_an_address_is_said_and_reset() {
     sealane.wait_for("cannot resolve no-such-host.invalid");
 }
 
+#[test]
+fn every_address_of_a_name_is_tried() {
+    // localhost is ::1 and 127.0.0.1 here; nobody listens on the first.
+    for driver in DRIVERS {
+        let listener = PeerListener::bind(&rustls::version::TLS13);
+        let mut command = crate::support::sealane::command(driver, 1, &[]);
+        command.args(["--connect", &format!("localhost:{}", listener.port())]);
+        let sealane = Sealane::from_command(&mut without_first_connect(command));
+        let mut client = sealane.connect();
+        let mut peer = listener.accept();
+        client.write_all(&call(1, b"x")).unwrap();
+        assert_eq!(peer.read(45), call(1, b"x"), "{driver}");
+    }
+}
+
+#[test]
+fn connections_come_from_the_address_and_port_that_were_asked_for() {
+    let is_root = std::fs::metadata("/proc/self").map(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
+    if !is_root.unwrap() {
+        return crate::support::not_run(
+            "ends::connections_come_from_the_address_and_port_that_were_asked_for",
+            "not root",
+        );
+    }
+    for driver in DRIVERS {
+        let listener = PeerListener::bind(&rustls::version::TLS13);
+        let args = ["--bind-address", "127.0.0.77", "--source-port", "privileged"];
+        let sealane = Sealane::start(driver, listener.port(), &args);
+        let mut ports = Vec::new();
+        let mut open = Vec::new();
+        for _ in 0..3 {
+            let client = sealane.connect();
+            let peer = listener.accept();
+            let source = peer.stream.peer_addr().unwrap();
+            assert_eq!(source.ip().to_string(), "127.0.0.77");
+            assert!((665..=1023).contains(&source.port()), "{source}");
+            ports.push(source.port());
+            open.push((client, peer));
+        }
+        ports.dedup();
+        assert_eq!(ports.len(), 3, "{driver}: one port each");
+    }
+}
+
 /// `--connect` may be given once only.
 fn without_first_connect(command: std::process::Command) -> std::process::Command {
     let args: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();

@@ -122,6 +122,45 @@ fn key_updates_of_openssl_are_followed_and_answered() {
 }
 
 #[test]
+fn several_requests_for_our_next_key_get_one_answer() {
+    for driver in DRIVERS {
+        let config = Pki::get().server_config(&rustls::version::TLS13);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut sealane = Sealane::start(driver, listener.local_addr().unwrap().port(), &[]);
+        let mut client = sealane.connect();
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut connection = ServerConnection::new(config).unwrap();
+        while connection.is_handshaking() || connection.wants_write() {
+            connection.complete_io(&mut stream).unwrap();
+        }
+        // Five KeyUpdates, each with a request, and data under the last key: all in one write.
+        let mut flight = Vec::new();
+        for _ in 0..5 {
+            connection.refresh_traffic_keys().unwrap();
+        }
+        connection.writer().write_all(b"under the fifth key").unwrap();
+        while connection.wants_write() {
+            connection.write_tls(&mut flight).unwrap();
+        }
+        stream.write_all(&flight).unwrap();
+        client.read_exact(&mut [0; 19]).unwrap();
+        client.write_all(b"under our second key").unwrap();
+        let mut heard = Vec::new();
+        while heard.len() < 20 {
+            connection.read_tls(&mut stream).unwrap();
+            let there = connection.process_new_packets().unwrap().plaintext_bytes_to_read();
+            let before = heard.len();
+            heard.resize(before + there, 0);
+            connection.reader().read_exact(&mut heard[before..]).unwrap();
+        }
+        assert_eq!(heard, b"under our second key");
+        sealane.process.signal("TERM");
+        sealane.process.wait();
+        sealane.wait_for("key_updates_received_total=5 key_updates_sent_total=1");
+    }
+}
+
+#[test]
 fn our_key_is_updated_when_it_is_due_and_the_peers_is_asked_for() {
     for driver in DRIVERS {
         let mut server = SServer::start(&["-tls1_3"]);

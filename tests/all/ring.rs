@@ -41,6 +41,44 @@ fn a_host_without_io_uring_gets_epoll_and_is_told_why() {
     }
 }
 
+/// One word of a system call, at the start of a line of strace.
+fn calls<'s>(trace: &'s str, name: &str) -> Vec<&'s str> {
+    trace.lines().filter(|line| line.contains(name)).collect()
+}
+
+#[test]
+fn the_host_is_told_what_it_must_know_and_autotuning_stays_on() {
+    if !have("strace") {
+        return not_run("ring::the_host_is_told_what_it_must_know_and_autotuning_stays_on", "strace is not installed");
+    }
+    for driver in DRIVERS {
+        let listener = PeerListener::bind(&rustls::version::TLS13);
+        let trace_file = crate::support::process::scratch("strace").join("trace");
+        let plain = command(driver, listener.port(), &[]);
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-qq", "-e", "trace=prctl,setsockopt,connect", "-o"]).arg(&trace_file);
+        strace.arg(plain.get_program()).args(plain.get_args()).stdin(std::process::Stdio::null());
+        let sealane = Sealane::from_command(&mut strace);
+        let mut client = sealane.connect();
+        let mut peer = listener.accept();
+        client.write_all(&call(1, b"x")).unwrap();
+        peer.read(45);
+        let trace = std::fs::read_to_string(&trace_file).unwrap();
+        // It is part of how dirty pages are written back, and says so.
+        assert_eq!(calls(&trace, "prctl(PR_SET_IO_FLUSHER, 1").len(), 1, "{driver}: {trace}");
+        // Sizes set by hand would switch the kernel's tuning off.
+        assert!(calls(&trace, "SO_RCVBUF").is_empty() && calls(&trace, "SO_SNDBUF").is_empty(), "{driver}: {trace}");
+        // A user timeout also cuts a peer that does not read: on the network side only, which is the one connected.
+        let timeouts = calls(&trace, "TCP_USER_TIMEOUT, [180000]");
+        assert_eq!(timeouts.len(), 1, "{driver}: {trace}");
+        let socket = |line: &str| line.split("setsockopt(").nth(1).unwrap().split(',').next().unwrap().to_string();
+        let connected = calls(&trace, &format!("connect({},", socket(timeouts[0])));
+        assert!(connected.iter().any(|line| line.contains("htons")), "{driver}: {trace}");
+        assert_eq!(calls(&trace, "SO_KEEPALIVE, [1]").len(), 1, "{driver}: {trace}");
+        assert!(calls(&trace, "TCP_NODELAY, [1]").len() >= 2, "{driver}: both sides: {trace}");
+    }
+}
+
 #[test]
 fn auto_takes_io_uring_where_the_host_allows_it() {
     let listener = PeerListener::bind(&rustls::version::TLS13);

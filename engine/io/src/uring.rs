@@ -125,7 +125,9 @@ impl Stream for UringStream {
                 Patience::Hold => {
                     let entry = entry.build().flags(squeue::Flags::IO_LINK);
                     let operation = UnsubmittedOneshot::new(transfer(buffer), Moved, entry).submit();
-                    // Its own completion says nothing that the receive's does not.
+                    // Its own completion says nothing that the receive's does not. Should the submission queue be
+                    // full just here, the two are submitted apart: then the receive has no time limit, and its buffer
+                    // stays out until bytes come or the socket ends.
                     drop(
                         UnsubmittedOneshot::new((), Ignored, opcode::LinkTimeout::new(&raw const HOLD).build())
                             .submit(),
