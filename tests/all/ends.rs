@@ -9,7 +9,7 @@ use sealane_proto::tls::{AlertDescription, ContentType, TlsError};
 use crate::support::bytes::{Random, call, reply};
 use crate::support::peer::{PeerEnd, PeerListener, VERSIONS};
 use crate::support::process::{SOON, eventually, free_port, now};
-use crate::support::sealane::{DRIVERS, Sealane, expect_reset};
+use crate::support::sealane::{DRIVERS, Joined, Sealane, expect_reset, join};
 
 const AT_ONCE: Duration = Duration::from_millis(100);
 
@@ -140,10 +140,7 @@ fn without_first_connect(command: std::process::Command) -> std::process::Comman
 #[test]
 fn tls_13_half_close_passes_through_both_ways() {
     for driver in DRIVERS {
-        let listener = PeerListener::bind(&rustls::version::TLS13);
-        let sealane = Sealane::start(driver, listener.port(), &[]);
-        let mut client = sealane.connect();
-        let mut peer = listener.accept();
+        let Joined { listener, sealane, mut client, mut peer } = join(driver, &rustls::version::TLS13, &[]);
         client.write_all(&call(1, b"last call")).unwrap();
         client.shutdown(Shutdown::Write).unwrap();
         assert_eq!(peer.read_to_end(), PeerEnd::Closed, "{driver}: close_notify at once");
@@ -170,10 +167,7 @@ fn tls_13_half_close_passes_through_both_ways() {
 #[test]
 fn tls_12_close_notify_waits_for_outstanding_replies() {
     for driver in DRIVERS {
-        let listener = PeerListener::bind(&rustls::version::TLS12);
-        let sealane = Sealane::start(driver, listener.port(), &[]);
-        let mut client = sealane.connect();
-        let mut peer = listener.accept();
+        let Joined { sealane: _sealane, mut client, mut peer, .. } = join(driver, &rustls::version::TLS12, &[]);
         client.write_all(&call(1, b"last call")).unwrap();
         client.shutdown(Shutdown::Write).unwrap();
         assert_eq!(peer.read(53), call(1, b"last call"));
@@ -199,10 +193,7 @@ fn tls_12_close_notify_waits_for_outstanding_replies() {
 #[test]
 fn a_tls_12_close_notify_is_answered_delivered_and_nothing_follows() {
     for driver in DRIVERS {
-        let listener = PeerListener::bind(&rustls::version::TLS12);
-        let sealane = Sealane::start(driver, listener.port(), &[]);
-        let mut client = sealane.connect();
-        let mut peer = listener.accept();
+        let Joined { sealane, mut client, mut peer, .. } = join(driver, &rustls::version::TLS12, &[]);
         peer.send(&reply(1, b"last word"));
         peer.send_record(ContentType::ALERT, &[1, 0]);
         assert_eq!(peer.read_to_end(), PeerEnd::Closed, "{driver}: answered at once, the client did nothing");
@@ -216,10 +207,8 @@ fn a_tls_12_close_notify_is_answered_delivered_and_nothing_follows() {
 #[test]
 fn a_peer_that_never_answers_close_notify_is_not_awaited_for_ever() {
     for driver in DRIVERS {
-        let listener = PeerListener::bind(&rustls::version::TLS13);
-        let sealane = Sealane::start(driver, listener.port(), &["--close-timeout", "0.5"]);
-        let mut client = sealane.connect();
-        let mut peer = listener.accept();
+        let Joined { sealane, mut client, mut peer, .. } =
+            join(driver, &rustls::version::TLS13, &["--close-timeout", "0.5"]);
         client.write_all(&call(1, b"x")).unwrap();
         peer.read(45);
         peer.send(&reply(1, b"y"));
@@ -293,10 +282,8 @@ fn an_upstream_failure_resets_the_client_at_once_with_a_read_in_flight() {
 #[test]
 fn a_tls_12_connection_whose_key_is_used_up_is_drained_at_a_boundary() {
     for driver in DRIVERS {
-        let listener = PeerListener::bind(&rustls::version::TLS12);
-        let mut sealane = Sealane::start(driver, listener.port(), &["--records-per-key-max", "40"]);
-        let mut client = sealane.connect();
-        let mut peer = listener.accept();
+        let Joined { mut sealane, mut client, mut peer, .. } =
+            join(driver, &rustls::version::TLS12, &["--records-per-key-max", "40"]);
         // The server has a callback outstanding, and the last call's reply is slow.
         peer.send(&call(900, b"CB_RECALL"));
         let mut callback = vec![0; 53];
@@ -370,10 +357,7 @@ fn a_draining_connection_still_carries_the_clients_reply_to_a_callback() {
 #[test]
 fn a_refused_renegotiation_is_answered_and_the_stream_goes_on() {
     for driver in DRIVERS {
-        let listener = PeerListener::bind(&rustls::version::TLS12);
-        let sealane = Sealane::start(driver, listener.port(), &[]);
-        let mut client = sealane.connect();
-        let mut peer = listener.accept();
+        let Joined { sealane: _sealane, mut client, mut peer, .. } = join(driver, &rustls::version::TLS12, &[]);
         peer.send_record(ContentType::HANDSHAKE, &[0, 0, 0, 0]);
         // A warning: our receiver takes it and goes on to the data.
         peer.send(&reply(1, b"go on"));
@@ -388,10 +372,7 @@ fn a_refused_renegotiation_is_answered_and_the_stream_goes_on() {
 fn sigterm_ends_it_at_once_and_cleanly() {
     for driver in DRIVERS {
         for signal in ["TERM", "INT"] {
-            let listener = PeerListener::bind(&rustls::version::TLS13);
-            let mut sealane = Sealane::start(driver, listener.port(), &[]);
-            let mut client = sealane.connect();
-            let mut peer = listener.accept();
+            let Joined { mut sealane, mut client, mut peer, .. } = join(driver, &rustls::version::TLS13, &[]);
             client.write_all(&call(1, b"x")).unwrap();
             peer.read(45);
             let started = now();

@@ -9,7 +9,7 @@ use sealane_proto::tls::{AlertDescription, ContentType, TlsError, key_update};
 use crate::support::bytes::{Random, call, reply};
 use crate::support::peer::{Peer, PeerEnd, PeerListener, VERSIONS};
 use crate::support::process::{SOON, now};
-use crate::support::sealane::{DRIVERS, Sealane, expect_reset};
+use crate::support::sealane::{DRIVERS, Joined, Sealane, expect_reset, join};
 
 /// What a hostile server sends, and the alert that it gets for it.
 type Attack = (&'static str, fn(&mut Peer), AlertDescription);
@@ -91,10 +91,7 @@ fn what_breaks_the_protocol_gets_its_alert_and_the_client_a_reset() {
 #[test]
 fn a_key_update_flood_ends_the_connection() {
     for driver in DRIVERS {
-        let listener = PeerListener::bind(&rustls::version::TLS13);
-        let sealane = Sealane::start(driver, listener.port(), &[]);
-        let mut client = sealane.connect();
-        let mut peer = listener.accept();
+        let Joined { sealane, mut client, mut peer, .. } = join(driver, &rustls::version::TLS13, &[]);
         // The sender of this does not know its own next key: the second record does not open.
         peer.send_record(ContentType::HANDSHAKE, &key_update(true));
         peer.send_record(ContentType::HANDSHAKE, &key_update(true));
@@ -107,10 +104,7 @@ fn a_key_update_flood_ends_the_connection() {
 fn an_alert_of_the_server_is_named_and_the_client_reset() {
     for driver in DRIVERS {
         for version in VERSIONS {
-            let listener = PeerListener::bind(version);
-            let sealane = Sealane::start(driver, listener.port(), &[]);
-            let mut client = sealane.connect();
-            let mut peer = listener.accept();
+            let Joined { sealane, mut client, mut peer, .. } = join(driver, version, &[]);
             sealane.wait_for("opened:");
             peer.send_record(ContentType::ALERT, &[2, 80]);
             expect_reset(&mut client, Duration::from_millis(500));
@@ -151,10 +145,7 @@ fn what_is_not_tls_or_never_answers_ends_in_a_reset_with_a_reason() {
 fn records_of_one_byte_are_more_pieces_than_one_write_takes_and_all_arrive() {
     for driver in DRIVERS {
         for version in VERSIONS {
-            let listener = PeerListener::bind(version);
-            let sealane = Sealane::start(driver, listener.port(), &[]);
-            let mut client = sealane.connect();
-            let mut peer = listener.accept();
+            let Joined { sealane: _sealane, mut client, mut peer, .. } = join(driver, version, &[]);
             // A long RPC record, so that big buffers are in use: 1 MiB of wire bytes then holds 30,000 pieces.
             let text = reply(1, &Random::new(5).bytes(150_000));
             let wire = peer.records(&text, 1);
@@ -174,10 +165,7 @@ fn records_of_one_byte_are_more_pieces_than_one_write_takes_and_all_arrive() {
 fn mixed_record_sizes_arrive_in_order() {
     for driver in DRIVERS {
         for version in VERSIONS {
-            let listener = PeerListener::bind(version);
-            let sealane = Sealane::start(driver, listener.port(), &[]);
-            let mut client = sealane.connect();
-            let mut peer = listener.accept();
+            let Joined { sealane: _sealane, mut client, mut peer, .. } = join(driver, version, &[]);
             let mut random = Random::new(11);
             let text = random.bytes(3_000_000);
             let mut wire = Vec::new();
@@ -208,10 +196,7 @@ fn mixed_record_sizes_arrive_in_order() {
 #[test]
 fn a_record_longer_than_any_buffer_streams_through_both_ways() {
     for driver in DRIVERS {
-        let listener = PeerListener::bind(&rustls::version::TLS12);
-        let sealane = Sealane::start(driver, listener.port(), &[]);
-        let mut client = sealane.connect();
-        let mut peer = listener.accept();
+        let Joined { sealane, mut client, mut peer, .. } = join(driver, &rustls::version::TLS12, &[]);
         let body = Random::new(2).bytes(9 << 20);
         let (out, back) = (call(1, &body), reply(1, &body));
         let (out_bytes, expected) = (out.len(), back.clone());
@@ -235,10 +220,7 @@ fn a_record_longer_than_any_buffer_streams_through_both_ways() {
 #[test]
 fn a_stream_that_is_not_rpc_is_relayed_and_reported_once() {
     for driver in DRIVERS {
-        let listener = PeerListener::bind(&rustls::version::TLS13);
-        let mut sealane = Sealane::start(driver, listener.port(), &[]);
-        let mut client = sealane.connect();
-        let mut peer = listener.accept();
+        let Joined { mut sealane, mut client, mut peer, .. } = join(driver, &rustls::version::TLS13, &[]);
         for round in 0..5 {
             let text = format!("SSH-2.0-round-{round}\r\n");
             client.write_all(text.as_bytes()).unwrap();

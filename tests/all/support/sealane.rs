@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use super::peer::{Peer, PeerListener};
 use super::pki::{NAME, Pki};
 use super::process::{Process, SOON};
 
@@ -99,6 +100,23 @@ impl Sealane {
 fn listening_port(log: &str) -> Option<u16> {
     let rest = log.split("listening on 127.0.0.1:").nth(1)?;
     rest.split(',').next()?.parse().ok()
+}
+
+/// A tunnel between a client and a server of ours, over which nothing has gone yet.
+pub struct Joined {
+    pub listener: PeerListener,
+    pub sealane: Sealane,
+    pub client: TcpStream,
+    pub peer: Peer,
+}
+
+/// Joins a client and a server that speaks `version` by `sealane client` with `args`.
+pub fn join(driver: &str, version: &'static rustls::SupportedProtocolVersion, args: &[&str]) -> Joined {
+    let listener = PeerListener::bind(version);
+    let sealane = Sealane::start(driver, listener.port(), args);
+    let client = sealane.connect();
+    let peer = listener.accept();
+    Joined { listener, sealane, client, peer }
 }
 
 /// Asserts that the connection was reset, and how soon: an end of stream would let an NFS client wait.
