@@ -33,8 +33,13 @@ fn fails(args: &[&str], reason: &str) {
 
 #[test]
 fn a_wrong_command_line_exits_with_2_and_names_the_option() {
-    let cases: [(&[&str], &str); 14] = [
-        (&[], "Usage"),
+    let cases: [(&[&str], &str); 16] = [
+        (&["client", "--connect", "h:1", "--server-name", "not a name"], "neither a DNS name nor an IP address"),
+        (&["client", "--connect", "h:1", "--bind-address", "224.0.0.1"], "multicast"),
+        (
+            &["client", "--connect", "not_a/name:1", "--insecure-no-verify", "--log-level", "error"],
+            "name the certificate with --server-name",
+        ),
         (&["serve"], "unrecognized subcommand"),
         (&["client"], "--connect"),
         (&["client", "--connect", "host"], "is not HOST:PORT"),
@@ -53,8 +58,12 @@ fn a_wrong_command_line_exits_with_2_and_names_the_option() {
         let output = run(args);
         let text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{args:?}: {text}");
-        assert!(text.contains(reason), "{args:?}: {text}");
+        assert!(text.starts_with("sealane: ") && text.contains(reason), "{args:?}: {text}");
+        assert_eq!(text.lines().count(), 1, "{args:?}: {text}");
     }
+    let nothing = run(&[]);
+    assert_eq!(nothing.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&nothing.stderr).contains("Usage"));
 }
 
 #[test]
@@ -96,13 +105,18 @@ fn files_that_cannot_be_used_are_named_with_the_reason() {
     fails(&["--cert", &text, "--key", key], "text.pem: contains no PEM certificate");
     let other = pki.server.key.to_str().unwrap();
     fails(&["--cert", cert, "--key", other], "not the key of the certificate in");
-    fails(&["--server-name", "not a name"], "neither a DNS name nor an IP address");
 }
 
 #[test]
 fn limits_that_do_not_fit_each_other_are_refused_with_what_would_do() {
-    fails(&["--memory-max", "8M"], "need a buffer memory of at least");
-    fails(&["--memory-max", "0"], "raise --memory-max or lower --connections-max");
+    for (size, reason) in
+        [("8M", "need a buffer memory of at least"), ("0", "raise --memory-max or lower --connections-max")]
+    {
+        let output = client(&["--memory-max", size]);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.lines().count() == 1 && text.contains(reason), "{text}");
+    }
 }
 
 #[test]

@@ -369,6 +369,129 @@ fn a_refused_renegotiation_is_answered_and_the_stream_goes_on() {
 }
 
 #[test]
+fn a_server_that_falls_silent_in_a_reply_is_no_clean_end() {
+    for driver in DRIVERS {
+        for version in VERSIONS {
+            let Joined { sealane, mut client, mut peer, .. } = join(driver, version, &["--half-close-timeout", "0.7"]);
+            client.write_all(&call(1, b"last call")).unwrap();
+            peer.read(53);
+            let answer = reply(1, &[9; 100_000]);
+            peer.send(&answer[..50_000]);
+            client.shutdown(Shutdown::Write).unwrap();
+            let mut half = vec![0; 50_000];
+            client.read_exact(&mut half).unwrap();
+            expect_reset(&mut client, Duration::from_secs(4));
+            sealane.wait_for("closed: tls side: the stream was cut off");
+        }
+    }
+}
+
+#[test]
+fn a_client_that_breaks_off_after_the_servers_close_is_no_clean_end_either() {
+    for driver in DRIVERS {
+        // It ends inside a record, or falls silent there.
+        for ends in [true, false] {
+            let args = ["--half-close-timeout", "0.7"];
+            let Joined { sealane: _sealane, mut client, mut peer, .. } = join(driver, &rustls::version::TLS13, &args);
+            peer.send_record(ContentType::ALERT, &[1, 0]);
+            assert_eq!(client.read(&mut [0]).unwrap(), 0);
+            client.write_all(&call(1, &[7; 1000])[..500]).unwrap();
+            peer.read(500);
+            if ends {
+                client.shutdown(Shutdown::Write).unwrap();
+            }
+            let alert = PeerEnd::Tls(TlsError::PeerAlert(AlertDescription::INTERNAL_ERROR));
+            assert_eq!(peer.read_to_end(), alert, "{driver}: ends {ends}");
+        }
+    }
+}
+
+#[test]
+fn a_raw_stream_whose_tls_12_key_is_used_up_ends_in_an_error() {
+    for driver in DRIVERS {
+        let args = ["--records-per-key-max", "20"];
+        let Joined { sealane: _sealane, mut client, mut peer, .. } = join(driver, &rustls::version::TLS12, &args);
+        for _ in 0..40 {
+            // Whatever has been sent when the key is used up: the server must not take it for all.
+            if client.write_all(b"a raw upload, no RPC").is_err() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(3));
+        }
+        let alert = PeerEnd::Tls(TlsError::PeerAlert(AlertDescription::INTERNAL_ERROR));
+        assert_eq!(peer.read_to_end(), alert, "{driver}");
+    }
+}
+
+#[test]
+fn what_was_delivered_before_the_end_is_not_lost_to_unread_calls() {
+    for driver in DRIVERS {
+        let Joined { sealane: _sealane, mut client, mut peer, .. } = join(driver, &rustls::version::TLS12, &[]);
+        client.write_all(&call(1, b"")).unwrap();
+        peer.read(44);
+        let answer = reply(1, &Random::new(8).bytes(2_000_000));
+        let record = peer.records(&answer, 16384);
+        let close = peer.record(ContentType::ALERT, &[1, 0]);
+        // The client is slow to read, and its next calls arrive when the server has ended.
+        peer.send_raw(&[record, close].concat());
+        std::thread::sleep(Duration::from_millis(100));
+        for xid in 2..50 {
+            client.write_all(&call(xid, &[0; 1000])).unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        let mut back = vec![0; answer.len()];
+        client.read_exact(&mut back).unwrap();
+        assert!(back == answer, "{driver}");
+        assert_eq!(client.read(&mut [0]).unwrap(), 0, "{driver}: FIN");
+    }
+}
+
+#[test]
+fn an_address_that_accepts_and_says_nothing_is_not_the_last_one_tried() {
+    let Ok(silent) = TcpListener::bind("[::1]:0") else {
+        return crate::support::not_run(
+            "ends::an_address_that_accepts_and_says_nothing_is_not_the_last_one_tried",
+            "no IPv6",
+        );
+    };
+    let port = silent.local_addr().unwrap().port();
+    for driver in DRIVERS {
+        let listener = PeerListener::rebind(&rustls::version::TLS13, port);
+        let mut command = crate::support::sealane::command(driver, 1, &["--handshake-timeout", "0.9"]);
+        command.args(["--connect", &format!("localhost:{port}")]);
+        let sealane = Sealane::from_command(&mut without_first_connect(command));
+        let mut client = sealane.connect();
+        let mut peer = listener.accept();
+        client.write_all(&call(1, b"x")).unwrap();
+        assert_eq!(peer.read(45), call(1, b"x"), "{driver}");
+        let log = sealane.process.output();
+        assert!(log.contains("[::1]") == log.contains("trying the next address"), "{driver}: {log}");
+    }
+}
+
+#[test]
+fn sigterm_tells_both_sides() {
+    for driver in DRIVERS {
+        for at_boundary in [true, false] {
+            let joined = join(driver, &rustls::version::TLS13, &[]);
+            let Joined { mut sealane, mut client, mut peer, .. } = joined;
+            let text = call(1, &[1; 1000]);
+            let sent = if at_boundary { text.len() } else { 700 };
+            client.write_all(&text[..sent]).unwrap();
+            peer.read(sent);
+            let started = now();
+            sealane.process.signal("TERM");
+            expect_reset(&mut client, Duration::from_secs(1));
+            let cut = PeerEnd::Tls(TlsError::PeerAlert(AlertDescription::INTERNAL_ERROR));
+            assert_eq!(peer.read_to_end(), if at_boundary { PeerEnd::Closed } else { cut }, "{driver}");
+            assert_eq!(sealane.process.wait().code(), Some(0));
+            assert!(now() - started < Duration::from_secs(1));
+            sealane.wait_for("closed: the tunnel stops");
+        }
+    }
+}
+
+#[test]
 fn sigterm_ends_it_at_once_and_cleanly() {
     for driver in DRIVERS {
         for signal in ["TERM", "INT"] {

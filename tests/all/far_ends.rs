@@ -161,6 +161,79 @@ fn several_requests_for_our_next_key_get_one_answer() {
 }
 
 #[test]
+fn a_key_update_that_comes_with_the_handshake_is_answered() {
+    for driver in DRIVERS {
+        let config = Pki::get().server_config(&rustls::version::TLS13);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let sealane = Sealane::start(driver, listener.local_addr().unwrap().port(), &[]);
+        for _ in 0..10 {
+            let mut client = sealane.connect();
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(SOON)).unwrap();
+            let mut connection = ServerConnection::new(Arc::clone(&config)).unwrap();
+            // As soon as the server may write, which is before the client's Finished: KeyUpdate behind its own Finished.
+            connection.read_tls(&mut stream).unwrap();
+            connection.process_new_packets().unwrap();
+            let mut flight = Vec::new();
+            while connection.wants_write() {
+                connection.write_tls(&mut flight).unwrap();
+            }
+            stream.write_all(&flight).unwrap();
+            while connection.is_handshaking() {
+                connection.read_tls(&mut stream).unwrap();
+                connection.process_new_packets().unwrap();
+            }
+            connection.refresh_traffic_keys().unwrap();
+            connection.writer().write_all(b"under the second key").unwrap();
+            let mut flight = Vec::new();
+            while connection.wants_write() {
+                connection.write_tls(&mut flight).unwrap();
+            }
+            stream.write_all(&flight).unwrap();
+            client.read_exact(&mut [0; 20]).unwrap();
+            client.write_all(b"answer").unwrap();
+            let mut heard = [0; 6];
+            while connection.reader().read_exact(&mut heard).is_err() {
+                assert!(connection.read_tls(&mut stream).unwrap() > 0);
+                connection.process_new_packets().unwrap();
+            }
+            assert_eq!(&heard, b"answer");
+        }
+    }
+}
+
+#[test]
+fn a_resumed_session_does_not_outlive_its_certificate() {
+    for (driver, version) in [("uring", "-tls1_2"), ("uring", "-tls1_3"), ("epoll", "-tls1_3")] {
+        let short = Pki::get().expiring_in(4);
+        let mut server = SServer::with_identity(&short, &[version]);
+        let sealane = Sealane::start(driver, server.port, &[]);
+        let mut expired = false;
+        for round in 0.. {
+            let mut client = sealane.connect();
+            client.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            if !expired {
+                lines(&mut server, &mut client, &format!("connection {round}"));
+                drop(client);
+                crate::support::process::eventually("closed", || {
+                    sealane.process.count("closed: closed by the client") == round + 1
+                });
+                assert!(sealane.process.count("resumed peer=") >= round, "{}", sealane.process.output());
+            } else {
+                expect_reset(&mut client, Duration::from_secs(3));
+                break;
+            }
+            if round == 2 {
+                std::thread::sleep(Duration::from_millis(5500));
+                expired = true;
+            }
+        }
+        sealane.wait_for("the certificate of the resumed session is not valid any more");
+        sealane.wait_for("the server's certificate has expired");
+    }
+}
+
+#[test]
 fn our_key_is_updated_when_it_is_due_and_the_peers_is_asked_for() {
     for driver in DRIVERS {
         let mut server = SServer::start(&["-tls1_3"]);

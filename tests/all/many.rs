@@ -217,6 +217,82 @@ fn a_hundred_stalled_peers_leave_a_healthy_connection_its_throughput() {
 }
 
 #[test]
+fn one_big_buffer_is_enough_for_a_worker() {
+    for driver in DRIVERS {
+        let listener = PeerListener::bind(&rustls::version::TLS13);
+        let args = ["--workers", "1", "--connections-max", "1", "--memory-max", "2M"];
+        let sealane = Sealane::start(driver, listener.port(), &args);
+        let mut client = sealane.connect();
+        let mut peer = listener.accept();
+        socket2::SockRef::from(&client).set_recv_buffer_size(64 * 1024).unwrap();
+        let back = reply(1, &Random::new(4).bytes(12 << 20));
+        let out = call(1, &Random::new(5).bytes(4 << 20));
+        let mut sender = peer.split_sender();
+        let (sent, calls) = (back.clone(), out.clone());
+        let sending = std::thread::spawn(move || {
+            sender.send(&sent);
+            sender
+        });
+        let mut client_writer = client.try_clone().unwrap();
+        let calling = std::thread::spawn(move || client_writer.write_all(&calls).unwrap());
+        let out_bytes = out.len();
+        let reading = std::thread::spawn(move || (peer.read(out_bytes), peer));
+        // Slowly, so that the way to the client is nearly always full.
+        let mut got = vec![0; back.len()];
+        for part in got.chunks_mut(200_000) {
+            client.read_exact(part).unwrap();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(got == back, "{driver}");
+        let (got, _peer) = reading.join().unwrap();
+        assert!(got == out, "{driver}");
+        let _sender = sending.join().unwrap();
+        calling.join().unwrap();
+        assert_eq!(sealane.process.count("closed:"), 0, "{driver}");
+    }
+}
+
+#[test]
+fn a_stream_at_full_speed_does_not_hold_its_worker() {
+    let _alone = alone();
+    for driver in DRIVERS {
+        let listener = PeerListener::bind(&rustls::version::TLS12);
+        let sealane = Sealane::start(driver, listener.port(), &["--workers", "1"]);
+        let mut busy = sealane.connect();
+        let busy_peer = listener.accept();
+        let mut other = sealane.connect();
+        let mut other_peer = listener.accept();
+        // The server's side is drained as raw bytes: sealane is what limits this stream.
+        let mut drain = busy_peer.stream.try_clone().unwrap();
+        let draining = std::thread::spawn(move || {
+            let mut buffer = vec![0; 4 << 20];
+            while matches!(drain.read(&mut buffer), Ok(1..)) {}
+        });
+        let writing = std::thread::spawn(move || {
+            let bytes = vec![7; 4 << 20];
+            let started = now();
+            while now() - started < Duration::from_secs(3) {
+                busy.write_all(&bytes).unwrap();
+            }
+        });
+        std::thread::sleep(Duration::from_millis(300));
+        let mut slowest = Duration::ZERO;
+        for xid in 0..50 {
+            let started = now();
+            other.write_all(&call(xid, b"x")).unwrap();
+            assert_eq!(other_peer.read(45), call(xid, b"x"));
+            slowest = slowest.max(now() - started);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        eprintln!("{driver}: the slowest of 50 calls beside a full stream took {slowest:?}");
+        assert!(slowest < Duration::from_millis(500), "{driver}: {slowest:?}");
+        writing.join().unwrap();
+        drop(busy_peer);
+        draining.join().unwrap();
+    }
+}
+
+#[test]
 fn both_directions_full_at_once_still_drain() {
     for driver in DRIVERS {
         let listener = PeerListener::bind(&rustls::version::TLS13);

@@ -68,13 +68,9 @@ fn the_host_is_told_what_it_must_know_and_autotuning_stays_on() {
         assert_eq!(calls(&trace, "prctl(PR_SET_IO_FLUSHER, 1").len(), 1, "{driver}: {trace}");
         // Sizes set by hand would switch the kernel's tuning off.
         assert!(calls(&trace, "SO_RCVBUF").is_empty() && calls(&trace, "SO_SNDBUF").is_empty(), "{driver}: {trace}");
-        // A user timeout also cuts a peer that does not read: on the network side only, which is the one connected.
-        let timeouts = calls(&trace, "TCP_USER_TIMEOUT, [180000]");
-        assert_eq!(timeouts.len(), 1, "{driver}: {trace}");
-        let socket = |line: &str| line.split("setsockopt(").nth(1).unwrap().split(',').next().unwrap().to_string();
-        let connected = calls(&trace, &format!("connect({},", socket(timeouts[0])));
-        assert!(connected.iter().any(|line| line.contains("htons")), "{driver}: {trace}");
-        assert_eq!(calls(&trace, "SO_KEEPALIVE, [1]").len(), 1, "{driver}: {trace}");
+        // A user timeout also cuts a peer that does not read: not on loopback, and both sides are that here.
+        assert!(calls(&trace, "TCP_USER_TIMEOUT").is_empty(), "{driver}: {trace}");
+        assert_eq!(calls(&trace, "SO_KEEPALIVE, [1]").len(), 2, "{driver}: both sides: {trace}");
         assert!(calls(&trace, "TCP_NODELAY, [1]").len() >= 2, "{driver}: both sides: {trace}");
     }
 }
@@ -87,7 +83,7 @@ fn auto_takes_io_uring_where_the_host_allows_it() {
 }
 
 #[test]
-fn two_thousand_operations_are_pending_in_a_ring_of_256_entries() {
+fn a_thousand_connections_become_busy_at_once() {
     let _alone = alone();
     for driver in DRIVERS {
         let listener = PeerListener::bind(&rustls::version::TLS13);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use rustls::pki_types::ServerName;
 use sealane_relay::{Endpoint, IoChoice, TlsVersions};
 
 /// A userspace TLS tunnel for NFS
@@ -50,8 +51,8 @@ pub(crate) struct ClientOptions {
     pub(crate) ca_file: Vec<PathBuf>,
 
     /// The name or address that the server's certificate must be valid for [default: the host of --connect]
-    #[arg(long, value_name = "NAME", help_heading = "Trust")]
-    pub(crate) server_name: Option<String>,
+    #[arg(long, value_name = "NAME", value_parser = parse_name, help_heading = "Trust")]
+    pub(crate) server_name: Option<ServerName<'static>>,
 
     /// Our certificate chain in PEM, for servers that want one
     #[arg(long, value_name = "FILE", requires = "key", help_heading = "Trust")]
@@ -86,7 +87,7 @@ pub(crate) struct ClientOptions {
     pub(crate) connections_max: usize,
 
     /// Connect from this address
-    #[arg(long, value_name = "ADDRESS", help_heading = "Network")]
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_source, help_heading = "Network")]
     pub(crate) bind_address: Option<IpAddr>,
 
     /// Connect from a port below 1024, as the export option `secure` demands; needs CAP_NET_BIND_SERVICE
@@ -117,8 +118,8 @@ pub(crate) struct ClientOptions {
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds_or_off, default_value = "30", help_heading = "Network")]
     pub(crate) keepalive: Duration,
 
-    /// Time that sent bytes may stay unacknowledged, or the server's window closed (TCP_USER_TIMEOUT), in seconds; 0:
-    /// the kernel's default
+    /// Time that sent bytes or keepalive probes may stay unacknowledged, or the server's window closed
+    /// (TCP_USER_TIMEOUT), in seconds; 0: the kernel's default. Not used on loopback
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds_or_off, default_value = "180", help_heading = "Network")]
     pub(crate) user_timeout: Duration,
 
@@ -197,6 +198,21 @@ fn parse_size(text: &str) -> Result<usize, String> {
     };
     let count: usize = digits.parse().map_err(|_| wrong())?;
     count.checked_mul(1 << shift).ok_or_else(|| format!("'{text}' is more than this host can address"))
+}
+
+fn parse_name(text: &str) -> Result<ServerName<'static>, String> {
+    let wrong = |_| format!("'{text}' is neither a DNS name nor an IP address");
+    ServerName::try_from(text.to_string()).map_err(wrong)
+}
+
+fn parse_source(text: &str) -> Result<IpAddr, String> {
+    match text.parse::<IpAddr>() {
+        Ok(address) if address.is_multicast() => {
+            Err(format!("'{text}' is a multicast address: nothing comes from there"))
+        }
+        Ok(address) => Ok(address),
+        Err(_) => Err(format!("'{text}' is not an IP address")),
+    }
 }
 
 /// Seconds, at least a millisecond and at most a day.

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use rustls::pki_types::ServerName;
 use sealane_io::net::{ConnectOptions, SourcePort};
 use sealane_io::{KeepAlive, SocketOptions, host};
-use sealane_relay::{Memory, Timeouts, TlsOptions, Tunnel, TunnelConfig, client_config};
+use sealane_relay::{ConfigError, Memory, Timeouts, TlsOptions, Tunnel, TunnelConfig, client_config};
 
 use crate::args::{self, ClientOptions};
 use crate::log;
@@ -44,7 +44,7 @@ pub(crate) fn run(options: &ClientOptions) -> Result<()> {
     let signal = tunnel.run().context("the accept loop")?;
     let totals: Vec<String> =
         counters.all().filter(|(_, total)| *total > 0).map(|(name, total)| format!("{name}={total}")).collect();
-    tracing::info!("stopped by {signal}; {}", totals.join(" "));
+    tracing::info!("stopped by {signal}; {}", if totals.is_empty() { "nothing came".into() } else { totals.join(" ") });
     Ok(())
 }
 
@@ -55,12 +55,20 @@ fn tunnel_config(options: &ClientOptions) -> Result<TunnelConfig> {
         versions: options.tls.into(),
         insecure_no_verify: options.insecure_no_verify,
     })?;
-    let name = options.server_name.as_deref().unwrap_or(&options.connect.host);
-    let server_name = ServerName::try_from(name.to_string())
-        .with_context(|| format!("--server-name: '{name}' is neither a DNS name nor an IP address"))?;
-    if options.bind_address.is_some_and(|address| address.is_multicast()) {
-        bail!("--bind-address: a multicast address cannot be a source address");
-    }
+    let server_name = match &options.server_name {
+        Some(name) => name.clone(),
+        None => ServerName::try_from(options.connect.host.clone()).map_err(|_| {
+            let host = &options.connect.host;
+            ConfigError(format!(
+                "--connect: '{host}' is neither a DNS name nor an IP address; name the certificate with --server-name"
+            ))
+        })?,
+    };
+    let keep_alive = (!options.keepalive.is_zero()).then_some(KeepAlive {
+        idle: options.keepalive,
+        interval: KEEPALIVE_INTERVAL,
+        count: KEEPALIVE_COUNT,
+    });
     Ok(TunnelConfig {
         listen: options.listen,
         connect: options.connect.clone(),
@@ -82,7 +90,7 @@ fn tunnel_config(options: &ClientOptions) -> Result<TunnelConfig> {
             ..Timeouts::default()
         },
         // No user timeout on the plain side: it would also cut a client that reads nothing for a while.
-        plain_socket: SocketOptions::default(),
+        plain_socket: SocketOptions { keep_alive, ..SocketOptions::default() },
         outgoing: ConnectOptions {
             bind_address: options.bind_address,
             source_port: match options.source_port {
@@ -90,11 +98,7 @@ fn tunnel_config(options: &ClientOptions) -> Result<TunnelConfig> {
                 args::SourcePort::Privileged => SourcePort::Privileged,
             },
             socket: SocketOptions {
-                keep_alive: (!options.keepalive.is_zero()).then_some(KeepAlive {
-                    idle: options.keepalive,
-                    interval: KEEPALIVE_INTERVAL,
-                    count: KEEPALIVE_COUNT,
-                }),
+                keep_alive,
                 user_timeout: (!options.user_timeout.is_zero()).then_some(options.user_timeout),
                 receive_buffer_bytes: options.receive_buffer,
                 send_buffer_bytes: options.send_buffer,

@@ -27,6 +27,15 @@ pub(crate) fn start(level: &str) -> Result<()> {
 }
 
 /// One line of reason before the process ends. Not `eprintln`: that panics when standard error is a closed pipe.
-pub(crate) fn last_words(error: &anyhow::Error) {
-    let _ = writeln!(io::stderr(), "sealane: {error:#}");
+pub(crate) fn last_words(reason: &str) {
+    let _ = writeln!(io::stderr(), "sealane: {reason}");
+}
+
+/// The gist of what clap says on several lines: the error and its details, without usage and hints.
+pub(crate) fn in_one_line(text: &str) -> String {
+    let gist = text.split("\n\nUsage:").next().unwrap_or(text);
+    let gist = gist.split("\n\nFor more information").next().unwrap_or(gist);
+    let words: Vec<&str> = gist.split_whitespace().collect();
+    let line = words.join(" ");
+    format!("{} (see 'sealane client --help')", line.strip_prefix("error: ").unwrap_or(&line))
 }

@@ -9,22 +9,37 @@ mod log;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::ErrorKind;
+use sealane_relay::{ConfigError, StartError};
 
 use crate::args::{Cli, Command};
 
-/// Something failed that is not the command line's fault; clap itself exits with 2 for what is.
+/// The command line is wrong.
+const USAGE: u8 = 2;
+/// Something else failed.
 const FAILURE: u8 = 1;
 
 fn main() -> ExitCode {
-    let Cli { command } = Cli::parse();
+    let Cli { command } = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // --help and --version are no errors, and nothing to be shortened.
+        Err(error) if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            error.exit()
+        }
+        Err(error) => {
+            log::last_words(&log::in_one_line(&error.to_string()));
+            return ExitCode::from(USAGE);
+        }
+    };
     let done = match command {
         Command::Client(options) => client::run(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            log::last_words(&error);
-            ExitCode::from(FAILURE)
+            log::last_words(&format!("{error:#}"));
+            let is_usage = error.is::<ConfigError>() || matches!(error.downcast_ref(), Some(StartError::Config(_)));
+            ExitCode::from(if is_usage { USAGE } else { FAILURE })
         }
     }
 }

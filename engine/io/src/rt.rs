@@ -1,6 +1,7 @@
 //! Tasks of one thread, time, and waking: the little that the relay needs of a runtime.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -28,6 +29,11 @@ pub fn spawn(task: impl Future<Output = ()> + 'static) {
 #[allow(clippy::disallowed_methods, reason = "the one place that reads the clock")]
 pub fn now() -> Instant {
     Instant::now()
+}
+
+/// Lets the other tasks of this thread run.
+pub async fn yield_now() {
+    tokio::task::yield_now().await;
 }
 
 /// Waits for a time.
@@ -119,6 +125,28 @@ impl Signal {
     }
 }
 
+/// Set once, seen by everybody who waits or comes later.
+#[derive(Debug, Default)]
+pub struct Broadcast {
+    set: Cell<bool>,
+    waiting: Notify,
+}
+
+impl Broadcast {
+    /// Sets it.
+    pub fn set(&self) {
+        self.set.set(true);
+        self.waiting.notify_waiters();
+    }
+
+    /// Waits until it is set. May be dropped.
+    pub async fn wait(&self) {
+        while !self.set.get() {
+            self.waiting.notified().await;
+        }
+    }
+}
+
 /// The sending end of a bounded queue between threads.
 #[derive(Debug)]
 pub struct Sender<T>(mpsc::Sender<T>);
@@ -140,6 +168,11 @@ impl<T> Clone for Sender<T> {
 }
 
 impl<T> Sender<T> {
+    /// Whether nobody receives any more.
+    pub fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
+
     /// Puts a thing into the queue; gives it back when the queue is full or nobody receives any more.
     pub fn try_send(&self, thing: T) -> Result<(), T> {
         self.0.try_send(thing).map_err(|error| match error {

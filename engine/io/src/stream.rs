@@ -64,9 +64,15 @@ pub trait Driver: Sized + 'static {
     /// Its name on the command line and in logs.
     const NAME: &'static str;
 
-    /// Runs `future`, and the tasks that it spawns, on this thread.
+    /// Whether this host can run the driver for as many streams on each of its threads.
+    ///
+    /// # Errors
+    /// Why not.
+    fn probe(streams: usize) -> io::Result<()>;
+
+    /// Runs `future`, and the tasks that it spawns, on this thread, for at most so many streams at once.
     ///
     /// # Errors
     /// Why this host cannot run the driver.
-    fn run<F: Future>(future: F) -> io::Result<F::Output>;
+    fn run<F: Future>(streams: usize, future: F) -> io::Result<F::Output>;
 }

@@ -18,10 +18,15 @@ use crate::pool::Buffer;
 use crate::socket::Socket;
 use crate::stream::{Driver, Patience, Received, Stream};
 
-/// Submission entries of a ring; more operations than that can be pending.
-const RING_ENTRIES: u32 = 256;
-/// Completion entries: more than the two times of the default, because every receive comes with its time limit.
-const COMPLETION_ENTRIES: u32 = 4096;
+/// Submission entries for each stream: a receive and its time limit (or a send), and the readiness wait.
+///
+/// Entries are submitted when the thread parks. With so many the queue cannot fill before: a receive and its time limit
+/// stay together, which they would not if the queue were submitted in between.
+const ENTRIES_PER_STREAM: usize = 4;
+const ENTRIES_MIN: usize = 64;
+/// The most that the kernel gives (`IORING_MAX_ENTRIES`). Beyond 8,192 streams on one thread the queue may fill: then a
+/// receive can lose its time limit, and its buffer stays out until bytes come or the socket ends; nothing else is lost.
+const ENTRIES_MAX: usize = 32_768;
 
 /// The time limit of a receive with [`Patience::Hold`]. The kernel reads it when the operation is submitted.
 static HOLD: Timespec = Timespec::new().nsec(Patience::HOLD_MS as u32 * 1_000_000);
@@ -30,12 +35,13 @@ static HOLD: Timespec = Timespec::new().nsec(Patience::HOLD_MS as u32 * 1_000_00
 pub struct Uring;
 
 impl Uring {
-    /// Whether this host lets us run the driver.
-    ///
-    /// # Errors
-    /// Why not.
-    pub fn probe() -> io::Result<()> {
-        let ring = io_uring::IoUring::new(8)?;
+    fn entries(streams: usize) -> u32 {
+        let entries = streams.saturating_mul(ENTRIES_PER_STREAM).clamp(ENTRIES_MIN, ENTRIES_MAX);
+        entries.next_power_of_two() as u32 // at most ENTRIES_MAX
+    }
+
+    fn probe_ring(streams: usize) -> io::Result<()> {
+        let ring = io_uring::IoUring::new(Self::entries(streams))?;
         let unsupported =
             |what| io::Error::new(io::ErrorKind::Unsupported, format!("the kernel's io_uring has no {what}"));
         if !ring.params().is_feature_fast_poll() || !ring.params().is_feature_nodrop() {
@@ -55,14 +61,13 @@ impl Uring {
         }
     }
 
-    fn runtime() -> io::Result<tokio_uring::Runtime> {
-        let mut plain = tokio_uring::uring_builder();
-        plain.setup_cqsize(COMPLETION_ENTRIES);
+    fn runtime(streams: usize) -> io::Result<tokio_uring::Runtime> {
+        let plain = tokio_uring::uring_builder();
         // Linux 5.19: completions are run when this thread enters the kernel anyway, without an interrupt.
         let mut cooperative = plain.clone();
         cooperative.setup_coop_taskrun();
         let start = |ring: &io_uring::Builder| {
-            tokio_uring::Runtime::new(tokio_uring::builder().entries(RING_ENTRIES).uring_builder(ring))
+            tokio_uring::Runtime::new(tokio_uring::builder().entries(Self::entries(streams)).uring_builder(ring))
         };
         start(&cooperative).or_else(|error| match error.raw_os_error() {
             Some(libc::EINVAL) => start(&plain),
@@ -76,8 +81,12 @@ impl Driver for Uring {
 
     const NAME: &'static str = "io_uring";
 
-    fn run<F: Future>(future: F) -> io::Result<F::Output> {
-        Ok(Self::runtime()?.block_on(future))
+    fn probe(streams: usize) -> io::Result<()> {
+        Self::probe_ring(streams)
+    }
+
+    fn run<F: Future>(streams: usize, future: F) -> io::Result<F::Output> {
+        Ok(Self::runtime(streams)?.block_on(future))
     }
 }
 
@@ -125,9 +134,7 @@ impl Stream for UringStream {
                 Patience::Hold => {
                     let entry = entry.build().flags(squeue::Flags::IO_LINK);
                     let operation = UnsubmittedOneshot::new(transfer(buffer), Moved, entry).submit();
-                    // Its own completion says nothing that the receive's does not. Should the submission queue be
-                    // full just here, the two are submitted apart: then the receive has no time limit, and its buffer
-                    // stays out until bytes come or the socket ends.
+                    // Its own completion says nothing that the receive's does not.
                     drop(
                         UnsubmittedOneshot::new((), Ignored, opcode::LinkTimeout::new(&raw const HOLD).build())
                             .submit(),

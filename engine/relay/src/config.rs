@@ -3,14 +3,14 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use sealane_io::net::ConnectOptions;
 use sealane_io::{PoolLayout, SocketOptions};
 use sealane_proto::limits::{BUFFER_BIG_BYTES, BUFFER_BIG_SLICES, BUFFER_SMALL_BYTES, BUFFER_SMALL_SLICES};
+
+use crate::tls_config::TlsClient;
 
 /// Small buffers of each worker whose pages are there from the start: two directions of two connections.
 const SMALL_PREFAULTED: usize = 4;
@@ -174,7 +174,7 @@ pub struct TunnelConfig {
     /// The name that the server's certificate must be valid for.
     pub server_name: ServerName<'static>,
     /// Roots, client certificate, versions.
-    pub tls: Arc<ClientConfig>,
+    pub tls: TlsClient,
     /// Whether certificates are verified. If not, each connection says so in the log.
     pub verified: bool,
     /// Which driver.

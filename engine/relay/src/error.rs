@@ -52,19 +52,25 @@ pub enum SessionError {
     /// rustls refused a ticket or a key update.
     #[error("tls side: {0}")]
     Keys(#[from] rustls::Error),
+    /// The tunnel was told to stop.
+    #[error("the tunnel stops")]
+    Stopped,
     /// A promise of our own did not hold.
     #[error("internal: {0}")]
     Internal(&'static str),
 }
 
 impl SessionError {
-    /// The alert that tells the TLS peer.
-    pub(crate) fn alert(&self) -> Option<AlertDescription> {
+    /// The alert that tells the TLS peer; `at_boundary`: what it got so far ends with a whole RPC record.
+    pub(crate) fn alert(&self, at_boundary: bool) -> Option<AlertDescription> {
         match self {
+            Self::Stopped if at_boundary => Some(AlertDescription::CLOSE_NOTIFY),
             Self::Tls(error) => error.alert(),
             Self::Io { side: Side::Tls, .. } | Self::Truncated { side: Side::Tls } => None,
             Self::Keys(_) => Some(AlertDescription::DECODE_ERROR),
-            Self::Io { .. } | Self::Truncated { .. } | Self::Internal(_) => Some(AlertDescription::INTERNAL_ERROR),
+            Self::Io { .. } | Self::Truncated { .. } | Self::Stopped | Self::Internal(_) => {
+                Some(AlertDescription::INTERNAL_ERROR)
+            }
         }
     }
 }

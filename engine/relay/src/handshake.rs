@@ -11,14 +11,14 @@ use std::sync::Arc;
 
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::kernel::KernelConnection;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
-use rustls::{
-    CertificateError, ClientConfig, ConnectionTrafficSecrets, HandshakeKind, ProtocolVersion, SupportedCipherSuite,
-};
+use rustls::{CertificateError, ConnectionTrafficSecrets, HandshakeKind, ProtocolVersion, SupportedCipherSuite};
 use sealane_io::net::Outgoing;
 use sealane_proto::limits::{RECORD_HEADER_BYTES, RECORD_WIRE_BYTES_MAX};
 use sealane_proto::tls::{Inbound, KeyError, Role, Sealer, Suite, TrafficKey, Version};
+
+use crate::tls_config::TlsClient;
 
 /// The most unread handshake bytes: a message of 64 KiB in small records, and one record more.
 const INPUT_BYTES_MAX: usize = 160 * 1024;
@@ -43,6 +43,9 @@ pub enum HandshakeError {
     /// The server sent more than any handshake needs.
     #[error("the server sent more than {INPUT_BYTES_MAX} bytes of handshake")]
     TooLong,
+    /// The certificate of a resumed session is not valid any more. A full handshake shows the server's present one.
+    #[error("the certificate of the resumed session is not valid any more: {}", Explained(.0))]
+    Stale(rustls::Error),
     /// A suite or state that rustls should not have agreed to.
     #[error("internal: {0}")]
     Internal(&'static str),
@@ -168,6 +171,8 @@ struct Handshake<'o> {
     output: Vec<u8>,
     early: Vec<u8>,
     peer_closed: bool,
+    /// rustls has been asked for what it keeps until the next data is sent.
+    flushed: bool,
 }
 
 /// Does the client's side of a handshake over `outgoing`.
@@ -176,9 +181,11 @@ struct Handshake<'o> {
 /// Why it failed; the alert for the server was sent as far as possible.
 pub(crate) async fn client_handshake(
     mut outgoing: Outgoing,
-    config: &Arc<ClientConfig>,
+    tls: &TlsClient,
+    fresh: bool,
     name: &ServerName<'static>,
 ) -> Result<Established, HandshakeError> {
+    let config = if fresh { &tls.fresh } else { &tls.config };
     let connection = UnbufferedClientConnection::new(Arc::clone(config), name.clone())?;
     let mut handshake = Handshake {
         connection,
@@ -188,10 +195,14 @@ pub(crate) async fn client_handshake(
         output: Vec::new(),
         early: Vec::new(),
         peer_closed: false,
+        flushed: false,
     };
     handshake.run().await?;
     let Handshake { connection, mut input, filled, early, peer_closed, .. } = handshake;
     let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
+    if resumed {
+        verify_again(connection.peer_certificates().unwrap_or_default(), tls, name)?;
+    }
     let (secrets, kernel) = connection.dangerous_into_kernel_connection()?;
     let version = match kernel.protocol_version() {
         ProtocolVersion::TLSv1_2 => Version::Tls12,
@@ -212,6 +223,19 @@ pub(crate) async fn client_handshake(
         peer_closed,
         facts: TlsFacts { version, suite, resumed },
     })
+}
+
+/// rustls verifies in full handshakes only: a resumed session could outlive its certificate.
+fn verify_again(
+    chain: &[CertificateDer<'_>],
+    tls: &TlsClient,
+    name: &ServerName<'static>,
+) -> Result<(), HandshakeError> {
+    let Some((end_entity, intermediates)) = chain.split_first() else {
+        return Err(HandshakeError::Internal("a resumed session without a certificate"));
+    };
+    let verdict = tls.verifier.verify_server_cert(end_entity, intermediates, name, &[], UnixTime::now());
+    verdict.map(drop).map_err(HandshakeError::Stale)
 }
 
 impl Handshake<'_> {
@@ -261,7 +285,18 @@ impl Handshake<'_> {
                 Ok(Step::Again)
             }
             Ok(ConnectionState::BlockedHandshake) => Ok(Step::Read),
-            Ok(ConnectionState::WriteTraffic(_)) => Ok(Step::Done),
+            Ok(ConnectionState::WriteTraffic(mut traffic)) if !self.flushed => {
+                // The answer to a KeyUpdate waits inside rustls for the next data, and would be lost with it. This moves
+                // it to where it is sent from, and then has no room for the data.
+                self.flushed = true;
+                let refused = traffic.encrypt(&[0], &mut []);
+                debug_assert!(refused.is_err(), "a record in no bytes");
+                Ok(Step::Again)
+            }
+            Ok(ConnectionState::WriteTraffic(_)) => {
+                self.flushed = false;
+                Ok(Step::Done)
+            }
             Ok(_) => Err(HandshakeError::Internal("an unexpected handshake state")),
         };
         self.input.copy_within(discard.min(self.filled)..self.filled, 0);

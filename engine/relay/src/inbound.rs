@@ -9,7 +9,7 @@ use sealane_io::rt::{self, Either};
 use sealane_io::{Received, Slices, Stream};
 use sealane_proto::limits::{BUFFER_SMALL_BYTES, RECORD_PLAIN_BYTES_MAX};
 use sealane_proto::rpc::RecordScanner;
-use sealane_proto::tls::{Inbound, Pieces, Progress, Version, Window};
+use sealane_proto::tls::{Inbound, Pieces, Progress, TlsError, Version, Window};
 
 use crate::error::{SessionError, Side};
 use crate::lending::{Lender, Loan, Terms};
@@ -78,15 +78,18 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
     ) -> Result<(), SessionError> {
         self.deliver_early(&early).await?;
         drop(early);
+        let mut turn = if peer_closed { Turn::Last } else { Turn::Next };
         if !left_over.is_empty() && !peer_closed {
             let mut buffer = self.lender.small()?;
+            // The beginning of one record: if it does not fit, the record is too long.
             let place = buffer.bytes_mut().get_mut(..left_over.len());
-            place.ok_or(SessionError::Internal("more than a record was left over"))?.copy_from_slice(&left_over);
-            self.loan = Some(Loan { buffer, terms: Terms::Keep });
+            place.ok_or(SessionError::Tls(TlsError::RecordOverflow))?.copy_from_slice(&left_over);
             self.window = Window::holding(left_over.len());
+            let (loan, closed) = self.open_and_deliver(Loan { buffer, terms: Terms::Keep }).await?;
+            self.keep_or_return(loan)?;
+            turn = if closed { Turn::Last } else { Turn::Next };
         }
         drop(left_over);
-        let mut turn = if peer_closed { Turn::Last } else { Turn::Next };
         while let Turn::Next = turn
             && !self.shared.is_failing()
         {
@@ -160,8 +163,11 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
         match self.loan.take() {
             Some(loan) if loan.buffer.is_big() || !self.want_big => Ok(loan),
             Some(small) => {
-                let big = self.lender.lend(true, self.shared.plain.socket())?;
-                if big.buffer.is_big() { self.move_held(&small, big) } else { Ok(small) }
+                // Not `lend`: that could ask for a second small one.
+                match self.lender.big(self.shared.plain.socket()) {
+                    Some(big) => self.move_held(&small, big),
+                    None => Ok(small),
+                }
             }
             None => self.lender.lend(self.want_big, self.shared.plain.socket()),
         }
@@ -297,10 +303,15 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
             Some(Either::Right(())) => Ok(Turn::Next),
             None => {
                 let times = &shared.config.timeouts;
-                let limit =
-                    if shared.is_rpc() && shared.is_quiet(times.close) { times.close } else { times.half_close };
+                let nothing_due = shared.is_rpc() && shared.is_quiet(times.close) && self.scanner.at_boundary();
+                let limit = if nothing_due { times.close } else { times.half_close };
                 let silent = rt::now() - shared.back_last.get().max(closed.unwrap_or(shared.back_last.get()));
-                Ok(if silent >= limit { Turn::Last } else { Turn::Next })
+                match (silent >= limit, nothing_due) {
+                    (false, _) => Ok(Turn::Next),
+                    (true, true) => Ok(Turn::Last),
+                    // Without close_notify nobody knows whether that was all.
+                    (true, false) => Err(SessionError::Truncated { side: Side::Tls }),
+                }
             }
         }
     }

@@ -62,19 +62,22 @@ impl Lender {
     /// buffers are left, one is lent only for as many bytes as `to` takes without waiting, and only for that turn:
     /// stalled peers can pin all but the reserve, and the reserve comes back at the end of each turn.
     pub(crate) fn lend(&self, want_big: bool, to: &Socket) -> Result<Loan, SessionError> {
-        if want_big && self.pool.big_free() > self.reserve {
-            if let Some(buffer) = self.pool.big() {
-                return Ok(Loan { buffer, terms: Terms::Keep });
-            }
-        } else if want_big {
-            let bytes_max = to.send_room();
-            if bytes_max >= RESERVE_ROOM_BYTES_MIN
-                && let Some(buffer) = self.pool.big()
-            {
-                return Ok(Loan { buffer, terms: Terms::Turn { bytes_max } });
-            }
+        match if want_big { self.big(to) } else { None } {
+            Some(loan) => Ok(loan),
+            None => Ok(Loan { buffer: self.small()?, terms: Terms::Keep }),
         }
-        Ok(Loan { buffer: self.small()?, terms: Terms::Keep })
+    }
+
+    /// A big buffer, on the terms above.
+    pub(crate) fn big(&self, to: &Socket) -> Option<Loan> {
+        if self.pool.big_free() > self.reserve {
+            return Some(Loan { buffer: self.pool.big()?, terms: Terms::Keep });
+        }
+        let bytes_max = to.send_room();
+        if bytes_max < RESERVE_ROOM_BYTES_MIN {
+            return None;
+        }
+        Some(Loan { buffer: self.pool.big()?, terms: Terms::Turn { bytes_max } })
     }
 
     /// A small buffer. Each direction holds at most one, and the pool has two for each connection.

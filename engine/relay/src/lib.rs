@@ -22,6 +22,6 @@ pub use config::{ConfigError, Endpoint, IoChoice, Memory, Timeouts, TlsVersions,
 pub use counters::Counters;
 pub use error::{SessionError, Side, StartError};
 pub use handshake::{Established, HandshakeError, TlsFacts};
-pub use tls_config::{TlsConfigError, TlsOptions, client_config};
+pub use tls_config::{TlsClient, TlsConfigError, TlsOptions, client_config};
 pub use tunnel::{DriverKind, Tunnel, choose_driver};
 pub use upstream::UpstreamError;

@@ -7,7 +7,7 @@ use sealane_io::rt::{self, Either};
 use sealane_io::{Buffer, Patience, Received, Stream};
 use sealane_proto::limits::RECORD_PLAIN_BYTES_MAX;
 use sealane_proto::rpc::{RecordScanner, is_reply};
-use sealane_proto::tls::{AlertDescription, ContentType, Sealer, Version, key_update};
+use sealane_proto::tls::{AlertDescription, ContentType, Sealer, TlsError, Version, key_update};
 
 use crate::error::{SessionError, Side};
 use crate::handshake::HandshakeError;
@@ -42,8 +42,10 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
         Self { shared, sealer, scanner: RecordScanner::new(), lender, peer, loan: None, want_big: false }
     }
 
-    pub(crate) fn into_sealer(self) -> Sealer {
-        self.sealer
+    /// The sealer, for the last alert, and whether what was sent ends at a record boundary.
+    pub(crate) fn into_sealer(self) -> (Sealer, bool) {
+        let at_boundary = self.scanner.at_boundary();
+        (self.sealer, at_boundary)
     }
 
     pub(crate) async fn run(&mut self) -> Result<(), SessionError> {
@@ -52,7 +54,12 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
             if self.must_stop() {
                 break;
             }
-            if self.shared.drain_due.get() && self.at_boundary() {
+            if self.shared.drain_due.get() && self.scanner.is_refused() {
+                // A stream without boundaries cannot be ended at one.
+                return Err(SessionError::Tls(TlsError::KeyExhausted));
+            }
+            if self.shared.drain_due.get() && self.scanner.at_boundary() {
+                self.loan = None;
                 self.drain().await?;
                 break;
             }
@@ -69,10 +76,6 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
         self.shared.peer_closed.get() && self.shared.version == Version::Tls12
     }
 
-    fn at_boundary(&self) -> bool {
-        self.scanner.at_boundary() || self.scanner.is_refused()
-    }
-
     /// Receives once and sends it.
     async fn turn(&mut self) -> Result<Turn, SessionError> {
         let mut loan = match self.loan.take() {
@@ -83,7 +86,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
             }
         };
         let mut bytes_max = loan.bytes_max();
-        if self.shared.drain_due.get() && !self.scanner.is_refused() {
+        if self.shared.drain_due.get() {
             bytes_max = bytes_max.min(self.scanner.record_bytes_left());
         }
         let whole = self.lay_out(&mut loan.buffer, bytes_max)?;
@@ -104,6 +107,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
                 Ok(Turn::Next)
             }
             Received::End => {
+                self.shared.client_ended.set(true);
                 self.shared.client_first.set(!self.shared.peer_closed.get());
                 Ok(Turn::Last)
             }
@@ -224,7 +228,9 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
         };
         match first {
             None if self.shared.drain_due.get() => Ok(Turn::Next),
-            None => Ok(Turn::Last),
+            None if self.scanner.at_boundary() => Ok(Turn::Last),
+            // It has not ended, and what it has said is not whole.
+            None => Err(SessionError::Truncated { side: Side::Plain }),
             Some(Either::Right(())) => Ok(Turn::Next),
             Some(Either::Left(ready)) => {
                 ready.map_err(Shared::<S>::io_error(Side::Plain, "poll"))?;
@@ -240,15 +246,18 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
         let limit = self.shared.config.timeouts.drain;
         tracing::info!(peer = %self.peer, "the TLS 1.2 key is used up; the connection ends when nothing is outstanding");
         while !self.shared.is_failing() && !self.must_stop() && rt::now() - started < limit {
-            if self.at_boundary() && self.shared.is_quiet(QUIET) {
+            if self.scanner.is_refused() {
+                return Err(SessionError::Tls(TlsError::KeyExhausted));
+            }
+            if self.scanner.at_boundary() && self.shared.is_quiet(QUIET) {
                 return Ok(());
             }
             let mut head = [0; 12];
             let there = self.shared.plain.socket().peek(&mut head).unwrap_or(0);
             let is_callback_reply = there == head.len() && is_reply(&head) == Some(true);
-            if self.scanner.is_refused() || (self.at_boundary() && !is_callback_reply) {
+            if self.scanner.at_boundary() && !is_callback_reply {
                 rt::race(self.shared.wake_outbound.wait(), rt::sleep(TICK)).await;
-            } else if self.at_boundary() {
+            } else if self.scanner.at_boundary() {
                 self.take_record_head().await?;
             } else if let Turn::Last = self.turn().await? {
                 return Ok(());
@@ -272,21 +281,12 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
 
     /// Ends our direction with close_notify, when nothing is lost by it.
     async fn close(&mut self) -> Result<(), SessionError> {
-        let cut = !self.at_boundary() && !self.shared.peer_closed.get();
-        if cut {
+        // Under TLS 1.2 the peer's close_notify is answered wherever the client stands: nothing may follow it anyway.
+        if !self.scanner.at_boundary() && !self.scanner.is_refused() && !self.must_stop() {
             return Err(SessionError::Truncated { side: Side::Plain });
         }
         if self.shared.version == Version::Tls12 && !self.shared.drain_due.get() {
-            // RFC 5246 section 7.2.1: the receiver of close_notify drops its pending writes.
-            let started = rt::now();
-            let limit = self.shared.config.timeouts.half_close;
-            while !self.shared.is_quiet(QUIET)
-                && !self.shared.peer_closed.get()
-                && !self.shared.is_failing()
-                && rt::now() - started < limit
-            {
-                rt::race(self.shared.wake_outbound.wait(), rt::sleep(TICK)).await;
-            }
+            self.hold_back().await?;
         }
         if self.shared.is_failing() {
             return Ok(());
@@ -294,6 +294,20 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
         self.send_message(ContentType::ALERT, &AlertDescription::CLOSE_NOTIFY.encode()).await?;
         self.shared.closed.set(Some(rt::now()));
         self.shared.wake_inbound.set();
+        Ok(())
+    }
+
+    /// Waits, before a TLS 1.2 close_notify, until nothing is outstanding: its receiver drops its pending writes
+    /// (RFC 5246 section 7.2.1).
+    async fn hold_back(&self) -> Result<(), SessionError> {
+        let shared = self.shared;
+        let started = rt::now();
+        while !shared.is_quiet(QUIET) && !shared.peer_closed.get() && !shared.is_failing() {
+            if rt::now() - started.max(shared.back_last.get()) >= shared.config.timeouts.half_close {
+                return Err(SessionError::Truncated { side: Side::Tls });
+            }
+            rt::race(shared.wake_outbound.wait(), rt::sleep(TICK)).await;
+        }
         Ok(())
     }
 }

@@ -5,11 +5,13 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sealane_io::rt::{self, Signal};
-use sealane_io::{Socket, Stream};
+use sealane_io::rt::{self, Broadcast, Either, Signal};
+use sealane_io::{Patience, Received, Socket, Stream};
 use sealane_proto::rpc::RecordScanner;
 use sealane_proto::tls::{ContentType, Sealer, Version};
 
@@ -20,6 +22,9 @@ use crate::handshake::{Established, Kernel};
 use crate::inbound::InboundHalf;
 use crate::lending::Lender;
 use crate::outbound::OutboundHalf;
+
+/// How long a client that was told the end may take to close.
+const DISCARD_MAX: Duration = Duration::from_secs(1);
 
 /// What one direction has seen of the RPC stream; the other one decides by it.
 #[derive(Debug, Default)]
@@ -63,7 +68,9 @@ pub(crate) struct Shared<S: Stream> {
     pub(crate) drain_due: Cell<bool>,
     /// close_notify was received, or is not awaited any longer.
     pub(crate) peer_closed: Cell<bool>,
-    /// The client ended its direction before the server did.
+    /// The client ended its direction.
+    pub(crate) client_ended: Cell<bool>,
+    /// It did so before the server.
     pub(crate) client_first: Cell<bool>,
     /// When close_notify was sent.
     pub(crate) closed: Cell<Option<Instant>>,
@@ -88,6 +95,40 @@ pub(crate) struct Ended {
 }
 
 impl<S: Stream> Shared<S> {
+    fn new(
+        plain: S,
+        tls: S,
+        kernel: Kernel,
+        version: Version,
+        config: Arc<TunnelConfig>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        Self {
+            plain,
+            tls,
+            config,
+            counters,
+            kernel: RefCell::new(kernel),
+            version,
+            out: Seen::default(),
+            back: Seen::default(),
+            back_last: Cell::new(rt::now()),
+            wake_outbound: Signal::default(),
+            wake_inbound: Signal::default(),
+            key_answer_due: Cell::new(false),
+            key_request_due: Cell::new(false),
+            renegotiation_due: Cell::new(false),
+            drain_due: Cell::new(false),
+            peer_closed: Cell::new(false),
+            client_ended: Cell::new(false),
+            client_first: Cell::new(false),
+            closed: Cell::new(None),
+            wire_busy: Cell::new(false),
+            failure: OnceCell::new(),
+            over: Cell::new(false),
+        }
+    }
+
     /// Whether a direction has failed and the other is to stop.
     pub(crate) fn is_failing(&self) -> bool {
         self.failure.get().is_some()
@@ -156,47 +197,26 @@ pub(crate) struct Parts {
     pub(crate) config: Arc<TunnelConfig>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) lender: Lender,
+    pub(crate) stop: Rc<Broadcast>,
 }
 
 /// Runs a session to its end.
 pub(crate) async fn run<S: Stream>(parts: Parts) -> Ended {
-    let Parts { client, peer, established, config, counters, lender } = parts;
+    let Parts { client, peer, established, config, counters, lender, stop } = parts;
     let Established { outgoing, sealer, inbound, kernel, early, left_over, peer_closed, facts } = established;
     let adopted = outgoing.into_socket().and_then(S::adopt).and_then(|tls| Ok((S::adopt(client.clone())?, tls)));
     let (plain, tls) = match adopted {
         Ok(streams) => streams,
         Err(source) => {
             client.abort();
-            let failure = Some(SessionError::Io { side: Side::Plain, op: "adopt", source });
+            let failure = Some(SessionError::Io { side: Side::Plain, op: "handing the sockets to the driver", source });
             return Ended { failure, reason: "failed", ..Ended::default() };
         }
     };
     drop(client);
-    let shared = Shared {
-        plain,
-        tls,
-        config,
-        counters,
-        kernel: RefCell::new(kernel),
-        version: facts.version,
-        out: Seen::default(),
-        back: Seen::default(),
-        back_last: Cell::new(rt::now()),
-        wake_outbound: Signal::default(),
-        wake_inbound: Signal::default(),
-        key_answer_due: Cell::new(false),
-        key_request_due: Cell::new(false),
-        renegotiation_due: Cell::new(false),
-        drain_due: Cell::new(false),
-        peer_closed: Cell::new(false),
-        client_first: Cell::new(false),
-        closed: Cell::new(None),
-        wire_busy: Cell::new(false),
-        failure: OnceCell::new(),
-        over: Cell::new(false),
-    };
+    let shared = Shared::new(plain, tls, kernel, facts.version, config, counters);
     let mut outbound = OutboundHalf::new(&shared, sealer, lender.clone(), peer);
-    let mut inbound = InboundHalf::new(&shared, inbound, lender, peer);
+    let mut inbound = InboundHalf::new(&shared, inbound, lender.clone(), peer);
     let out = async {
         if let Err(error) = outbound.run().await {
             shared.fail(error);
@@ -207,14 +227,40 @@ pub(crate) async fn run<S: Stream>(parts: Parts) -> Ended {
             shared.fail(error);
         }
     };
-    rt::join(out, back).await;
-    let sealer = outbound.into_sealer();
+    {
+        let mut both = pin!(rt::join(out, back));
+        if let Either::Right(()) = rt::race(both.as_mut(), stop.wait()).await {
+            shared.fail(SessionError::Stopped);
+            both.await;
+        }
+    }
+    let (sealer, at_boundary) = outbound.into_sealer();
     drop(inbound);
-    end(shared, sealer)
+    if !shared.is_failing() && !shared.client_ended.get() {
+        discard_rest(&shared, &lender).await;
+    }
+    end(shared, sealer, at_boundary)
+}
+
+/// Reads what a client still says that was told the end of its stream: closing a socket with unread bytes would reset
+/// it, and take away what the client has not read yet.
+async fn discard_rest<S: Stream>(shared: &Shared<S>, lender: &Lender) {
+    let started = rt::now();
+    while rt::now() - started < DISCARD_MAX {
+        let Ok(mut buffer) = lender.small() else { return };
+        let capacity = buffer.capacity();
+        if !buffer.slices().push(0..capacity) {
+            return;
+        }
+        match shared.plain.receive(buffer, Patience::Hold).await.0 {
+            Ok(Received::Bytes(_) | Received::Nothing) => {}
+            Ok(Received::End) | Err(_) => return,
+        }
+    }
 }
 
 /// Tells both sides how it ended and closes the sockets.
-fn end<S: Stream>(mut shared: Shared<S>, mut sealer: Sealer) -> Ended {
+fn end<S: Stream>(mut shared: Shared<S>, mut sealer: Sealer, at_boundary: bool) -> Ended {
     shared.over.set(true);
     let failure = shared.failure.take();
     let reason = match &failure {
@@ -226,7 +272,7 @@ fn end<S: Stream>(mut shared: Shared<S>, mut sealer: Sealer) -> Ended {
     match &failure {
         None => shared.tls.socket().shutdown_write(),
         Some(error) => {
-            if let Some(alert) = error.alert()
+            if let Some(alert) = error.alert(at_boundary)
                 && !shared.wire_busy.get()
                 && shared.closed.get().is_none()
             {

@@ -5,10 +5,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{
+    ClientSessionMemoryCache, ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
+    WebPkiServerVerifier,
+};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, SupportedProtocolVersion};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, NamedGroup, RootCertStore, SignatureScheme, SupportedProtocolVersion,
+};
 
 use crate::config::TlsVersions;
 
@@ -49,11 +55,22 @@ fn file_error(file: &Path, what: impl fmt::Display) -> TlsConfigError {
     TlsConfigError::File { file: file.into(), what: what.to_string() }
 }
 
-/// Builds the configuration that all connections of a tunnel share, its session cache included.
+/// What all connections of a tunnel share: keys, trust, and the cache of sessions to resume.
+#[derive(Clone, Debug)]
+pub struct TlsClient {
+    /// Resumes sessions.
+    pub(crate) config: Arc<ClientConfig>,
+    /// Does full handshakes only; what they leave in the cache is for later ones.
+    pub(crate) fresh: Arc<ClientConfig>,
+    /// Judges certificates; again when a session is resumed, because rustls does not.
+    pub(crate) verifier: Arc<dyn ServerCertVerifier>,
+}
+
+/// Builds the configuration that all connections of a tunnel share.
 ///
 /// # Errors
 /// The first file that is missing, unreadable, or does not contain what it should.
-pub fn client_config(options: &TlsOptions) -> Result<Arc<ClientConfig>, TlsConfigError> {
+pub fn client_config(options: &TlsOptions) -> Result<TlsClient, TlsConfigError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let versions: &[&SupportedProtocolVersion] = match options.versions {
         TlsVersions::Tls12 => &[&rustls::version::TLS12],
@@ -61,11 +78,15 @@ pub fn client_config(options: &TlsOptions) -> Result<Arc<ClientConfig>, TlsConfi
         TlsVersions::Both => &[&rustls::version::TLS13, &rustls::version::TLS12],
     };
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions)?;
-    let builder = if options.insecure_no_verify {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+    let verifier: Arc<dyn ServerCertVerifier> = if options.insecure_no_verify {
+        Arc::new(AnyCertificate(provider))
     } else {
-        builder.with_root_certificates(roots(&options.ca_files)?)
+        let roots = Arc::new(roots(&options.ca_files)?);
+        let built = WebPkiServerVerifier::builder_with_provider(roots, provider).build();
+        built.map_err(|error| TlsConfigError::Rustls(rustls::Error::General(error.to_string())))?
     };
+    // "Dangerous" only for a verifier that verifies less than rustls' own, which this one is unless asked for by name.
+    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::clone(&verifier));
     let mut config = match &options.identity {
         None => builder.with_no_client_auth(),
         Some((cert_file, key_file)) => {
@@ -80,7 +101,48 @@ pub fn client_config(options: &TlsOptions) -> Result<Arc<ClientConfig>, TlsConfi
         }
     };
     config.enable_secret_extraction = true;
-    Ok(Arc::new(config))
+    let sessions: Arc<dyn ClientSessionStore> = Arc::new(ClientSessionMemoryCache::new(SESSIONS_MAX));
+    config.resumption = Resumption::store(Arc::clone(&sessions));
+    let mut fresh = config.clone();
+    fresh.resumption = Resumption::store(Arc::new(WriteOnly(sessions)));
+    Ok(TlsClient { config: Arc::new(config), fresh: Arc::new(fresh), verifier })
+}
+
+/// Sessions that can be resumed later; each server gives several tickets.
+const SESSIONS_MAX: usize = 256;
+
+/// A cache that remembers, but offers nothing for resumption.
+#[derive(Debug)]
+struct WriteOnly(Arc<dyn ClientSessionStore>);
+
+impl ClientSessionStore for WriteOnly {
+    fn set_kx_hint(&self, server_name: ServerName<'static>, group: NamedGroup) {
+        self.0.set_kx_hint(server_name, group);
+    }
+
+    fn kx_hint(&self, server_name: &ServerName<'_>) -> Option<NamedGroup> {
+        self.0.kx_hint(server_name)
+    }
+
+    fn set_tls12_session(&self, server_name: ServerName<'static>, value: Tls12ClientSessionValue) {
+        self.0.set_tls12_session(server_name, value);
+    }
+
+    fn tls12_session(&self, _server_name: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        None
+    }
+
+    fn remove_tls12_session(&self, server_name: &ServerName<'static>) {
+        self.0.remove_tls12_session(server_name);
+    }
+
+    fn insert_tls13_ticket(&self, server_name: ServerName<'static>, value: Tls13ClientSessionValue) {
+        self.0.insert_tls13_ticket(server_name, value);
+    }
+
+    fn take_tls13_ticket(&self, _server_name: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        None
+    }
 }
 
 fn roots(files: &[PathBuf]) -> Result<RootCertStore, TlsConfigError> {

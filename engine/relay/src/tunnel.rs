@@ -15,12 +15,16 @@ use sealane_io::{Driver, Epoll, PoolLayout, Uring, host};
 use crate::config::{IoChoice, TunnelConfig};
 use crate::counters::Counters;
 use crate::error::StartError;
-use crate::worker::{self, Assigned, Context, Place};
+use crate::worker::{self, Assigned, Context, Place, STOP_MAX};
 
 /// After an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Repeated complaints of the accept loop are logged this often at the most.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What workers get beyond their own limit when the tunnel stops.
+const STOP_GRACE: Duration = Duration::from_millis(200);
+const STOP_TICK: Duration = Duration::from_millis(5);
 
 /// The driver that a tunnel runs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -41,23 +45,27 @@ impl DriverKind {
     }
 }
 
-/// Chooses the driver and says why.
+/// Chooses the driver for workers with so many connections each, and says why.
 ///
 /// # Errors
 /// [`StartError::NoUring`] when io_uring was asked for by name and the host refuses it.
-pub fn choose_driver(choice: IoChoice) -> Result<(DriverKind, String), StartError> {
-    match (choice, Uring::probe()) {
-        (IoChoice::Epoll, _) => Ok((DriverKind::Epoll, "asked for".into())),
-        (IoChoice::Uring, Ok(())) => Ok((DriverKind::Uring, "asked for".into())),
-        (IoChoice::Uring, Err(error)) => Err(StartError::NoUring(error)),
-        (IoChoice::Auto, Ok(())) => Ok((DriverKind::Uring, "the host allows it".into())),
+pub fn choose_driver(choice: IoChoice, connections: usize) -> Result<(DriverKind, String), StartError> {
+    if choice == IoChoice::Epoll {
+        // Not even probed: a host may end a process that tries.
+        return Ok((DriverKind::Epoll, "asked for".into()));
+    }
+    match (choice, Uring::probe(2 * connections)) {
         (IoChoice::Auto, Err(error)) => Ok((DriverKind::Epoll, format!("io_uring is not available: {error}"))),
+        (_, Err(error)) => Err(StartError::NoUring(error)),
+        (IoChoice::Auto, Ok(())) => Ok((DriverKind::Uring, "the host allows it".into())),
+        (_, Ok(())) => Ok((DriverKind::Uring, "asked for".into())),
     }
 }
 
 struct WorkerHandle {
     queue: Sender<Assigned>,
     active: Arc<AtomicUsize>,
+    thread: thread::JoinHandle<()>,
 }
 
 /// A tunnel that listens.
@@ -79,9 +87,9 @@ impl Tunnel {
         let layout = config.memory.layout()?;
         let address = config.listen;
         let listener = Listener::bind(address).map_err(|source| StartError::Listen { address, source })?;
-        let (driver, driver_reason) = choose_driver(config.io)?;
+        let (driver, driver_reason) = choose_driver(config.io, config.memory.connections_per_worker())?;
         if let Err(error) = host::set_io_flusher() {
-            tracing::debug!("prctl(PR_SET_IO_FLUSHER): {error}: under memory pressure write-back may wait for itself");
+            tracing::info!("prctl(PR_SET_IO_FLUSHER): {error}: under memory pressure write-back may wait for itself");
         }
         if let Err(error) = host::raise_open_files() {
             tracing::debug!("raising the limit of open files: {error}");
@@ -105,15 +113,16 @@ impl Tunnel {
         let (ready, started) = mpsc::channel();
         let context =
             Context { config: Arc::clone(&self.config), counters: Arc::clone(&self.counters), active: Arc::default() };
-        self.workers.push(WorkerHandle { queue, active: Arc::clone(&context.active) });
+        let active = Arc::clone(&context.active);
         let body: fn(&Context, PoolLayout, Receiver<Assigned>, &mpsc::Sender<_>) = match self.driver {
             DriverKind::Uring => worker::run::<Uring>,
             DriverKind::Epoll => worker::run::<Epoll>,
         };
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name(format!("sealane-{worker}"))
             .spawn(move || body(&context, layout, receiver, &ready))
             .map_err(|source| StartError::Io { op: "starting a thread", source })?;
+        self.workers.push(WorkerHandle { queue, active, thread });
         let gone = |_| Err("the thread ended".to_string());
         started.recv().unwrap_or_else(gone).map_err(|what| StartError::Worker { worker, what })
     }
@@ -136,10 +145,10 @@ impl Tunnel {
         Arc::clone(&self.counters)
     }
 
-    /// Serves until SIGTERM or SIGINT, whose name it returns.
+    /// Serves until SIGTERM or SIGINT, whose name it returns; then ends the sessions, within a second.
     ///
     /// # Errors
-    /// The reactor or the signal handlers could not be set up.
+    /// The reactor or the signal handlers could not be set up, or every worker has died.
     pub fn run(self) -> io::Result<&'static str> {
         let Self { listener, config, counters, workers, .. } = self;
         rt::run_on_reactor(async {
@@ -148,7 +157,7 @@ impl Tunnel {
             let accepting = async {
                 loop {
                     match acceptor.accept().await {
-                        Ok((accepted, peer)) => hand_out.assign(accepted, peer),
+                        Ok((accepted, peer)) => hand_out.assign(accepted, peer)?,
                         Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                         Err(error) => {
                             hand_out.complain(&format!("accept: {error}"));
@@ -157,10 +166,12 @@ impl Tunnel {
                     }
                 }
             };
-            match rt::race(rt::stop_signal(), accepting).await {
+            let stopped = match rt::race(rt::stop_signal(), accepting).await {
                 Either::Left(signal) => signal,
-                Either::Right(never) => never,
-            }
+                Either::Right(failed) => failed,
+            };
+            hand_out.stop().await;
+            stopped
         })?
     }
 }
@@ -174,22 +185,36 @@ struct HandOut {
 }
 
 impl HandOut {
-    fn assign(&mut self, accepted: Accepted, peer: SocketAddr) {
+    fn assign(&mut self, accepted: Accepted, peer: SocketAddr) -> io::Result<()> {
         self.counters.connections_accepted_total.add(1);
         let most = self.config.memory.connections_max;
         let total: usize = self.workers.iter().map(|worker| worker.active.load(Ordering::Relaxed)).sum();
-        let fewest = self.workers.iter().min_by_key(|worker| worker.active.load(Ordering::Relaxed));
-        let Some(worker) = fewest.filter(|_| total < most) else {
+        let alive = self.workers.iter().filter(|worker| !worker.queue.is_closed());
+        let Some(worker) = alive.min_by_key(|worker| worker.active.load(Ordering::Relaxed)) else {
+            return Err(io::Error::other("every worker has died"));
+        };
+        if total >= most {
             self.counters.connections_refused_total.add(1);
             accepted.reset();
-            return self.complain(&format!("{peer}: reset, there are {most} connections already (--connections-max)"));
-        };
+            self.complain(&format!("{peer}: reset, there are {most} connections already (--connections-max)"));
+            return Ok(());
+        }
         let place = Place::take(&worker.active);
         if let Err(assigned) = worker.queue.try_send(Assigned { accepted, peer, place }) {
             // The queue holds as many as the worker may have: only a worker that has died refuses.
             self.counters.connections_refused_total.add(1);
             assigned.accepted.reset();
             self.complain(&format!("{peer}: reset, its worker does not take it"));
+        }
+        Ok(())
+    }
+
+    /// Lets the workers end their sessions.
+    async fn stop(&mut self) {
+        let threads: Vec<_> = self.workers.drain(..).map(|worker| worker.thread).collect();
+        let started = rt::now();
+        while !threads.iter().all(thread::JoinHandle::is_finished) && rt::now() - started < STOP_MAX + STOP_GRACE {
+            rt::sleep(STOP_TICK).await;
         }
     }
 

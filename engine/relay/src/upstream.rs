@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use sealane_io::net::{self, Outgoing};
+use sealane_io::net::{self, ConnectOptions, Outgoing};
 use sealane_io::rt;
 
 use crate::config::{Endpoint, TunnelConfig};
@@ -18,6 +18,8 @@ use crate::handshake::{Established, HandshakeError, client_handshake};
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// The most addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 16;
+/// The part of the handshake's time that one of several addresses gets.
+const HANDSHAKE_SHARE: u32 = 3;
 /// The first pause before a new attempt; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -122,13 +124,52 @@ async fn attempt(config: &TunnelConfig) -> Result<(Established, SocketAddr), Ups
     if addresses.is_empty() {
         return Err(resolve_error(io::Error::new(io::ErrorKind::NotFound, "the name has no address")));
     }
-    let (outgoing, address) = connect_any(interleave(addresses), config).await.map_err(UpstreamError::Connect)?;
-    let limit = config.timeouts.handshake;
-    match rt::timeout(limit, client_handshake(outgoing, &config.tls, &config.server_name)).await {
-        None => Err(UpstreamError::HandshakeTimeout { address, limit }),
-        Some(Err(source)) => Err(UpstreamError::Handshake { address, source }),
-        Some(Ok(established)) => Ok((established, address)),
+    let mut left = interleave(addresses);
+    loop {
+        let (outgoing, address) = connect_any(left.clone(), config).await.map_err(UpstreamError::Connect)?;
+        left.retain(|other| *other != address);
+        // While there are others, one that accepts and says nothing may not have all the time.
+        let share = if left.is_empty() { 1 } else { HANDSHAKE_SHARE };
+        match handshake(outgoing, address, config, config.timeouts.handshake / share).await {
+            Err(error) if error.is_transient() && !left.is_empty() => {
+                tracing::debug!("{error}; trying the next address");
+            }
+            done => return done.map(|established| (established, address)),
+        }
     }
+}
+
+/// Shakes hands; once more in full when the resumed session's certificate has run out.
+async fn handshake(
+    mut outgoing: Outgoing,
+    address: SocketAddr,
+    config: &TunnelConfig,
+    limit: Duration,
+) -> Result<Established, UpstreamError> {
+    let mut fresh = false;
+    loop {
+        match rt::timeout(limit, client_handshake(outgoing, &config.tls, fresh, &config.server_name)).await {
+            None => return Err(UpstreamError::HandshakeTimeout { address, limit }),
+            Some(Err(HandshakeError::Stale(error))) if !fresh => {
+                tracing::debug!("{}; shaking hands in full", HandshakeError::Stale(error));
+                fresh = true;
+                outgoing = net::connect(address, &options_for(address, &config.outgoing))
+                    .await
+                    .map_err(|error| UpstreamError::Connect(vec![(address, error)]))?;
+            }
+            Some(Err(source)) => return Err(UpstreamError::Handshake { address, source }),
+            Some(Ok(established)) => return Ok(established),
+        }
+    }
+}
+
+/// On loopback nothing is lost, and a user timeout would only cut a peer that does not read for a while.
+fn options_for(address: SocketAddr, options: &ConnectOptions) -> ConnectOptions {
+    let mut options = *options;
+    if address.ip().is_loopback() {
+        options.socket.user_timeout = None;
+    }
+    options
 }
 
 /// Address families in turn, beginning with the resolver's first choice (RFC 8305 section 4).
@@ -157,7 +198,12 @@ async fn connect_any(
             Some(address) => running.push(Box::pin(async move {
                 let timed_out = || Err(io::Error::from(io::ErrorKind::TimedOut));
                 let limit = config.timeouts.connect;
-                (address, rt::timeout(limit, net::connect(address, &config.outgoing)).await.unwrap_or_else(timed_out))
+                (
+                    address,
+                    rt::timeout(limit, net::connect(address, &options_for(address, &config.outgoing)))
+                        .await
+                        .unwrap_or_else(timed_out),
+                )
             })),
             None if running.is_empty() => return Err(failed),
             None => {}
@@ -191,6 +237,18 @@ async fn first_of(running: &mut Vec<Attempt<'_>>) -> (SocketAddr, io::Result<Out
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_user_timeout_is_for_the_network_only() {
+        let mut options = ConnectOptions::default();
+        options.socket.user_timeout = Some(Duration::from_secs(180));
+        for (address, kept) in
+            [("127.0.0.1:1", false), ("[::1]:1", false), ("10.0.0.1:1", true), ("[2001:db8::1]:1", true)]
+        {
+            let timeout = options_for(address.parse().unwrap(), &options).socket.user_timeout;
+            assert_eq!(timeout.is_some(), kept, "{address}");
+        }
+    }
 
     #[test]
     fn families_take_turns_and_the_resolvers_first_choice_is_first() {

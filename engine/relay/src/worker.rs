@@ -1,18 +1,25 @@
 //! One thread: its driver, its pool, and the connections that it was given.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use sealane_io::net::{Accepted, FirstLook, Waiting};
-use sealane_io::rt::{self, Either, Receiver};
+use sealane_io::rt::{self, Broadcast, Either, Receiver};
 use sealane_io::{Driver, Pool, PoolLayout};
 
 use crate::config::TunnelConfig;
 use crate::counters::Counters;
+use crate::error::SessionError;
 use crate::lending::Lender;
 use crate::session::{self, Ended, Parts};
 use crate::upstream;
+
+/// How long sessions may take to tell both sides that the tunnel stops.
+pub(crate) const STOP_MAX: Duration = Duration::from_millis(700);
+const STOP_TICK: Duration = Duration::from_millis(5);
 
 /// What a worker shares with the tunnel.
 #[derive(Clone)]
@@ -53,7 +60,10 @@ pub(crate) fn run<D: Driver>(
     mut queue: Receiver<Assigned>,
     ready: &std::sync::mpsc::Sender<Result<(), String>>,
 ) {
-    let served = D::run(async {
+    // A connection is two streams.
+    let streams = 2 * context.config.memory.connections_per_worker();
+    let served = D::run(streams, async {
+        let stop = Rc::new(Broadcast::default());
         let lender = match Pool::new(layout) {
             Ok(pool) => Lender::new(pool),
             Err(error) => return drop(ready.send(Err(error.to_string()))),
@@ -61,7 +71,12 @@ pub(crate) fn run<D: Driver>(
         // The tunnel waits for this; if it is gone, so is the queue.
         let _ = ready.send(Ok(()));
         while let Some(assigned) = queue.next().await {
-            rt::spawn(serve_and_report::<D>(assigned, context.clone(), lender.clone()));
+            rt::spawn(serve_and_report::<D>(assigned, context.clone(), lender.clone(), Rc::clone(&stop)));
+        }
+        stop.set();
+        let started = rt::now();
+        while context.active.load(Ordering::Relaxed) > 0 && rt::now() - started < STOP_MAX {
+            rt::sleep(STOP_TICK).await;
         }
     });
     if let Err(error) = served {
@@ -70,16 +85,22 @@ pub(crate) fn run<D: Driver>(
 }
 
 /// Serves one connection. A panic ends this connection only.
-async fn serve_and_report<D: Driver>(assigned: Assigned, context: Context, lender: Lender) {
+async fn serve_and_report<D: Driver>(assigned: Assigned, context: Context, lender: Lender, stop: Rc<Broadcast>) {
     let Assigned { accepted, peer, place } = assigned;
-    if let Err(message) = rt::catch_panic(serve::<D>(accepted, peer, &context, lender)).await {
+    if let Err(message) = rt::catch_panic(serve::<D>(accepted, peer, &context, lender, stop)).await {
         context.counters.connections_panicked_total.add(1);
         tracing::error!(%peer, "closed: internal error (panic: {message}); other connections go on");
     }
     drop(place);
 }
 
-async fn serve<D: Driver>(accepted: Accepted, peer: SocketAddr, context: &Context, lender: Lender) {
+async fn serve<D: Driver>(
+    accepted: Accepted,
+    peer: SocketAddr,
+    context: &Context,
+    lender: Lender,
+    stop: Rc<Broadcast>,
+) {
     let Context { config, counters, .. } = context;
     let client = match accepted.register() {
         Ok(client) => client,
@@ -89,9 +110,13 @@ async fn serve<D: Driver>(accepted: Accepted, peer: SocketAddr, context: &Contex
         counters.connections_probed_total.add(1);
         return tracing::debug!(%peer, "closed: the client went away without a byte");
     }
-    let reached = match rt::race(upstream::reach(config), client.gone()).await {
+    let reached = match rt::race(upstream::reach(config), rt::race(client.gone(), stop.wait())).await {
         Either::Left(reached) => reached,
-        Either::Right(()) => {
+        Either::Right(Either::Right(())) => {
+            reset(client);
+            return tracing::info!(%peer, "closed: the tunnel stops");
+        }
+        Either::Right(Either::Left(())) => {
             counters.connections_probed_total.add(1);
             return tracing::info!(%peer, "closed: the client went away before the server was reached");
         }
@@ -119,7 +144,7 @@ async fn serve<D: Driver>(accepted: Accepted, peer: SocketAddr, context: &Contex
         tracing::debug!(%peer, "socket options of the plain side: {error}");
     }
     let (config, counters) = (Arc::clone(config), Arc::clone(counters));
-    let parts = Parts { client, peer, established, config, counters, lender };
+    let parts = Parts { client, peer, established, config, counters, lender, stop };
     let ended = session::run::<D::Stream>(parts).await;
     report(&ended, context, peer, server, &facts.to_string());
 }
@@ -136,6 +161,9 @@ fn report(ended: &Ended, context: &Context, peer: SocketAddr, server: SocketAddr
     counters.connections_not_rpc_total.add(u64::from(ended.not_rpc));
     let Ended { reason, out_bytes, back_bytes, calls, callbacks, .. } = ended;
     match &ended.failure {
+        Some(SessionError::Stopped) => {
+            tracing::info!(%peer, %server, out_bytes, back_bytes, calls, callbacks, "closed: the tunnel stops; {facts}");
+        }
         Some(error) => {
             counters.connections_failed_total.add(1);
             tracing::warn!(%peer, %server, out_bytes, back_bytes, calls, callbacks, "closed: {error}; {facts}");

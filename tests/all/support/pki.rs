@@ -25,6 +25,7 @@ pub struct Pki {
     pub wrong_name: Identity,
     pub self_signed: Identity,
     pub client: Identity,
+    issuer: Issuer<'static, KeyPair>,
 }
 
 impl Pki {
@@ -52,8 +53,20 @@ impl Pki {
                 wrong_name: issue(&dir, "wrong-name", &wrong_name, Some(&issuer)),
                 self_signed: issue(&dir, "self-signed", &self_signed, None),
                 client: issue(&dir, "client", &client, Some(&issuer)),
+                issuer,
             }
         })
+    }
+
+    /// A server certificate that is valid for so many seconds from now.
+    pub fn expiring_in(&self, seconds: u64) -> Identity {
+        let dir = super::process::scratch("expiring");
+        let mut params = CertificateParams::new([NAME.to_string()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(2025, 1, 1);
+        #[allow(clippy::disallowed_methods, reason = "certificates have dates")]
+        let end = std::time::SystemTime::now() + std::time::Duration::from_secs(seconds);
+        params.not_after = end.into();
+        issue(&dir, "expiring", &params, Some(&self.issuer))
     }
 
     /// A rustls server with the good certificate.
