@@ -100,7 +100,7 @@ impl Setup {
     pub(crate) fn versions(&self) -> Vec<String> {
         [(&self.sealane, "--version"), (&self.stunnel, "-version")]
             .into_iter()
-            .map(|(program, flag)| format!("{}: {}", program.display(), version(program, flag)))
+            .map(|(program, flag)| version(program, flag))
             .collect()
     }
 }

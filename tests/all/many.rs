@@ -276,18 +276,20 @@ fn a_stream_at_full_speed_does_not_hold_its_worker() {
             }
         });
         std::thread::sleep(Duration::from_millis(300));
-        let mut slowest = Duration::ZERO;
+        let mut times = Vec::new();
         for xid in 0..50 {
             let started = now();
             other.write_all(&call(xid, b"x")).unwrap();
             assert_eq!(other_peer.read(45), call(xid, b"x"));
-            slowest = slowest.max(now() - started);
+            times.push(now() - started);
             std::thread::sleep(Duration::from_millis(20));
         }
-        eprintln!("{driver}: the slowest of 50 calls beside a full stream took {slowest:?}");
-        assert!(slowest < Duration::from_millis(500), "{driver}: {slowest:?}");
+        times.sort();
+        eprintln!("{driver}: of 50 calls beside a full stream the 25th took {:?}, the 45th {:?}", times[25], times[45]);
+        // Two turns of a megabyte take a millisecond or two. A worker that is held takes what the sockets' buffers last.
+        assert!(times[45] < Duration::from_millis(50), "{driver}: {times:?}");
         writing.join().unwrap();
-        drop(busy_peer);
+        busy_peer.stream.shutdown(std::net::Shutdown::Both).unwrap();
         draining.join().unwrap();
     }
 }
