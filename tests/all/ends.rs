@@ -369,6 +369,27 @@ fn a_refused_renegotiation_is_answered_and_the_stream_goes_on() {
 }
 
 #[test]
+fn a_raw_answer_that_takes_a_moment_is_awaited_under_tls_12() {
+    for driver in DRIVERS {
+        let Joined { sealane: _sealane, mut client, mut peer, .. } = join(driver, &rustls::version::TLS12, &[]);
+        // The connection is older than the quiet period when the client asks and ends.
+        std::thread::sleep(Duration::from_millis(700));
+        client.write_all(b"a raw question").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        peer.read(14);
+        peer.stream.set_read_timeout(Some(Duration::from_millis(250))).unwrap();
+        assert!(peer.stream.peek(&mut [0]).is_err(), "{driver}: close_notify before the answer");
+        peer.stream.set_read_timeout(Some(SOON)).unwrap();
+        peer.send(b"a raw answer");
+        assert_eq!(peer.read_to_end(), PeerEnd::Closed, "{driver}");
+        peer.send_record(ContentType::ALERT, &[1, 0]);
+        let mut back = Vec::new();
+        client.read_to_end(&mut back).unwrap();
+        assert_eq!(back, b"a raw answer", "{driver}");
+    }
+}
+
+#[test]
 fn a_server_that_falls_silent_in_a_reply_is_no_clean_end() {
     for driver in DRIVERS {
         for version in VERSIONS {

@@ -303,7 +303,7 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
             Some(Either::Right(())) => Ok(Turn::Next),
             None => {
                 let times = &shared.config.timeouts;
-                let nothing_due = shared.is_rpc() && shared.is_quiet(times.close) && self.scanner.at_boundary();
+                let nothing_due = shared.is_rpc() && shared.nothing_outstanding() && self.scanner.at_boundary();
                 let limit = if nothing_due { times.close } else { times.half_close };
                 let silent = rt::now() - shared.back_last.get().max(closed.unwrap_or(shared.back_last.get()));
                 match (silent >= limit, nothing_due) {

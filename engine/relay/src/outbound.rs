@@ -249,7 +249,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
             if self.scanner.is_refused() {
                 return Err(SessionError::Tls(TlsError::KeyExhausted));
             }
-            if self.scanner.at_boundary() && self.shared.is_quiet(QUIET) {
+            if self.scanner.at_boundary() && self.shared.nothing_outstanding() {
                 return Ok(());
             }
             let mut head = [0; 12];
@@ -302,8 +302,13 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
     async fn hold_back(&self) -> Result<(), SessionError> {
         let shared = self.shared;
         let started = rt::now();
-        while !shared.is_quiet(QUIET) && !shared.peer_closed.get() && !shared.is_failing() {
-            if rt::now() - started.max(shared.back_last.get()) >= shared.config.timeouts.half_close {
+        while !shared.peer_closed.get() && !shared.is_failing() {
+            let silent = rt::now() - started.max(shared.back_last.get());
+            let quiet = if shared.is_rpc() { shared.nothing_outstanding() } else { silent >= QUIET };
+            if quiet {
+                return Ok(());
+            }
+            if silent >= shared.config.timeouts.half_close {
                 return Err(SessionError::Truncated { side: Side::Tls });
             }
             rt::race(shared.wake_outbound.wait(), rt::sleep(TICK)).await;

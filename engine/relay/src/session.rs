@@ -165,13 +165,9 @@ impl<S: Stream> Shared<S> {
         self.back.calls.get().saturating_sub(self.out.replies_ended.get())
     }
 
-    /// Whether nothing is awaited in either direction: by RPC's account, or in a stream that is not RPC by silence.
-    pub(crate) fn is_quiet(&self, silence: Duration) -> bool {
-        if self.is_rpc() {
-            self.calls_outstanding() == 0 && self.callbacks_outstanding() == 0
-        } else {
-            rt::now() - self.back_last.get() >= silence
-        }
+    /// Whether no call awaits its reply in either direction. Says nothing of a stream that is not RPC.
+    pub(crate) fn nothing_outstanding(&self) -> bool {
+        self.calls_outstanding() == 0 && self.callbacks_outstanding() == 0
     }
 
     pub(crate) fn io_error(side: Side, op: &'static str) -> impl Fn(std::io::Error) -> SessionError {
