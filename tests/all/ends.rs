@@ -86,23 +86,61 @@ fn a_name_without_an_address_is_said_and_reset() {
 
 #[test]
 fn every_address_of_a_name_is_tried() {
-    // localhost is ::1 and 127.0.0.1 here; nobody listens on the first.
+    let test = "ends::every_address_of_a_name_is_tried";
+    if !crate::support::is_root() {
+        return crate::support::not_run(test, "not root: it needs a hosts file of its own");
+    }
+    let hosts = crate::support::process::scratch("hosts").join("hosts");
+    std::fs::write(&hosts, "127.0.0.1 three.test\n127.0.0.2 three.test\n127.0.0.3 three.test\n").unwrap();
     for driver in DRIVERS {
-        let listener = PeerListener::bind(&rustls::version::TLS13);
-        let mut command = crate::support::sealane::command(driver, 1, &[]);
-        command.args(["--connect", &format!("localhost:{}", listener.port())]);
-        let sealane = Sealane::from_command(&mut without_first_connect(command));
+        // The resolver sorts them: the first one accepts and says nothing, nobody listens on the second.
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = silent.local_addr().unwrap().port();
+        let listener = PeerListener::at(&rustls::version::TLS13, ("127.0.0.3", port));
+        let mut command = crate::support::sealane::command(driver, 1, &["--handshake-timeout", "0.9"]);
+        command.args(["--connect", &format!("three.test:{port}")]);
+        let plain = without_first_connect(command);
+        let mut command = std::process::Command::new("unshare");
+        command.args(["--mount", "sh", "-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\""]);
+        command.arg(&hosts).arg(plain.get_program()).args(plain.get_args()).stdin(std::process::Stdio::null());
+        let sealane = Sealane::from_command(&mut command);
         let mut client = sealane.connect();
         let mut peer = listener.accept();
         client.write_all(&call(1, b"x")).unwrap();
         assert_eq!(peer.read(45), call(1, b"x"), "{driver}");
+        sealane.wait_for("TLS handshake with 127.0.0.1");
+        sealane.wait_for("trying the next address");
+    }
+}
+
+#[test]
+fn a_reset_is_passed_on_while_the_other_side_does_not_read() {
+    for driver in DRIVERS {
+        for version in VERSIONS {
+            // The server does not read, and the client is reset.
+            let Joined { sealane, mut client, peer, .. } = join(driver, version, &[]);
+            socket2::SockRef::from(&peer.stream).set_recv_buffer_size(64 * 1024).unwrap();
+            crate::many::stall(&client, || call(1, &vec![1; 1 << 20]));
+            client.flush().unwrap();
+            reset(client);
+            sealane.wait_for("closed: plain side: recvmsg: ");
+            drop(peer);
+            // The client does not read, and the server resets.
+            let Joined { sealane, mut client, mut peer, .. } = join(driver, version, &[]);
+            socket2::SockRef::from(&client).set_recv_buffer_size(64 * 1024).unwrap();
+            let stream = peer.stream.try_clone().unwrap();
+            crate::many::stall(&stream, || peer.records(&reply(1, &vec![1; 1 << 20]), 16384));
+            drop(stream);
+            reset(peer.stream);
+            sealane.wait_for("closed: tls side: ");
+            expect_reset(&mut client, Duration::from_secs(1));
+        }
     }
 }
 
 #[test]
 fn connections_come_from_the_address_and_port_that_were_asked_for() {
-    let is_root = std::fs::metadata("/proc/self").map(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
-    if !is_root.unwrap() {
+    if !crate::support::is_root() {
         return crate::support::not_run(
             "ends::connections_come_from_the_address_and_port_that_were_asked_for",
             "not root",
@@ -445,48 +483,34 @@ fn a_raw_stream_whose_tls_12_key_is_used_up_ends_in_an_error() {
 }
 
 #[test]
-fn what_was_delivered_before_the_end_is_not_lost_to_unread_calls() {
+fn what_was_sent_before_close_notify_arrives_though_the_client_goes_on_writing() {
     for driver in DRIVERS {
-        let Joined { sealane: _sealane, mut client, mut peer, .. } = join(driver, &rustls::version::TLS12, &[]);
-        client.write_all(&call(1, b"")).unwrap();
-        peer.read(44);
-        let answer = reply(1, &Random::new(8).bytes(2_000_000));
-        let record = peer.records(&answer, 16384);
-        let close = peer.record(ContentType::ALERT, &[1, 0]);
-        // The client is slow to read, and its next calls arrive when the server has ended.
-        peer.send_raw(&[record, close].concat());
-        std::thread::sleep(Duration::from_millis(100));
-        for xid in 2..50 {
-            client.write_all(&call(xid, &[0; 1000])).unwrap();
+        for version in VERSIONS {
+            let Joined { sealane: _sealane, mut client, mut peer, .. } = join(driver, version, &[]);
+            socket2::SockRef::from(&client).set_recv_buffer_size(64 * 1024).unwrap();
+            client.write_all(&call(1, b"")).unwrap();
+            peer.read(44);
+            // More than the sockets on the way hold.
+            let answer = reply(1, &Random::new(8).bytes(24 << 20));
+            let record = peer.records(&answer, 16384);
+            let close = peer.record(ContentType::ALERT, &[1, 0]);
+            let serving = std::thread::spawn(move || {
+                peer.send_raw(&[record, close].concat());
+                peer
+            });
+            // The client is slow to read, and goes on calling.
+            let mut writer = client.try_clone().unwrap();
+            let mut back = vec![0; answer.len()];
+            for (index, part) in back.chunks_mut(400_000).enumerate() {
+                client.read_exact(part).unwrap_or_else(|error| panic!("{driver} {version:?} part {index}: {error}"));
+                let _ = writer.write_all(&call(2, &[0; 1000]));
+                std::thread::sleep(Duration::from_millis(15));
+            }
+            let _peer = serving.join().unwrap();
+            assert!(back == answer, "{driver} {version:?}");
+            let end = client.read(&mut [0]);
+            assert!(matches!(&end, Ok(0)), "{driver} {version:?}: FIN, not {end:?}");
         }
-        std::thread::sleep(Duration::from_millis(300));
-        let mut back = vec![0; answer.len()];
-        client.read_exact(&mut back).unwrap();
-        assert!(back == answer, "{driver}");
-        assert_eq!(client.read(&mut [0]).unwrap(), 0, "{driver}: FIN");
-    }
-}
-
-#[test]
-fn an_address_that_accepts_and_says_nothing_is_not_the_last_one_tried() {
-    let Ok(silent) = TcpListener::bind("[::1]:0") else {
-        return crate::support::not_run(
-            "ends::an_address_that_accepts_and_says_nothing_is_not_the_last_one_tried",
-            "no IPv6",
-        );
-    };
-    let port = silent.local_addr().unwrap().port();
-    for driver in DRIVERS {
-        let listener = PeerListener::rebind(&rustls::version::TLS13, port);
-        let mut command = crate::support::sealane::command(driver, 1, &["--handshake-timeout", "0.9"]);
-        command.args(["--connect", &format!("localhost:{port}")]);
-        let sealane = Sealane::from_command(&mut without_first_connect(command));
-        let mut client = sealane.connect();
-        let mut peer = listener.accept();
-        client.write_all(&call(1, b"x")).unwrap();
-        assert_eq!(peer.read(45), call(1, b"x"), "{driver}");
-        let log = sealane.process.output();
-        assert!(log.contains("[::1]") == log.contains("trying the next address"), "{driver}: {log}");
     }
 }
 

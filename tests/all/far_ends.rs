@@ -205,7 +205,7 @@ fn a_key_update_that_comes_with_the_handshake_is_answered() {
 #[test]
 fn a_resumed_session_does_not_outlive_its_certificate() {
     for (driver, version) in [("uring", "-tls1_2"), ("uring", "-tls1_3"), ("epoll", "-tls1_3")] {
-        let short = Pki::get().expiring_in(4);
+        let short = Pki::get().expiring_in(10);
         let mut server = SServer::with_identity(&short, &[version]);
         let sealane = Sealane::start(driver, server.port, &[]);
         let mut expired = false;
@@ -224,7 +224,7 @@ fn a_resumed_session_does_not_outlive_its_certificate() {
                 break;
             }
             if round == 2 {
-                std::thread::sleep(Duration::from_millis(5500));
+                std::thread::sleep(Duration::from_millis(11_500));
                 expired = true;
             }
         }

@@ -89,7 +89,7 @@ fn what_breaks_the_protocol_gets_its_alert_and_the_client_a_reset() {
 }
 
 #[test]
-fn a_key_update_flood_ends_the_connection() {
+fn a_record_under_the_old_key_behind_a_key_update_ends_the_connection() {
     for driver in DRIVERS {
         let Joined { sealane, mut client, mut peer, .. } = join(driver, &rustls::version::TLS13, &[]);
         // The sender of this does not know its own next key: the second record does not open.

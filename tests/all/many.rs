@@ -89,7 +89,7 @@ fn a_panic_ends_its_own_connection_only() {
 }
 
 /// Sends to `stream` in parts made by `part` until nothing more fits: the far end does not read.
-fn stall(stream: &TcpStream, mut part: impl FnMut() -> Vec<u8>) {
+pub fn stall(stream: &TcpStream, mut part: impl FnMut() -> Vec<u8>) {
     let mut stream = stream.try_clone().unwrap();
     for _ in 0..64 {
         let bytes = part();

@@ -85,6 +85,7 @@ fn auto_takes_io_uring_where_the_host_allows_it() {
 #[test]
 fn a_thousand_connections_become_busy_at_once() {
     let _alone = alone();
+    sealane_io::host::raise_open_files().unwrap();
     for driver in DRIVERS {
         let listener = PeerListener::bind(&rustls::version::TLS13);
         let sealane = Sealane::start(driver, listener.port(), &["--workers", "1"]);

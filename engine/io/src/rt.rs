@@ -139,6 +139,11 @@ impl Broadcast {
         self.waiting.notify_waiters();
     }
 
+    /// Whether it is set.
+    pub fn is_set(&self) -> bool {
+        self.set.get()
+    }
+
     /// Waits until it is set. May be dropped.
     pub async fn wait(&self) {
         while !self.set.get() {

@@ -117,6 +117,33 @@ impl Socket {
         if done == 0 { (send_buffer.saturating_sub(queued) / 4 * 3) as usize } else { 0 }
     }
 
+    /// Whether the peer has acknowledged everything that was sent, the end of the stream included.
+    pub fn is_acknowledged(&self) -> bool {
+        let mut queued: libc::c_int = 0;
+        // SAFETY: the kernel writes one int. TIOCOUTQ is SIOCOUTQ on a socket (tcp(7)).
+        let done = unsafe { libc::ioctl(self.as_raw_fd(), libc::TIOCOUTQ, &raw mut queued) };
+        done != 0 || queued == 0
+    }
+
+    /// Whether the connection is gone: reset by the peer, or given up by the kernel. Takes no error away from the calls
+    /// that will report it.
+    pub fn is_gone(&self) -> bool {
+        const TCP_CLOSE: u8 = 7; // include/net/tcp_states.h
+        let mut state = 0_u8;
+        let mut length = size_of_val(&state) as libc::socklen_t;
+        // SAFETY: the kernel writes at most `length` bytes, the first one of tcp_info, to `state`.
+        let done = unsafe {
+            libc::getsockopt(
+                self.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                (&raw mut state).cast(),
+                &raw mut length,
+            )
+        };
+        done == 0 && state == TCP_CLOSE
+    }
+
     /// The peer's address.
     pub fn peer(&self) -> io::Result<SocketAddr> {
         self.sock().peer_addr()?.as_socket().ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))

@@ -39,6 +39,7 @@ fn two_thousand_operations_are_pending_in_a_ring_of_256_entries() {
         big_slices: 1,
         small_prefaulted: 0,
     };
+    sealane_io::host::raise_open_files().unwrap();
     let (near, mut far) = pairs();
     // 64 streams: 256 entries. All of these are pushed before the thread parks for the first time.
     let served = Uring::run(64, async {

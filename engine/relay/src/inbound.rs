@@ -219,6 +219,11 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
             }
         };
         self.watch_key();
+        if closed {
+            // Before anything is awaited: nothing may be written behind a TLS 1.2 close_notify.
+            self.shared.peer_closed.set(true);
+            self.shared.wake_outbound.set();
+        }
         if loan.buffer.slices_bytes() > 0 {
             loan = self.deliver(loan).await?;
         }
@@ -278,7 +283,7 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
             }
         }
         shared.back_last.set(rt::now());
-        let (sent, buffer) = shared.plain.send(loan.buffer).await;
+        let (sent, buffer) = shared.send(Side::Plain, loan.buffer).await;
         loan.buffer = buffer;
         sent.map_err(Shared::<S>::io_error(Side::Plain, "sendmsg"))?;
         shared.back.note(&self.scanner);
@@ -303,7 +308,10 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
             Some(Either::Right(())) => Ok(Turn::Next),
             None => {
                 let times = &shared.config.timeouts;
-                let nothing_due = shared.is_rpc() && shared.nothing_outstanding() && self.scanner.at_boundary();
+                // A drained connection has waited for its replies already.
+                let nothing_due = shared.is_rpc()
+                    && (shared.nothing_outstanding() || shared.drain_due.get())
+                    && self.scanner.at_boundary();
                 let limit = if nothing_due { times.close } else { times.half_close };
                 let silent = rt::now() - shared.back_last.get().max(closed.unwrap_or(shared.back_last.get()));
                 match (silent >= limit, nothing_due) {

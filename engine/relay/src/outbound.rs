@@ -49,6 +49,14 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
     }
 
     pub(crate) async fn run(&mut self) -> Result<(), SessionError> {
+        match self.carry().await {
+            // Whoever has sent close_notify may close: that it takes no more is no failure of what it sent before.
+            Err(SessionError::Io { side: Side::Tls, .. }) if self.shared.peer_closed.get() => Ok(()),
+            other => other,
+        }
+    }
+
+    async fn carry(&mut self) -> Result<(), SessionError> {
         while !self.shared.is_failing() {
             self.send_control().await?;
             if self.must_stop() {
@@ -165,7 +173,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
             return Err(SessionError::Internal("records beyond the buffer"));
         }
         self.shared.wire_busy.set(true);
-        let (sent, buffer) = self.shared.tls.send(buffer).await;
+        let (sent, buffer) = self.shared.send(Side::Tls, buffer).await;
         sent.map_err(Shared::<S>::io_error(Side::Tls, "sendmsg"))?;
         self.shared.wire_busy.set(false);
         Ok(buffer)

@@ -4,6 +4,7 @@
 //! failure ends the sockets, and that ends the operations.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sealane_io::rt::{self, Broadcast, Either, Signal};
-use sealane_io::{Patience, Received, Socket, Stream};
+use sealane_io::{Buffer, Patience, Received, Socket, Stream};
 use sealane_proto::rpc::RecordScanner;
 use sealane_proto::tls::{ContentType, Sealer, Version};
 
@@ -23,8 +24,8 @@ use crate::inbound::InboundHalf;
 use crate::lending::Lender;
 use crate::outbound::OutboundHalf;
 
-/// How long a client that was told the end may take to close.
-const DISCARD_MAX: Duration = Duration::from_secs(1);
+/// How often a direction whose send waits looks at the other side.
+const WATCH_TICK: Duration = Duration::from_millis(250);
 
 /// What one direction has seen of the RPC stream; the other one decides by it.
 #[derive(Debug, Default)]
@@ -170,6 +171,26 @@ impl<S: Stream> Shared<S> {
         self.calls_outstanding() == 0 && self.callbacks_outstanding() == 0
     }
 
+    /// Sends towards `side`. While that has to wait, nobody receives from the other side: so its reset is looked for.
+    pub(crate) async fn send(&self, side: Side, buffer: Buffer) -> (io::Result<()>, Buffer) {
+        let (to, other_side, other) = match side {
+            Side::Plain => (&self.plain, Side::Tls, &self.tls),
+            Side::Tls => (&self.tls, Side::Plain, &self.plain),
+        };
+        let mut send = pin!(to.send(buffer));
+        loop {
+            match rt::race(send.as_mut(), rt::sleep(WATCH_TICK)).await {
+                Either::Left(done) => return done,
+                // Ends the sockets, and so the send, which is never dropped.
+                Either::Right(()) if other.socket().is_gone() && !self.is_failing() => {
+                    let source = io::Error::from(io::ErrorKind::ConnectionReset);
+                    self.fail(SessionError::Io { side: other_side, op: "recvmsg", source });
+                }
+                Either::Right(()) => {}
+            }
+        }
+    }
+
     pub(crate) fn io_error(side: Side, op: &'static str) -> impl Fn(std::io::Error) -> SessionError {
         move |source| SessionError::Io { side, op, source }
     }
@@ -233,16 +254,17 @@ pub(crate) async fn run<S: Stream>(parts: Parts) -> Ended {
     let (sealer, at_boundary) = outbound.into_sealer();
     drop(inbound);
     if !shared.is_failing() && !shared.client_ended.get() {
-        discard_rest(&shared, &lender).await;
+        discard_rest(&shared, &lender, &stop).await;
     }
     end(shared, sealer, at_boundary)
 }
 
-/// Reads what a client still says that was told the end of its stream: closing a socket with unread bytes would reset
-/// it, and take away what the client has not read yet.
-async fn discard_rest<S: Stream>(shared: &Shared<S>, lender: &Lender) {
+/// Reads what a client still says that was told the end of its stream, until it has acknowledged all it was sent: closing
+/// a socket with unread bytes resets it, and what is not acknowledged by then is gone.
+async fn discard_rest<S: Stream>(shared: &Shared<S>, lender: &Lender, stop: &Broadcast) {
     let started = rt::now();
-    while rt::now() - started < DISCARD_MAX {
+    let limit = shared.config.timeouts.half_close;
+    while !shared.plain.socket().is_acknowledged() && !stop.is_set() && rt::now() - started < limit {
         let Ok(mut buffer) = lender.small() else { return };
         let capacity = buffer.capacity();
         if !buffer.slices().push(0..capacity) {

@@ -193,7 +193,8 @@ impl HandOut {
         let Some(worker) = alive.min_by_key(|worker| worker.active.load(Ordering::Relaxed)) else {
             return Err(io::Error::other("every worker has died"));
         };
-        if total >= most {
+        let is_full = worker.active.load(Ordering::Relaxed) >= self.config.memory.connections_per_worker();
+        if total >= most || is_full {
             self.counters.connections_refused_total.add(1);
             accepted.reset();
             self.complain(&format!("{peer}: reset, there are {most} connections already (--connections-max)"));

@@ -98,7 +98,7 @@ pub(crate) async fn reach(config: &TunnelConfig) -> Result<(Established, SocketA
     let started = rt::now();
     let limit = config.timeouts.retry;
     let mut pause = PAUSE_MIN;
-    let mut last = "the server did not answer".to_string();
+    let mut last = format!("no answer from the resolver or from {}", config.connect);
     loop {
         let left = limit.saturating_sub(rt::now() - started);
         if left.is_zero() {

@@ -19,6 +19,10 @@ pub fn not_run(test: &str, why: &str) {
     }
 }
 
+pub fn is_root() -> bool {
+    std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap()) == 0
+}
+
 /// Held by tests that compare times or memory: they run one at a time.
 pub fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());

@@ -50,7 +50,12 @@ impl PeerListener {
 
     /// The same on a port that somebody waits for.
     pub fn rebind(version: &'static SupportedProtocolVersion, port: u16) -> Self {
-        Self { listener: TcpListener::bind(("127.0.0.1", port)).unwrap(), ..Self::bind(version) }
+        Self::at(version, ("127.0.0.1", port))
+    }
+
+    /// The same on another address.
+    pub fn at(version: &'static SupportedProtocolVersion, address: (&str, u16)) -> Self {
+        Self { listener: TcpListener::bind(address).unwrap(), ..Self::bind(version) }
     }
 
     pub fn port(&self) -> u16 {
