@@ -12,9 +12,9 @@ use sealane_proto::limits::{BUFFER_BIG_BYTES, PAYLOAD_BYTES_MAX, RECORD_PLAIN_BY
 use sealane_proto::tls::{
     AlertDescription, ContentType, Inbound, Pieces, Progress, RecordShape, Sealer, Window, key_update,
 };
+use sealane_relay::{Established, KeySchedule};
 
 use crate::rpc::{Call, Calls, put_reply};
-use crate::tls::Kernel;
 
 /// Replies are collected up to this much before they are sent; a READ's payload ends a collection too.
 const HEADS_BYTES_MAX: usize = 64 * 1024;
@@ -39,7 +39,7 @@ impl Pieces for Plain {
 struct Secure {
     sealer: Sealer,
     inbound: Inbound,
-    kernel: Kernel,
+    keys: Box<dyn KeySchedule>,
     window: Window,
 }
 
@@ -62,12 +62,13 @@ impl Link {
         Self { secure: None, received: vec![0; BUFFER_BIG_BYTES], pieces: Plain::default() }
     }
 
-    /// A link whose stream begins with `left_over`, the beginning of a record.
-    pub(crate) fn tls(sealer: Sealer, inbound: Inbound, kernel: Kernel, left_over: &[u8]) -> Self {
-        let mut received = left_over.to_vec();
-        received.resize(BUFFER_BIG_BYTES, 0);
+    /// A link whose stream begins with the beginning of a record, if the handshake has left one over.
+    pub(crate) fn tls(established: Established) -> Self {
+        let Established { sealer, inbound, keys, left_over, .. } = established;
         let window = Window::holding(left_over.len());
-        let secure = Some(Box::new(Secure { sealer, inbound, kernel, window }));
+        let mut received = left_over;
+        received.resize(BUFFER_BIG_BYTES, 0);
+        let secure = Some(Box::new(Secure { sealer, inbound, keys, window }));
         Self { secure, received, pieces: Plain::default() }
     }
 
@@ -94,10 +95,10 @@ impl Link {
                 Progress::NeedBytes => return Ok(Received::Data),
                 Progress::Closed => return Ok(Received::Closed),
                 Progress::KeyUpdate { answer } => {
-                    secure.inbound.rekey(&secure.kernel.next_receiving_key()?);
+                    secure.inbound.rekey(&secure.keys.next_receiving_key()?);
                     if answer {
                         send_message(&mut secure.sealer, stream, ContentType::HANDSHAKE, &key_update(false))?;
-                        secure.sealer.rekey(&secure.kernel.next_sending_key()?);
+                        secure.sealer.rekey(&secure.keys.next_sending_key()?);
                     }
                 }
                 Progress::Ticket(_) | Progress::Renegotiation => bail!("a message that only a server sends"),

@@ -87,10 +87,9 @@ fn serve(stream: &TcpStream, config: Option<&Arc<ServerConfig>>) -> Result<()> {
     let (link, early, closed) = match config {
         None => (Link::plain(), Vec::new(), false),
         Some(config) => {
-            let established = tls::accept(stream, config)?;
-            let (sealer, inbound, kernel) = (established.sealer, established.inbound, established.kernel);
-            let link = Link::tls(sealer, inbound, kernel, &established.left_over);
-            (link, established.early, established.peer_closed)
+            let mut established = tls::accept(stream, config)?;
+            let (early, closed) = (std::mem::take(&mut established.early), established.peer_closed);
+            (Link::tls(established), early, closed)
         }
     };
     Session::new(stream, link).run(&early, closed)

@@ -1,28 +1,16 @@
-//! The server's side of the TLS handshake by rustls, and the hand-over of its secrets to our record layer.
-//!
-//! Two things get lost easily. Application data can arrive with the client's last flight: it is kept in
-//! [`Established::early`]. And a handshake message that is split over records stays in the input until it is whole:
-//! handing over then would open those records twice, so as long as the left-over input begins with a whole record, more
-//! is read first.
+//! The far end's TLS: the relay's handshake, moved by blocking calls.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result};
 use clap::ValueEnum;
-use rustls::kernel::KernelConnection;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
-use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
-use rustls::{CipherSuite, ConnectionTrafficSecrets, ProtocolVersion, ServerConfig, SupportedProtocolVersion};
-use sealane_proto::limits::{RECORD_HEADER_BYTES, RECORD_WIRE_BYTES_MAX};
-use sealane_proto::tls::{Inbound, Role, Sealer, Suite, TrafficKey, Version};
-
-/// More than any client's handshake needs.
-const INPUT_BYTES_MAX: usize = 160 * 1024;
+use rustls::{CipherSuite, ServerConfig, SupportedProtocolVersion};
+use sealane_relay::{Established, Handshake, Wanted};
 
 /// The TLS version that the server speaks.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -91,172 +79,28 @@ pub(crate) fn server_config(certificate: &Path, key: &Path, tls: Tls, aead: Aead
     Ok(Arc::new(config))
 }
 
-/// rustls' part of an established connection: it knows the next traffic secrets.
-pub(crate) struct Kernel {
-    connection: KernelConnection<ServerConnectionData>,
-    version: Version,
-}
-
-impl Kernel {
-    pub(crate) fn next_sending_key(&mut self) -> Result<TrafficKey> {
-        let (sequence, secrets) = self.connection.update_tx_secret()?;
-        traffic_key(self.version, sequence, &secrets)
-    }
-
-    pub(crate) fn next_receiving_key(&mut self) -> Result<TrafficKey> {
-        let (sequence, secrets) = self.connection.update_rx_secret()?;
-        traffic_key(self.version, sequence, &secrets)
-    }
-}
-
-/// A connection whose handshake is done.
-pub(crate) struct Established {
-    pub(crate) sealer: Sealer,
-    pub(crate) inbound: Inbound,
-    pub(crate) kernel: Kernel,
-    /// Application data that came with the handshake.
-    pub(crate) early: Vec<u8>,
-    /// The beginning of a record.
-    pub(crate) left_over: Vec<u8>,
-    /// The client has sent close_notify already.
-    pub(crate) peer_closed: bool,
-}
-
-enum Step {
-    Read,
-    Done,
-    Again,
-}
-
-struct Handshake<'s> {
-    connection: UnbufferedServerConnection,
-    stream: &'s TcpStream,
-    input: Vec<u8>,
-    output: Vec<u8>,
-    early: Vec<u8>,
-    peer_closed: bool,
-}
-
 /// Does the server's side of a handshake on `stream`.
 ///
 /// # Errors
 /// Why it failed; the alert for the client was sent as far as possible.
-pub(crate) fn accept(stream: &TcpStream, config: &Arc<ServerConfig>) -> Result<Established> {
-    let connection = UnbufferedServerConnection::new(Arc::clone(config))?;
-    let (input, output, early) = (Vec::new(), Vec::new(), Vec::new());
-    let mut handshake = Handshake { connection, stream, input, output, early, peer_closed: false };
-    handshake.run()?;
-    let Handshake { connection, input, early, peer_closed, .. } = handshake;
-    let (secrets, connection) = connection.dangerous_into_kernel_connection()?;
-    let version = match connection.protocol_version() {
-        ProtocolVersion::TLSv1_2 => Version::Tls12,
-        ProtocolVersion::TLSv1_3 => Version::Tls13,
-        other => bail!("unknown protocol version {other:?}"),
-    };
-    Ok(Established {
-        sealer: Sealer::new(&traffic_key(version, secrets.tx.0, &secrets.tx.1)?),
-        inbound: Inbound::new(Role::Server, &traffic_key(version, secrets.rx.0, &secrets.rx.1)?),
-        kernel: Kernel { connection, version },
-        early,
-        left_over: input,
-        peer_closed,
-    })
-}
-
-impl Handshake<'_> {
-    fn run(&mut self) -> Result<()> {
-        loop {
-            match self.step() {
-                Ok(Step::Again) => {}
-                Ok(Step::Done) => return Ok(()),
-                Ok(Step::Read) => self.read()?,
-                Err(error) => {
-                    self.send_alert();
-                    return Err(error);
-                }
+pub(crate) fn accept(mut stream: &TcpStream, config: &Arc<ServerConfig>) -> Result<Established> {
+    let mut handshake = Handshake::server(config)?;
+    loop {
+        match handshake.advance() {
+            Ok(Wanted::Done) => return Ok(handshake.establish()?),
+            Ok(Wanted::Write) => {
+                stream.write_all(handshake.output()).context("sending the handshake")?;
+                handshake.sent();
+            }
+            Ok(Wanted::Read) => {
+                let count = stream.read(handshake.space()?).context("receiving the handshake")?;
+                handshake.filled(count)?;
+            }
+            Err(error) => {
+                // The client may be gone: then there is nobody to tell.
+                let _ = stream.write_all(handshake.output());
+                return Err(error.into());
             }
         }
     }
-
-    fn step(&mut self) -> Result<Step> {
-        let UnbufferedStatus { discard, state } = self.connection.process_tls_records(&mut self.input);
-        let step = match state.context("TLS handshake")? {
-            ConnectionState::EncodeTlsData(mut data) => {
-                let at = self.output.len();
-                let needed = match data.encode(&mut []) {
-                    Err(EncodeError::InsufficientSize(size)) => size.required_size,
-                    _ => 0,
-                };
-                self.output.resize(at + needed, 0);
-                let place = self.output.get_mut(at..).unwrap_or_default();
-                data.encode(place).map_err(|error| anyhow!("encoding a handshake message: {error}"))?;
-                Step::Again
-            }
-            ConnectionState::TransmitTlsData(data) => {
-                self.stream.write_all(&self.output).context("sending the handshake")?;
-                self.output.clear();
-                data.done();
-                Step::Again
-            }
-            ConnectionState::ReadTraffic(mut traffic) => {
-                while let Some(record) = traffic.next_record() {
-                    self.early.extend_from_slice(record?.payload);
-                }
-                Step::Again
-            }
-            ConnectionState::PeerClosed => {
-                self.peer_closed = true;
-                Step::Again
-            }
-            ConnectionState::BlockedHandshake => Step::Read,
-            ConnectionState::WriteTraffic(_) => Step::Done,
-            other => bail!("unexpected handshake state {other:?}"),
-        };
-        self.input.drain(..discard);
-        let hand_over_is_safe = self.peer_closed || !self.begins_with_whole_record();
-        Ok(if matches!(step, Step::Done) && !hand_over_is_safe { Step::Read } else { step })
-    }
-
-    /// Whether the input begins with a record that rustls has opened but still needs.
-    fn begins_with_whole_record(&self) -> bool {
-        match self.input.as_slice() {
-            [_, _, _, high, low, rest @ ..] => rest.len() >= usize::from(u16::from_be_bytes([*high, *low])),
-            _ => false,
-        }
-    }
-
-    fn read(&mut self) -> Result<()> {
-        if self.input.len() > INPUT_BYTES_MAX {
-            bail!("the client sent more than {INPUT_BYTES_MAX} bytes of handshake");
-        }
-        let filled = self.input.len();
-        self.input.resize(filled + RECORD_HEADER_BYTES + RECORD_WIRE_BYTES_MAX, 0);
-        let count = self.stream.read(self.input.get_mut(filled..).unwrap_or_default());
-        self.input.truncate(filled + count.as_ref().map_or(0, |count| *count));
-        match count.context("receiving the handshake")? {
-            0 => bail!("the client closed the connection during the TLS handshake"),
-            _ => Ok(()),
-        }
-    }
-
-    /// After an error rustls has an alert to send. The client may be gone: then there is nobody to tell.
-    fn send_alert(&mut self) {
-        let UnbufferedStatus { state, .. } = self.connection.process_tls_records(&mut []);
-        if let Ok(ConnectionState::EncodeTlsData(mut data)) = state {
-            let mut alert = [0; 64];
-            if let Ok(length) = data.encode(&mut alert) {
-                let _ = self.stream.write_all(alert.get(..length).unwrap_or_default());
-            }
-        }
-    }
-}
-
-fn traffic_key(version: Version, sequence: u64, secrets: &ConnectionTrafficSecrets) -> Result<TrafficKey> {
-    let (suite, key, iv) = match secrets {
-        ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (Suite::Aes128Gcm, key, iv),
-        ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (Suite::Aes256Gcm, key, iv),
-        ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (Suite::ChaCha20Poly1305, key, iv),
-        _ => bail!("an AEAD that the record layer does not know"),
-    };
-    TrafficKey::new(version, suite, key.as_ref(), iv.as_ref(), sequence).context("traffic key")
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rustls::pki_types::ServerName;
-use sealane_relay::{Endpoint, IoChoice, TlsVersions};
+use sealane_relay::{Endpoint, IoChoice, ProxyProtocol, TlsVersions};
 
 /// A userspace TLS tunnel for NFS
 #[derive(Debug, Parser)]
@@ -22,6 +22,9 @@ pub(crate) enum Command {
     /// Accept NFS clients in plain text on this host and speak TLS to their server
     #[command(after_long_help = CLIENT_EXAMPLES)]
     Client(Box<ClientOptions>),
+    /// Accept TLS clients and speak plain text to the NFS server behind
+    #[command(after_long_help = SERVER_EXAMPLES)]
+    Server(Box<ServerOptions>),
 }
 
 const CLIENT_EXAMPLES: &str = "\
@@ -33,6 +36,22 @@ Examples:
   A private CA, a client certificate, an address instead of the name:
       sealane client --listen 127.0.0.1:20049 --connect 10.0.0.5:2049 --server-name nfs.example.com \\
           --ca-file /etc/sealane/ca.pem --cert /etc/sealane/client.pem --key /etc/sealane/client.key
+
+Exit status: 0 after SIGTERM or SIGINT, 1 when the tunnel could not start, 2 for a wrong command line.";
+
+const SERVER_EXAMPLES: &str = "\
+Examples:
+  In front of an NFS server on the same host that listens on loopback, port 12049:
+      sealane server --listen 0.0.0.0:2049 --connect 127.0.0.1:12049 \\
+          --cert /etc/sealane/server.pem --key /etc/sealane/server.key
+
+  Only for clients with a certificate of our own CA:
+      sealane server --listen '[::]:2049' --connect 127.0.0.1:12049 \\
+          --cert /etc/sealane/server.pem --key /etc/sealane/server.key --client-ca /etc/sealane/clients-ca.pem
+
+  An export with 'secure' (the default of exports(5)) wants a client port below 1024. Without --source-port privileged
+  (which needs CAP_NET_BIND_SERVICE) export with 'insecure', to this host only:
+      /srv/nfs  127.0.0.1(rw,insecure)
 
 Exit status: 0 after SIGTERM or SIGINT, 1 when the tunnel could not start, 2 for a wrong command line.";
 
@@ -62,13 +81,54 @@ pub(crate) struct ClientOptions {
     #[arg(long, value_name = "FILE", requires = "cert", help_heading = "Trust")]
     pub(crate) key: Option<PathBuf>,
 
-    /// TLS versions
-    #[arg(long, value_enum, value_name = "VERSIONS", default_value = "1.2-1.3", help_heading = "Trust")]
-    pub(crate) tls: Tls,
-
     /// Accept any server certificate. Anybody on the network can then read and change the files
     #[arg(long, help_heading = "Trust", conflicts_with = "ca_file")]
     pub(crate) insecure_no_verify: bool,
+
+    #[command(flatten)]
+    pub(crate) tunnel: TunnelOptions,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ServerOptions {
+    /// Where TLS clients connect: ADDRESS:PORT; port 0 lets the kernel choose
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:2049")]
+    pub(crate) listen: SocketAddr,
+
+    /// The NFS server, in plain text, looked up again for each connection
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) connect: Endpoint,
+
+    /// Our certificate chain in PEM, our own certificate first
+    #[arg(long, value_name = "FILE", help_heading = "Trust")]
+    pub(crate) cert: PathBuf,
+
+    /// The private key of --cert in PEM, not encrypted
+    #[arg(long, value_name = "FILE", help_heading = "Trust")]
+    pub(crate) key: PathBuf,
+
+    /// Demand a client certificate that a CA in this PEM file has signed; repeatable [default: any client may connect]
+    #[arg(long, value_name = "FILE", help_heading = "Trust")]
+    pub(crate) client_ca: Vec<PathBuf>,
+
+    /// TLS handshakes in progress at the same time; one more ends the oldest
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000), default_value = "256", help_heading = "Resources")]
+    pub(crate) handshakes_max: usize,
+
+    /// Tell the NFS server the client's address in a PROXY protocol header. It must expect one
+    #[arg(long, value_enum, value_name = "VERSION", help_heading = "Network")]
+    pub(crate) proxy_protocol: Option<Proxy>,
+
+    #[command(flatten)]
+    pub(crate) tunnel: TunnelOptions,
+}
+
+/// What both modes have.
+#[derive(Args, Debug)]
+pub(crate) struct TunnelOptions {
+    /// TLS versions
+    #[arg(long, value_enum, value_name = "VERSIONS", default_value = "1.2-1.3", help_heading = "Trust")]
+    pub(crate) tls: Tls,
 
     /// How bytes are moved; auto takes io_uring where the host allows it and says so
     #[arg(long, value_enum, default_value = "auto", help_heading = "Resources")]
@@ -86,15 +146,15 @@ pub(crate) struct ClientOptions {
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000), default_value = "1024", help_heading = "Resources")]
     pub(crate) connections_max: usize,
 
-    /// Connect from this address
+    /// Connect to --connect from this address
     #[arg(long, value_name = "ADDRESS", value_parser = parse_source, help_heading = "Network")]
     pub(crate) bind_address: Option<IpAddr>,
 
-    /// Connect from a port below 1024, as the export option `secure` demands; needs CAP_NET_BIND_SERVICE
+    /// Connect from a port below 1024, as the export option 'secure' demands; needs CAP_NET_BIND_SERVICE
     #[arg(long, value_enum, default_value = "any", help_heading = "Network")]
     pub(crate) source_port: SourcePort,
 
-    /// Time for one address of the server to accept a connection, in seconds
+    /// Time for one address of --connect to accept a connection, in seconds
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "5", help_heading = "Network")]
     pub(crate) connect_timeout: Duration,
 
@@ -102,11 +162,11 @@ pub(crate) struct ClientOptions {
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "10", help_heading = "Network")]
     pub(crate) handshake_timeout: Duration,
 
-    /// Time during which an unreachable server is tried again while the client waits, in seconds
+    /// Time during which an unreachable --connect is tried again while the client waits, in seconds
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "12", help_heading = "Network")]
     pub(crate) retry_timeout: Duration,
 
-    /// Time for the server's close_notify after ours, in seconds
+    /// Time for the peer's close_notify after ours, in seconds
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "5", help_heading = "Network")]
     pub(crate) close_timeout: Duration,
 
@@ -114,20 +174,20 @@ pub(crate) struct ClientOptions {
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "60", help_heading = "Network")]
     pub(crate) half_close_timeout: Duration,
 
-    /// Idle time before the server is asked whether it is there (TCP keepalive), in seconds; 0: never
+    /// Idle time before a peer is asked whether it is there (TCP keepalive), in seconds; 0: never
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds_or_off, default_value = "30", help_heading = "Network")]
     pub(crate) keepalive: Duration,
 
-    /// Time that sent bytes or keepalive probes may stay unacknowledged, or the server's window closed
-    /// (TCP_USER_TIMEOUT), in seconds; 0: the kernel's default. Not used on loopback
+    /// Time that sent bytes or keepalive probes may stay unacknowledged on the network, or the peer's window closed
+    /// (TCP_USER_TIMEOUT), in seconds; 0: the kernel's default. Not used on loopback, nor towards plain clients
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds_or_off, default_value = "180", help_heading = "Network")]
     pub(crate) user_timeout: Duration,
 
-    /// SO_RCVBUF of the connection to the server; without it the kernel tunes it [default: the kernel's]
+    /// SO_RCVBUF of the TLS connections; without it the kernel tunes it [default: the kernel's]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Network")]
     pub(crate) receive_buffer: Option<usize>,
 
-    /// SO_SNDBUF of the connection to the server; without it the kernel tunes it [default: the kernel's]
+    /// SO_SNDBUF of the TLS connections; without it the kernel tunes it [default: the kernel's]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Network")]
     pub(crate) send_buffer: Option<usize>,
 
@@ -173,6 +233,21 @@ impl From<Tls> for TlsVersions {
             Tls::Tls12 => Self::Tls12,
             Tls::Tls13 => Self::Tls13,
             Tls::Both => Self::Both,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Proxy {
+    V1,
+    V2,
+}
+
+impl From<Proxy> for ProxyProtocol {
+    fn from(version: Proxy) -> Self {
+        match version {
+            Proxy::V1 => Self::V1,
+            Proxy::V2 => Self::V2,
         }
     }
 }

@@ -37,5 +37,9 @@ pub(crate) fn in_one_line(text: &str) -> String {
     let gist = gist.split("\n\nFor more information").next().unwrap_or(gist);
     let words: Vec<&str> = gist.split_whitespace().collect();
     let line = words.join(" ");
-    format!("{} (see 'sealane client --help')", line.strip_prefix("error: ").unwrap_or(&line))
+    // The usage begins with the command itself; what follows is options and values.
+    let usage = text.split("\n\nUsage: ").nth(1).unwrap_or("sealane");
+    let is_name = |word: &&str| word.bytes().all(|byte| byte.is_ascii_lowercase());
+    let command: Vec<&str> = usage.split_whitespace().take_while(is_name).collect();
+    format!("{} (see '{} --help')", line.strip_prefix("error: ").unwrap_or(&line), command.join(" "))
 }

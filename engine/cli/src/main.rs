@@ -5,6 +5,8 @@
 mod args;
 mod client;
 mod log;
+mod server;
+mod tunnel;
 
 use std::process::ExitCode;
 
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
     };
     let done = match command {
         Command::Client(options) => client::run(&options),
+        Command::Server(options) => server::run(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -14,7 +14,7 @@ use crate::socket::{Socket, SocketOptions, set_options};
 /// Connections that the kernel keeps for us while we are busy.
 const BACKLOG: i32 = 1024;
 
-/// How often a waiting client is looked at while its server is sought.
+/// How often a waiting peer is looked at while its server is sought.
 const GONE_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Source ports that only root may use, and that no well-known service wants (as the kernel's NFS client: 665 to 1023).
@@ -83,8 +83,8 @@ impl Accepted {
     ///
     /// # Errors
     /// The registration failed.
-    pub fn register(self) -> io::Result<Waiting> {
-        Ok(Waiting { stream: TcpStream::from_std(self.stream)? })
+    pub fn register(self) -> io::Result<Connection> {
+        Ok(Connection { stream: TcpStream::from_std(self.stream)? })
     }
 
     /// Sends RST.
@@ -104,13 +104,13 @@ pub enum FirstLook {
     Silent,
 }
 
-/// A client that is not served yet.
-pub struct Waiting {
+/// A connection that no driver has taken over yet: an accepted one that waits, or either kind during its handshake.
+pub struct Connection {
     stream: TcpStream,
 }
 
-impl Waiting {
-    /// Waits for the client's first byte, at most for `limit`.
+impl Connection {
+    /// Waits for the peer's first byte, at most for `limit`.
     pub async fn first_look(&self, limit: Duration) -> FirstLook {
         match rt::timeout(limit, self.stream.peek(&mut [0])).await {
             None => FirstLook::Silent,
@@ -119,9 +119,9 @@ impl Waiting {
         }
     }
 
-    /// Waits until the client has gone: reset, or closed without a byte to serve.
+    /// Waits until the peer has gone: reset, or closed without a byte to serve.
     ///
-    /// Looks from time to time: readiness cannot tell, because the client's first bytes stay in the socket.
+    /// Looks from time to time: readiness cannot tell, because the peer's first bytes stay in the socket.
     pub async fn gone(&self) {
         loop {
             rt::sleep(GONE_INTERVAL).await;
@@ -137,7 +137,46 @@ impl Waiting {
         }
     }
 
-    /// The socket, for a driver or to be reset.
+    /// Reads what is there into `bytes`; 0 at the end.
+    ///
+    /// # Errors
+    /// What recv says.
+    pub async fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.stream.read(bytes).await
+    }
+
+    /// Writes all of `bytes`.
+    ///
+    /// # Errors
+    /// What send says.
+    pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes).await
+    }
+
+    /// Our end's address.
+    ///
+    /// # Errors
+    /// What getsockname says.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        self.stream.local_addr()
+    }
+
+    /// Sets `TCP_NODELAY` and `options`.
+    ///
+    /// # Errors
+    /// The first option that the kernel refuses.
+    pub fn set_options(&self, options: &SocketOptions) -> io::Result<()> {
+        set_options(&SockRef::from(&self.stream), options)
+    }
+
+    /// Sends RST.
+    pub fn reset(self) {
+        if let Ok(socket) = self.into_socket() {
+            socket.abort();
+        }
+    }
+
+    /// The socket, for a driver.
     ///
     /// # Errors
     /// It could not be taken off the reactor.
@@ -179,7 +218,7 @@ pub async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
 ///
 /// # Errors
 /// What socket, bind or connect says.
-pub async fn connect(address: SocketAddr, options: &ConnectOptions) -> io::Result<Outgoing> {
+pub async fn connect(address: SocketAddr, options: &ConnectOptions) -> io::Result<Connection> {
     match options.source_port {
         SourcePort::Any => connect_from(address, options, None).await,
         SourcePort::Privileged => {
@@ -199,7 +238,7 @@ pub async fn connect(address: SocketAddr, options: &ConnectOptions) -> io::Resul
     }
 }
 
-async fn connect_from(address: SocketAddr, options: &ConnectOptions, port: Option<u16>) -> io::Result<Outgoing> {
+async fn connect_from(address: SocketAddr, options: &ConnectOptions, port: Option<u16>) -> io::Result<Connection> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     set_options(&SockRef::from(&socket), &options.socket)?;
     let unspecified = match address {
@@ -209,36 +248,5 @@ async fn connect_from(address: SocketAddr, options: &ConnectOptions, port: Optio
     if options.bind_address.is_some() || port.is_some() {
         socket.bind(SocketAddr::new(options.bind_address.unwrap_or(unspecified), port.unwrap_or(0)))?;
     }
-    Ok(Outgoing { stream: socket.connect(address).await? })
-}
-
-/// A connection to a server during its handshake.
-pub struct Outgoing {
-    stream: TcpStream,
-}
-
-impl Outgoing {
-    /// Reads what is there into `bytes`; 0 at the end.
-    ///
-    /// # Errors
-    /// What recv says.
-    pub async fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        self.stream.read(bytes).await
-    }
-
-    /// Writes all of `bytes`.
-    ///
-    /// # Errors
-    /// What send says.
-    pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.write_all(bytes).await
-    }
-
-    /// The socket, for a driver.
-    ///
-    /// # Errors
-    /// It could not be taken off the reactor.
-    pub fn into_socket(self) -> io::Result<Socket> {
-        Ok(Socket::new(self.stream.into_std()?))
-    }
+    Ok(Connection { stream: socket.connect(address).await? })
 }

@@ -1,7 +1,7 @@
 //! What a tunnel is told: addresses, limits, times. Parsed once; nothing later can be out of range.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -9,8 +9,11 @@ use rustls::pki_types::ServerName;
 use sealane_io::net::ConnectOptions;
 use sealane_io::{PoolLayout, SocketOptions};
 use sealane_proto::limits::{BUFFER_BIG_BYTES, BUFFER_BIG_SLICES, BUFFER_SMALL_BYTES, BUFFER_SMALL_SLICES};
+use sealane_proto::tls::Role;
 
-use crate::tls_config::TlsClient;
+use crate::proxy_protocol::ProxyProtocol;
+use crate::tls_client::TlsClient;
+use crate::tls_server::TlsServer;
 
 /// Small buffers of each worker whose pages are there from the start: two directions of two connections.
 const SMALL_PREFAULTED: usize = 4;
@@ -80,11 +83,11 @@ pub enum TlsVersions {
 /// How long each state may last.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Timeouts {
-    /// For the client's first byte before the server is connected to anyway: it may have to speak first.
+    /// For a plain client's first byte before the server is connected to anyway: it may have to speak first.
     pub first_byte: Duration,
     /// For one address to accept a connection.
     pub connect: Duration,
-    /// For the TLS handshake.
+    /// For the TLS handshake; for a TLS client, from the moment that it was accepted.
     pub handshake: Duration,
     /// For reaching the server at all, transient failures retried. Below the 15 s after which mount helpers kill their
     /// attempt, so that they see a reset and not a time-out.
@@ -164,19 +167,64 @@ impl Memory {
     }
 }
 
+/// The client's end: NFS clients are accepted in plain text, their server is spoken to in TLS.
+#[derive(Clone, Debug)]
+pub struct ClientMode {
+    /// Roots, client certificate, versions.
+    pub tls: TlsClient,
+    /// The name that the server's certificate must be valid for.
+    pub server_name: ServerName<'static>,
+    /// Whether certificates are verified. If not, each connection says so in the log.
+    pub verified: bool,
+}
+
+/// The server's end: TLS clients are accepted, the NFS server behind is spoken to in plain text.
+#[derive(Clone, Debug)]
+pub struct ServerMode {
+    /// Our certificate, whom clients must be certified by, versions.
+    pub tls: TlsServer,
+    /// Handshakes in progress, in all workers together. One more ends the oldest.
+    pub handshakes_max: usize,
+    /// Tells the NFS server where its client really is.
+    pub proxy_protocol: Option<ProxyProtocol>,
+}
+
+/// Which end of TLS a tunnel is.
+#[derive(Clone, Debug)]
+pub enum Mode {
+    /// `sealane client`
+    Client(ClientMode),
+    /// `sealane server`
+    Server(ServerMode),
+}
+
+impl Mode {
+    /// Our role in the TLS connections.
+    pub fn role(&self) -> Role {
+        match self {
+            Self::Client(_) => Role::Client,
+            Self::Server(_) => Role::Server,
+        }
+    }
+
+    /// The mode's name in thread names.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Client(_) => "client",
+            Self::Server(_) => "server",
+        }
+    }
+}
+
 /// Everything that one tunnel is told.
 #[derive(Clone, Debug)]
 pub struct TunnelConfig {
-    /// Where NFS clients connect.
+    /// Where connections are accepted.
     pub listen: SocketAddr,
-    /// The TLS server.
+    /// Where each is carried to.
     pub connect: Endpoint,
-    /// The name that the server's certificate must be valid for.
-    pub server_name: ServerName<'static>,
-    /// Roots, client certificate, versions.
-    pub tls: TlsClient,
-    /// Whether certificates are verified. If not, each connection says so in the log.
-    pub verified: bool,
+    /// Which side speaks TLS.
+    pub mode: Mode,
     /// Which driver.
     pub io: IoChoice,
     /// Limits.
@@ -184,13 +232,19 @@ pub struct TunnelConfig {
     /// Times.
     pub timeouts: Timeouts,
     /// Options of accepted sockets.
-    pub plain_socket: SocketOptions,
-    /// How the server is connected to.
+    pub accepted: SocketOptions,
+    /// How `connect` is connected to.
     pub outgoing: ConnectOptions,
     /// Replaces a key after this many records, if that is earlier than the protocol wants it.
     pub records_per_key_max: u64,
-    /// Debug builds panic in the connection whose client sends this; release builds ignore it.
+    /// Debug builds panic in the connection whose plain side sends this; release builds ignore it.
     pub panic_on: Option<Vec<u8>>,
+}
+
+/// On loopback nothing is lost, and a user timeout would only cut a peer that does not read for a while.
+pub(crate) fn socket_options_for(peer: IpAddr, options: &SocketOptions) -> SocketOptions {
+    let user_timeout = options.user_timeout.filter(|_| !peer.to_canonical().is_loopback());
+    SocketOptions { user_timeout, ..*options }
 }
 
 #[cfg(test)]
@@ -210,6 +264,21 @@ mod tests {
         }
         for text in ["", "host", "host:", ":2049", "host:0", "host:65536", "::1:2049", "a b:1", "[::1]"] {
             assert!(text.parse::<Endpoint>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_user_timeout_is_for_the_network_only() {
+        let options = SocketOptions { user_timeout: Some(Duration::from_secs(180)), ..SocketOptions::default() };
+        for (address, kept) in [
+            ("127.0.0.1", false),
+            ("::1", false),
+            ("::ffff:127.0.0.1", false),
+            ("10.0.0.1", true),
+            ("2001:db8::1", true),
+        ] {
+            let timeout = socket_options_for(address.parse().unwrap(), &options).user_timeout;
+            assert_eq!(timeout.is_some(), kept, "{address}");
         }
     }
 

@@ -42,7 +42,7 @@ counters! {
     connections_refused_total
     /// Connections whose client went away before the server was reached.
     connections_probed_total
-    /// Connections for which the server was reached and verified.
+    /// Connections whose TLS handshake is done and whose server was reached.
     connections_established_total
     /// Established connections that ended in an error.
     connections_failed_total
@@ -52,6 +52,10 @@ counters! {
     connections_not_rpc_total
     /// Connections that ended in a panic.
     connections_panicked_total
+    /// Handshakes with TLS clients that failed.
+    handshakes_failed_total
+    /// Handshakes with TLS clients that made way for newer ones.
+    handshakes_evicted_total
     /// Times that the server could not be reached.
     upstream_failures_total
     /// TLS connections that resumed a session.
@@ -64,8 +68,8 @@ counters! {
     tickets_received_total
     /// Renegotiation requests refused.
     renegotiations_refused_total
-    /// Bytes from clients, before sealing.
+    /// Bytes from plain sides, before sealing.
     plain_received_bytes_total
-    /// Bytes to clients, after opening.
+    /// Bytes to plain sides, after opening.
     plain_sent_bytes_total
 }

@@ -10,9 +10,9 @@ use crate::config::ConfigError;
 /// The two sides of a session, by what travels there.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Side {
-    /// Towards the NFS client.
+    /// The NFS client in client mode, the NFS server in server mode.
     Plain,
-    /// Towards the NFS server.
+    /// Where the records travel.
     Tls,
 }
 

@@ -1,24 +1,26 @@
-//! The TLS handshake by rustls' unbuffered connection, and the hand-over of its secrets to our record layer.
+//! The TLS handshake of either end by rustls' unbuffered connection, and the hand-over of its secrets to our record
+//! layer.
 //!
-//! Two things get lost easily. Application data can arrive with the server's last flight: it is kept in
-//! [`Established::early`]. And a handshake message that is split over records is opened in place but stays in the input
-//! until it is whole: handing over then would open those records twice, so as long as the left-over input begins with a
-//! whole record, more is read first.
+//! [`Handshake`] never reads a socket: its caller moves the bytes. Two things get lost easily. Application data can
+//! arrive with the peer's last flight: it is kept in [`Established::early`]. And a handshake message that is split over
+//! records is opened in place but stays in the input until it is whole: handing over then would open those records
+//! twice, so as long as the left-over input begins with a whole record, more is read first.
 
-use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::client::UnbufferedClientConnection;
 use rustls::kernel::KernelConnection;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
-use rustls::{CertificateError, ConnectionTrafficSecrets, HandshakeKind, ProtocolVersion, SupportedCipherSuite};
-use sealane_io::net::Outgoing;
+use rustls::{ClientConfig, ExtractedSecrets, HandshakeKind, ProtocolVersion, ServerConfig};
+use sealane_io::net::Connection;
 use sealane_proto::limits::{RECORD_HEADER_BYTES, RECORD_WIRE_BYTES_MAX};
-use sealane_proto::tls::{Inbound, KeyError, Role, Sealer, Suite, TrafficKey, Version};
+use sealane_proto::tls::{Inbound, Role, Sealer, Version};
 
-use crate::tls_config::TlsClient;
+use crate::explain::{Explained, peer_of};
+use crate::keys::{ByRustls, KeySchedule, TicketSink, TlsFacts, traffic_key};
 
 /// The most unread handshake bytes: a message of 64 KiB in small records, and one record more.
 const INPUT_BYTES_MAX: usize = 160 * 1024;
@@ -26,148 +28,86 @@ const INPUT_BYTES_MAX: usize = 160 * 1024;
 const READ_BYTES_MIN: usize = 8 * 1024;
 /// The most application data that may come with the handshake; what is not read yet waits in the socket.
 const EARLY_BYTES_MAX: usize = INPUT_BYTES_MAX;
+/// An alert as a record, encrypted or not.
+const ALERT_BYTES_MAX: usize = 64;
 
-/// Why a handshake failed.
+/// Why a handshake failed. The [`Role`] is ours: the other end is to blame.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandshakeError {
     /// The connection failed or ended.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// The server closed the connection.
-    #[error("the server closed the connection during the TLS handshake")]
-    Closed,
+    /// The peer closed the connection.
+    #[error("{} closed the connection during the TLS handshake", peer_of(*.0))]
+    Closed(Role),
     /// The handshake or the verification of the certificate.
-    #[error("{}", Explained(.0))]
-    Tls(#[from] rustls::Error),
-    /// The server sent more than any handshake needs.
-    #[error("the server sent more than {INPUT_BYTES_MAX} bytes of handshake")]
-    TooLong,
-    /// The certificate of a resumed session is not valid any more. A full handshake shows the server's present one.
-    #[error("the certificate of the resumed session is not valid any more: {}", Explained(.0))]
-    Stale(rustls::Error),
+    #[error("{}", Explained(*.0, .1))]
+    Tls(Role, rustls::Error),
+    /// The peer sent more than any handshake needs.
+    #[error("{} sent more than {INPUT_BYTES_MAX} bytes of handshake", peer_of(*.0))]
+    TooLong(Role),
+    /// The certificate of a resumed session is not valid any more. A full handshake shows the peer's present one.
+    #[error("the certificate of the resumed session is not valid any more: {}", Explained(*.0, .1))]
+    Stale(Role, rustls::Error),
     /// A suite or state that rustls should not have agreed to.
     #[error("internal: {0}")]
     Internal(&'static str),
 }
 
-impl From<KeyError> for HandshakeError {
-    fn from(_: KeyError) -> Self {
-        Self::Internal("a traffic key of the wrong length")
-    }
-}
-
 impl HandshakeError {
     /// Whether the same attempt may work a moment later: nothing was said about certificates or protocols.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Io(_) | Self::Closed)
-    }
-}
-
-/// rustls' error with the cause in words that an administrator can act on.
-struct Explained<'e>(&'e rustls::Error);
-
-impl fmt::Display for Explained<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use rustls::Error as E;
-        match self.0 {
-            E::InvalidCertificate(CertificateError::UnknownIssuer) => f.write_str(
-                "the server's certificate is not signed by a trusted CA (UnknownIssuer): name its CA with --ca-file",
-            ),
-            E::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            ) => write!(f, "the server's certificate is for another name ({}): see --server-name", self.0),
-            E::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
-                write!(f, "the server's certificate has expired ({})", self.0)
-            }
-            E::InvalidCertificate(CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }) => {
-                write!(f, "the server's certificate is not valid yet ({}): is this host's clock right?", self.0)
-            }
-            E::InvalidCertificate(CertificateError::Other(other))
-                if other.to_string().contains("CaUsedAsEndEntity") =>
-            {
-                f.write_str(
-                    "the server's certificate is a CA certificate (CA:TRUE, as 'openssl req -x509' makes them): \
-                     issue one without it (CaUsedAsEndEntity)",
-                )
-            }
-            E::InvalidMessage(_) => write!(f, "the server does not seem to speak TLS ({})", self.0),
-            E::AlertReceived(alert) => write!(f, "the server refused the handshake with the alert {alert:?}"),
-            other => write!(f, "{other}"),
-        }
-    }
-}
-
-/// What was agreed on, for logs.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct TlsFacts {
-    /// The protocol version.
-    pub version: Version,
-    /// The suite's IANA name.
-    pub suite: &'static str,
-    /// Whether a former session was resumed.
-    pub resumed: bool,
-}
-
-impl fmt::Display for TlsFacts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let version = match self.version {
-            Version::Tls12 => "TLS 1.2",
-            Version::Tls13 => "TLS 1.3",
-        };
-        write!(f, "{version} {}{}", self.suite, if self.resumed { " resumed" } else { "" })
-    }
-}
-
-/// rustls' part of an established connection: it knows the next traffic secrets and keeps tickets.
-pub(crate) struct Kernel {
-    connection: KernelConnection<ClientConnectionData>,
-    version: Version,
-}
-
-impl Kernel {
-    pub(crate) fn next_sending_key(&mut self) -> Result<TrafficKey, HandshakeError> {
-        let (sequence, secrets) = self.connection.update_tx_secret()?;
-        traffic_key(self.version, sequence, &secrets)
-    }
-
-    pub(crate) fn next_receiving_key(&mut self) -> Result<TrafficKey, HandshakeError> {
-        let (sequence, secrets) = self.connection.update_rx_secret()?;
-        traffic_key(self.version, sequence, &secrets)
-    }
-
-    pub(crate) fn ticket(&mut self, body: &[u8]) -> Result<(), rustls::Error> {
-        self.connection.handle_new_session_ticket(body)
+        matches!(self, Self::Io(_) | Self::Closed(_))
     }
 }
 
 /// A connection whose handshake is done.
 pub struct Established {
-    pub(crate) outgoing: Outgoing,
-    pub(crate) sealer: Sealer,
-    pub(crate) inbound: Inbound,
-    pub(crate) kernel: Kernel,
+    /// Seals what we send.
+    pub sealer: Sealer,
+    /// Opens what the peer sends.
+    pub inbound: Inbound,
+    /// Knows the next keys.
+    pub keys: Box<dyn KeySchedule>,
     /// Application data that came with the handshake.
-    pub(crate) early: Vec<u8>,
+    pub early: Vec<u8>,
     /// The beginning of a record.
-    pub(crate) left_over: Vec<u8>,
-    /// The server has sent close_notify already.
-    pub(crate) peer_closed: bool,
-    pub(crate) facts: TlsFacts,
+    pub left_over: Vec<u8>,
+    /// The peer has sent close_notify already.
+    pub peer_closed: bool,
+    /// What was agreed on.
+    pub facts: TlsFacts,
 }
 
-/// What one look at the input asked for.
-enum Step {
+/// What a handshake wants next.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Wanted {
+    /// Bytes of the peer, by [`Handshake::space`] and [`Handshake::filled`].
     Read,
+    /// [`Handshake::output`] is to be sent, before anything else.
+    Write,
+    /// Nothing: it is done, call [`Handshake::establish`].
     Done,
-    Again,
 }
 
-struct Handshake<'o> {
-    connection: UnbufferedClientConnection,
-    outgoing: &'o mut Outgoing,
+/// rustls' connection of either end.
+enum Ends {
+    Client(Box<UnbufferedClientConnection>),
+    Server(Box<UnbufferedServerConnection>),
+}
+
+/// One handshake in progress.
+pub struct Handshake {
+    ends: Ends,
     input: Vec<u8>,
     filled: usize,
+    yields: Yields,
+}
+
+/// What comes out of rustls.
+#[derive(Default)]
+struct Yields {
     output: Vec<u8>,
     early: Vec<u8>,
     peer_closed: bool,
@@ -175,90 +115,189 @@ struct Handshake<'o> {
     flushed: bool,
 }
 
-/// Does the client's side of a handshake over `outgoing`.
-///
-/// # Errors
-/// Why it failed; the alert for the server was sent as far as possible.
-pub(crate) async fn client_handshake(
-    mut outgoing: Outgoing,
-    tls: &TlsClient,
-    fresh: bool,
-    name: &ServerName<'static>,
-) -> Result<Established, HandshakeError> {
-    let config = if fresh { &tls.fresh } else { &tls.config };
-    let connection = UnbufferedClientConnection::new(Arc::clone(config), name.clone())?;
-    let mut handshake = Handshake {
-        connection,
-        outgoing: &mut outgoing,
-        input: Vec::new(),
-        filled: 0,
-        output: Vec::new(),
-        early: Vec::new(),
-        peer_closed: false,
-        flushed: false,
-    };
-    handshake.run().await?;
-    let Handshake { connection, mut input, filled, early, peer_closed, .. } = handshake;
-    let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
-    if resumed {
-        verify_again(connection.peer_certificates().unwrap_or_default(), tls, name)?;
+/// What one look at the input asked for.
+enum Step {
+    Again,
+    Want(Wanted),
+}
+
+impl Handshake {
+    /// The client's end, towards the server `name`.
+    ///
+    /// # Errors
+    /// rustls refuses the configuration.
+    pub fn client(config: &Arc<ClientConfig>, name: &ServerName<'static>) -> Result<Self, HandshakeError> {
+        let connection = UnbufferedClientConnection::new(Arc::clone(config), name.clone());
+        Ok(Self::new(Ends::Client(Box::new(connection.map_err(|error| HandshakeError::Tls(Role::Client, error))?))))
     }
-    let (secrets, kernel) = connection.dangerous_into_kernel_connection()?;
-    let version = match kernel.protocol_version() {
-        ProtocolVersion::TLSv1_2 => Version::Tls12,
-        ProtocolVersion::TLSv1_3 => Version::Tls13,
-        _ => return Err(HandshakeError::Internal("an unknown protocol version")),
-    };
-    let suite = suite_name(kernel.negotiated_cipher_suite());
-    let sealer = Sealer::new(&traffic_key(version, secrets.tx.0, &secrets.tx.1)?);
-    let inbound = Inbound::new(Role::Client, &traffic_key(version, secrets.rx.0, &secrets.rx.1)?);
-    input.truncate(filled);
-    Ok(Established {
-        outgoing,
-        sealer,
-        inbound,
-        kernel: Kernel { connection: kernel, version },
-        early,
-        left_over: input,
-        peer_closed,
-        facts: TlsFacts { version, suite, resumed },
-    })
-}
 
-/// rustls verifies in full handshakes only: a resumed session could outlive its certificate.
-fn verify_again(
-    chain: &[CertificateDer<'_>],
-    tls: &TlsClient,
-    name: &ServerName<'static>,
-) -> Result<(), HandshakeError> {
-    let Some((end_entity, intermediates)) = chain.split_first() else {
-        return Err(HandshakeError::Internal("a resumed session without a certificate"));
-    };
-    let verdict = tls.verifier.verify_server_cert(end_entity, intermediates, name, &[], UnixTime::now());
-    verdict.map(drop).map_err(HandshakeError::Stale)
-}
+    /// The server's end.
+    ///
+    /// # Errors
+    /// rustls refuses the configuration.
+    pub fn server(config: &Arc<ServerConfig>) -> Result<Self, HandshakeError> {
+        let connection = UnbufferedServerConnection::new(Arc::clone(config));
+        Ok(Self::new(Ends::Server(Box::new(connection.map_err(|error| HandshakeError::Tls(Role::Server, error))?))))
+    }
 
-impl Handshake<'_> {
-    async fn run(&mut self) -> Result<(), HandshakeError> {
+    fn new(ends: Ends) -> Self {
+        Self { ends, input: Vec::new(), filled: 0, yields: Yields::default() }
+    }
+
+    /// Which end this is.
+    pub fn role(&self) -> Role {
+        match self.ends {
+            Ends::Client(_) => Role::Client,
+            Ends::Server(_) => Role::Server,
+        }
+    }
+
+    /// Goes on with what has been read, and says what is wanted next.
+    ///
+    /// # Errors
+    /// Why it failed; [`Handshake::output`] is then the alert for the peer, if there is one.
+    pub fn advance(&mut self) -> Result<Wanted, HandshakeError> {
         loop {
-            match self.step().await {
+            match self.step() {
                 Ok(Step::Again) => {}
-                Ok(Step::Done) => return Ok(()),
-                Ok(Step::Read) => self.read().await?,
+                Ok(Step::Want(Wanted::Done)) if !self.may_hand_over() => return Ok(Wanted::Read),
+                Ok(Step::Want(wanted)) => return Ok(wanted),
                 Err(error) => {
-                    self.send_alert().await;
+                    self.put_alert();
                     return Err(error);
                 }
             }
         }
     }
 
-    async fn step(&mut self) -> Result<Step, HandshakeError> {
-        let filled = self.input.get_mut(..self.filled).unwrap_or_default();
-        let UnbufferedStatus { discard, state } = self.connection.process_tls_records(filled);
+    /// Where the next bytes of the peer go.
+    ///
+    /// # Errors
+    /// [`HandshakeError::TooLong`] when it has sent too many.
+    pub fn space(&mut self) -> Result<&mut [u8], HandshakeError> {
+        if self.filled + READ_BYTES_MIN > INPUT_BYTES_MAX {
+            return Err(HandshakeError::TooLong(self.role()));
+        }
+        // At most one record beyond what is there: what follows the handshake is for the relay to read.
+        let wanted = (self.filled + RECORD_HEADER_BYTES + RECORD_WIRE_BYTES_MAX).min(INPUT_BYTES_MAX);
+        if self.input.len() < wanted {
+            self.input.resize(wanted, 0);
+        }
+        Ok(self.input.get_mut(self.filled..).unwrap_or_default())
+    }
+
+    /// The first `count` bytes of [`Handshake::space`] have been filled; 0 is the end of the stream.
+    ///
+    /// # Errors
+    /// [`HandshakeError::Closed`]: a handshake that was wanted to go on cannot end there.
+    pub fn filled(&mut self, count: usize) -> Result<(), HandshakeError> {
+        self.filled = (self.filled + count).min(self.input.len());
+        if count == 0 { Err(HandshakeError::Closed(self.role())) } else { Ok(()) }
+    }
+
+    /// What is to be sent.
+    pub fn output(&self) -> &[u8] {
+        &self.yields.output
+    }
+
+    /// [`Handshake::output`] has been sent.
+    pub fn sent(&mut self) {
+        self.yields.output.clear();
+    }
+
+    /// The peer's certificates, its own first.
+    pub fn peer_certificates(&self) -> &[CertificateDer<'static>] {
+        let shown = match &self.ends {
+            Ends::Client(connection) => connection.peer_certificates(),
+            Ends::Server(connection) => connection.peer_certificates(),
+        };
+        shown.unwrap_or_default()
+    }
+
+    /// Whether a former session was resumed.
+    pub fn is_resumed(&self) -> bool {
+        let kind = match &self.ends {
+            Ends::Client(connection) => connection.handshake_kind(),
+            Ends::Server(connection) => connection.handshake_kind(),
+        };
+        kind == Some(HandshakeKind::Resumed)
+    }
+
+    /// Hands the secrets over to the record layer.
+    ///
+    /// # Errors
+    /// The handshake is not done.
+    pub fn establish(self) -> Result<Established, HandshakeError> {
+        let (role, resumed) = (self.role(), self.is_resumed());
+        let Self { ends, mut input, filled, yields: Yields { early, peer_closed, .. } } = self;
+        input.truncate(filled);
+        let wrong = |error| HandshakeError::Tls(role, error);
+        let (sealer, inbound, keys, facts) = match ends {
+            Ends::Client(connection) => {
+                let both = connection.dangerous_into_kernel_connection().map_err(wrong)?;
+                hand_over(role, both, KernelConnection::handle_new_session_ticket, resumed)?
+            }
+            Ends::Server(connection) => {
+                let both = connection.dangerous_into_kernel_connection().map_err(wrong)?;
+                // The record layer refuses tickets of a client before they come here.
+                let no_tickets: TicketSink<_> = |_, _| Err(rustls::Error::General("a ticket of a client".into()));
+                hand_over(role, both, no_tickets, resumed)?
+            }
+        };
+        Ok(Established { sealer, inbound, keys, early, left_over: input, peer_closed, facts })
+    }
+
+    fn step(&mut self) -> Result<Step, HandshakeError> {
+        let role = self.role();
+        let Self { ends, input, filled, yields } = self;
+        let there = input.get_mut(..*filled).unwrap_or_default();
+        let (discard, step) = match ends {
+            Ends::Client(connection) => yields.take(role, connection.process_tls_records(there)),
+            Ends::Server(connection) => yields.take(role, connection.process_tls_records(there)),
+        };
+        input.copy_within(discard.min(*filled)..*filled, 0);
+        *filled = filled.saturating_sub(discard);
+        step
+    }
+
+    /// Not while the input begins with a record that rustls has opened but still needs.
+    fn may_hand_over(&self) -> bool {
+        let begins_with_whole_record = match self.input.get(..self.filled) {
+            Some([_, _, _, high, low, rest @ ..]) => rest.len() >= usize::from(u16::from_be_bytes([*high, *low])),
+            _ => false,
+        };
+        self.yields.peer_closed || !begins_with_whole_record
+    }
+
+    /// After an error rustls has an alert to send.
+    fn put_alert(&mut self) {
+        let output = &mut self.yields.output;
+        output.clear();
+        match &mut self.ends {
+            Ends::Client(connection) => encode_alert(connection.process_tls_records(&mut []), output),
+            Ends::Server(connection) => encode_alert(connection.process_tls_records(&mut []), output),
+        }
+    }
+}
+
+impl Yields {
+    /// Takes what one look at the input gave; returns how much of the input is used up.
+    fn take<Data>(
+        &mut self,
+        role: Role,
+        status: UnbufferedStatus<'_, '_, Data>,
+    ) -> (usize, Result<Step, HandshakeError>) {
+        let UnbufferedStatus { discard, state } = status;
         let step = match state {
-            Err(error) => Err(error.into()),
-            Ok(ConnectionState::EncodeTlsData(mut data)) => {
+            Err(error) => Err(HandshakeError::Tls(role, error)),
+            Ok(state) => self.take_state(role, state),
+        };
+        (discard, step)
+    }
+
+    fn take_state<Data>(&mut self, role: Role, state: ConnectionState<'_, '_, Data>) -> Result<Step, HandshakeError> {
+        match state {
+            ConnectionState::EncodeTlsData(mut data) => {
                 let at = self.output.len();
                 let needed = match data.encode(&mut []) {
                     Err(EncodeError::InsufficientSize(size)) => size.required_size,
@@ -268,24 +307,23 @@ impl Handshake<'_> {
                 let done = data.encode(self.output.get_mut(at..).unwrap_or_default());
                 done.map(|_| Step::Again).map_err(|_| HandshakeError::Internal("encoding a handshake message"))
             }
-            Ok(ConnectionState::TransmitTlsData(data)) => {
-                let sent = self.outgoing.write(&self.output).await;
-                self.output.clear();
+            ConnectionState::TransmitTlsData(data) => {
                 data.done();
-                sent.map(|()| Step::Again).map_err(HandshakeError::from)
+                Ok(if self.output.is_empty() { Step::Again } else { Step::Want(Wanted::Write) })
             }
-            Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+            ConnectionState::ReadTraffic(mut traffic) => {
                 while let Some(record) = traffic.next_record() {
-                    self.early.extend_from_slice(record?.payload);
+                    let record = record.map_err(|error| HandshakeError::Tls(role, error))?;
+                    self.early.extend_from_slice(record.payload);
                 }
-                if self.early.len() > EARLY_BYTES_MAX { Err(HandshakeError::TooLong) } else { Ok(Step::Again) }
+                if self.early.len() > EARLY_BYTES_MAX { Err(HandshakeError::TooLong(role)) } else { Ok(Step::Again) }
             }
-            Ok(ConnectionState::PeerClosed) => {
+            ConnectionState::PeerClosed => {
                 self.peer_closed = true;
                 Ok(Step::Again)
             }
-            Ok(ConnectionState::BlockedHandshake) => Ok(Step::Read),
-            Ok(ConnectionState::WriteTraffic(mut traffic)) if !self.flushed => {
+            ConnectionState::BlockedHandshake => Ok(Step::Want(Wanted::Read)),
+            ConnectionState::WriteTraffic(mut traffic) if !self.flushed => {
                 // The answer to a KeyUpdate waits inside rustls for the next data, and would be lost with it. This moves
                 // it to where it is sent from, and then has no room for the data.
                 self.flushed = true;
@@ -293,74 +331,63 @@ impl Handshake<'_> {
                 debug_assert!(refused.is_err(), "a record in no bytes");
                 Ok(Step::Again)
             }
-            Ok(ConnectionState::WriteTraffic(_)) => {
+            ConnectionState::WriteTraffic(_) => {
                 self.flushed = false;
-                Ok(Step::Done)
+                Ok(Step::Want(Wanted::Done))
             }
-            Ok(_) => Err(HandshakeError::Internal("an unexpected handshake state")),
-        };
-        self.input.copy_within(discard.min(self.filled)..self.filled, 0);
-        self.filled = self.filled.saturating_sub(discard);
-        match step {
-            Ok(Step::Done) if self.begins_with_whole_record() && !self.peer_closed => Ok(Step::Read),
-            other => other,
-        }
-    }
-
-    /// Whether the input begins with a record that rustls has opened but still needs.
-    fn begins_with_whole_record(&self) -> bool {
-        match self.input.get(..self.filled) {
-            Some([_, _, _, high, low, rest @ ..]) => rest.len() >= usize::from(u16::from_be_bytes([*high, *low])),
-            _ => false,
-        }
-    }
-
-    async fn read(&mut self) -> Result<(), HandshakeError> {
-        if self.filled + READ_BYTES_MIN > INPUT_BYTES_MAX {
-            return Err(HandshakeError::TooLong);
-        }
-        // At most one record beyond what is there: what follows the handshake is for the relay to read.
-        let wanted = (self.filled + RECORD_HEADER_BYTES + RECORD_WIRE_BYTES_MAX).min(INPUT_BYTES_MAX);
-        if self.input.len() < wanted {
-            self.input.resize(wanted, 0);
-        }
-        let free = self.input.get_mut(self.filled..).unwrap_or_default();
-        match self.outgoing.read(free).await? {
-            0 => Err(HandshakeError::Closed),
-            count => {
-                self.filled += count;
-                Ok(())
-            }
-        }
-    }
-
-    /// After an error rustls has an alert to send. The server may be gone: then there is nobody to tell.
-    async fn send_alert(&mut self) {
-        self.output.clear();
-        let UnbufferedStatus { state, .. } = self.connection.process_tls_records(&mut []);
-        if let Ok(ConnectionState::EncodeTlsData(mut data)) = state {
-            let mut alert = [0; 64];
-            if let Ok(length) = data.encode(&mut alert) {
-                let _ = self.outgoing.write(alert.get(..length).unwrap_or_default()).await;
-            }
+            _ => Err(HandshakeError::Internal("an unexpected handshake state")),
         }
     }
 }
 
-fn traffic_key(
-    version: Version,
-    sequence: u64,
-    secrets: &ConnectionTrafficSecrets,
-) -> Result<TrafficKey, HandshakeError> {
-    let (suite, key, iv) = match secrets {
-        ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (Suite::Aes128Gcm, key, iv),
-        ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (Suite::Aes256Gcm, key, iv),
-        ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (Suite::ChaCha20Poly1305, key, iv),
-        _ => return Err(HandshakeError::Internal("an unknown AEAD")),
+fn encode_alert<Data>(status: UnbufferedStatus<'_, '_, Data>, output: &mut Vec<u8>) {
+    if let Ok(ConnectionState::EncodeTlsData(mut data)) = status.state {
+        output.resize(ALERT_BYTES_MAX, 0);
+        let length = data.encode(output).unwrap_or(0);
+        output.truncate(length);
+    }
+}
+
+type HandedOver = (Sealer, Inbound, Box<dyn KeySchedule>, TlsFacts);
+
+fn hand_over<Data: 'static>(
+    role: Role,
+    (secrets, connection): (ExtractedSecrets, KernelConnection<Data>),
+    ticket_sink: TicketSink<Data>,
+    resumed: bool,
+) -> Result<HandedOver, HandshakeError> {
+    let version = match connection.protocol_version() {
+        ProtocolVersion::TLSv1_2 => Version::Tls12,
+        ProtocolVersion::TLSv1_3 => Version::Tls13,
+        _ => return Err(HandshakeError::Internal("an unknown protocol version")),
     };
-    Ok(TrafficKey::new(version, suite, key.as_ref(), iv.as_ref(), sequence)?)
+    let key = |(sequence, secrets)| traffic_key(version, sequence, &secrets).map_err(HandshakeError::Internal);
+    let (sealer, inbound) = (Sealer::new(&key(secrets.tx)?), Inbound::new(role, &key(secrets.rx)?));
+    let facts = TlsFacts::new(version, connection.negotiated_cipher_suite(), resumed);
+    Ok((sealer, inbound, Box::new(ByRustls { connection, version, ticket_sink }), facts))
 }
 
-fn suite_name(suite: SupportedCipherSuite) -> &'static str {
-    suite.suite().as_str().unwrap_or("unknown suite")
+/// Does a handshake over `connection`; what the peer has to be told about a failure is sent as far as possible.
+///
+/// # Errors
+/// Why it failed.
+pub(crate) async fn shake_hands(connection: &mut Connection, handshake: &mut Handshake) -> Result<(), HandshakeError> {
+    loop {
+        match handshake.advance() {
+            Ok(Wanted::Done) => return Ok(()),
+            Ok(Wanted::Write) => {
+                connection.write(handshake.output()).await?;
+                handshake.sent();
+            }
+            Ok(Wanted::Read) => {
+                let count = connection.read(handshake.space()?).await?;
+                handshake.filled(count)?;
+            }
+            Err(error) => {
+                // The peer may be gone: then there is nobody to tell.
+                let _ = connection.write(handshake.output()).await;
+                return Err(error);
+            }
+        }
+    }
 }

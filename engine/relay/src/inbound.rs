@@ -1,4 +1,4 @@
-//! The direction from the server to the NFS client: records in, opened where they lie, plaintext out in one gathered
+//! The direction from the TLS side to the plain side: records in, opened where they lie, plaintext out in one gathered
 //! write.
 
 use std::net::SocketAddr;
@@ -13,13 +13,12 @@ use sealane_proto::tls::{Inbound, Pieces, Progress, TlsError, Version, Window};
 
 use crate::error::{SessionError, Side};
 use crate::lending::{Lender, Loan, Terms};
-use crate::outbound::key_error;
 use crate::session::Shared;
 
 /// How often a wait for the end looks at its conditions.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Delivers what the server says.
+/// Delivers what the TLS peer says.
 pub(crate) struct InboundHalf<'s, S: Stream> {
     shared: &'s Shared<S>,
     inbound: Inbound,
@@ -118,7 +117,7 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
         Ok(())
     }
 
-    /// Receives once, opens what is whole, and sends it to the client.
+    /// Receives once, opens what is whole, and sends it to the plain side.
     async fn turn(&mut self) -> Result<Turn, SessionError> {
         let mut loan = self.take_loan()?;
         let bytes_max = loan.bytes_max();
@@ -153,7 +152,7 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
                 self.window.filled(0);
                 self.want_big = self.scanner.record_bytes_left() > RECORD_PLAIN_BYTES_MAX;
                 self.shrink(loan)?;
-                self.wait_for_server().await
+                self.wait_for_peer().await
             }
         }
     }
@@ -236,7 +235,7 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
             Progress::KeyUpdate { answer } => {
                 shared.counters.key_updates_received_total.add(1);
                 tracing::debug!(peer = %self.peer, "KeyUpdate received");
-                let key = shared.kernel.borrow_mut().next_receiving_key().map_err(key_error)?;
+                let key = shared.keys.borrow_mut().next_receiving_key()?;
                 self.inbound.rekey(&key);
                 self.key_requested = false;
                 if answer {
@@ -247,7 +246,7 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
             }
             Progress::Ticket(body) => {
                 shared.counters.tickets_received_total.add(1);
-                shared.kernel.borrow_mut().ticket(&body)?;
+                shared.keys.borrow_mut().ticket(&body)?;
             }
             Progress::Renegotiation => {
                 shared.renegotiation_due.set(true);
@@ -271,15 +270,15 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
         self.shared.wake_outbound.set();
     }
 
-    /// Lets the scanner see the plaintext and sends it to the client.
+    /// Lets the scanner see the plaintext and sends it to the plain side.
     async fn deliver(&mut self, mut loan: Loan) -> Result<Loan, SessionError> {
         let shared = self.shared;
         let mut count = 0;
         for range in loan.buffer.ranges() {
             count += range.len();
             let bytes = loan.buffer.bytes().get(range).ok_or(SessionError::Internal("a slice outside"))?;
-            if self.scanner.advance(bytes).is_err() && !shared.back.not_rpc.replace(true) {
-                tracing::warn!(peer = %self.peer, "the server's stream is not ONC RPC; relaying it as it is");
+            if self.scanner.advance(bytes).is_err() {
+                shared.note_not_rpc(Side::Tls, self.peer);
             }
         }
         shared.back_last.set(rt::now());
@@ -294,8 +293,8 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
         Ok(loan)
     }
 
-    /// Waits until the server says something; when both our close_notify is sent and nothing is awaited, not for ever.
-    async fn wait_for_server(&self) -> Result<Turn, SessionError> {
+    /// Waits until the TLS peer says something; when both our close_notify is sent and nothing is awaited, not for ever.
+    async fn wait_for_peer(&self) -> Result<Turn, SessionError> {
         let shared = self.shared;
         let wait = rt::race(shared.tls.readable(), shared.wake_inbound.wait());
         let closed = shared.closed.get();
@@ -310,7 +309,7 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
                 let times = &shared.config.timeouts;
                 // A drained connection has waited for its replies already.
                 let nothing_due = shared.is_rpc()
-                    && (shared.nothing_outstanding() || shared.drain_due.get())
+                    && (shared.replies_due() == 0 || shared.drain_due.get())
                     && self.scanner.at_boundary();
                 let limit = if nothing_due { times.close } else { times.half_close };
                 let silent = rt::now() - shared.back_last.get().max(closed.unwrap_or(shared.back_last.get()));

@@ -1,27 +1,41 @@
-//! The relay: a plain TCP connection of an NFS client, joined to a TLS connection to its server.
+//! The relay: a plain TCP connection joined to a TLS connection, at either end of it: towards an NFS client whose server
+//! speaks TLS, or towards an NFS server whose clients do.
 //!
 //! `engine/proto` decides, `engine/io` acts, this crate joins the two: it accepts, connects, verifies, and runs the two
 //! directions of each session.
 
 #![forbid(unsafe_code)]
 
+mod admission;
 mod config;
 mod counters;
 mod error;
+mod explain;
 mod handshake;
 mod inbound;
+mod keys;
 mod lending;
 mod outbound;
+mod prepare;
+mod proxy_protocol;
 mod session;
+mod tls_client;
 mod tls_config;
+mod tls_server;
 mod tunnel;
 mod upstream;
 mod worker;
 
-pub use config::{ConfigError, Endpoint, IoChoice, Memory, Timeouts, TlsVersions, TunnelConfig};
+pub use config::{
+    ClientMode, ConfigError, Endpoint, IoChoice, Memory, Mode, ServerMode, Timeouts, TlsVersions, TunnelConfig,
+};
 pub use counters::Counters;
 pub use error::{SessionError, Side, StartError};
-pub use handshake::{Established, HandshakeError, TlsFacts};
-pub use tls_config::{TlsClient, TlsConfigError, TlsOptions, client_config};
+pub use handshake::{Established, Handshake, HandshakeError, Wanted};
+pub use keys::{KeySchedule, TlsFacts};
+pub use proxy_protocol::ProxyProtocol;
+pub use tls_client::{TlsClient, TlsClientOptions, client_config};
+pub use tls_config::{PemSource, TlsConfigError};
+pub use tls_server::{TlsServer, TlsServerOptions, server_config};
 pub use tunnel::{DriverKind, Tunnel, choose_driver};
 pub use upstream::UpstreamError;

@@ -1,4 +1,4 @@
-//! The direction from the NFS client to the server: plaintext in, sealed where it lies, records out.
+//! The direction from the plain side to the TLS side: plaintext in, sealed where it lies, records out.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,7 +10,6 @@ use sealane_proto::rpc::{RecordScanner, is_reply};
 use sealane_proto::tls::{AlertDescription, ContentType, Sealer, TlsError, Version, key_update};
 
 use crate::error::{SessionError, Side};
-use crate::handshake::HandshakeError;
 use crate::lending::{Lender, Loan, Terms};
 use crate::session::Shared;
 
@@ -19,7 +18,7 @@ const QUIET: Duration = Duration::from_millis(500);
 /// How often a wait looks at its conditions when no signal comes.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Sends what the client says. The only one that seals, so the only one that sends alerts and key updates.
+/// Sends what the plain side says. The only one that seals, so the only one that sends alerts and key updates.
 pub(crate) struct OutboundHalf<'s, S: Stream> {
     shared: &'s Shared<S>,
     sealer: Sealer,
@@ -33,7 +32,7 @@ pub(crate) struct OutboundHalf<'s, S: Stream> {
 /// Whether another turn follows.
 enum Turn {
     Next,
-    /// Nothing more comes from the client, or nothing more may be sent.
+    /// Nothing more comes from the plain side, or nothing more may be sent.
     Last,
 }
 
@@ -115,14 +114,14 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
                 Ok(Turn::Next)
             }
             Received::End => {
-                self.shared.client_ended.set(true);
-                self.shared.client_first.set(!self.shared.peer_closed.get());
+                self.shared.plain_ended.set(true);
+                self.shared.plain_first.set(!self.shared.peer_closed.get());
                 Ok(Turn::Last)
             }
             Received::Nothing => {
                 drop(loan);
                 self.want_big = self.scanner.record_bytes_left() > RECORD_PLAIN_BYTES_MAX;
-                self.wait_for_client().await
+                self.wait_for_plain().await
             }
         }
     }
@@ -147,8 +146,8 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
             if shared.config.panic_on.as_deref().is_some_and(|mark| bytes.starts_with(mark)) {
                 panic!("asked for by the client: debug builds do this when SEALANE_PANIC_ON is set");
             }
-            if scanner.advance(bytes).is_err() && !shared.out.not_rpc.replace(true) {
-                tracing::warn!(peer = %self.peer, "the client's stream is not ONC RPC; relaying it as it is");
+            if scanner.advance(bytes).is_err() {
+                shared.note_not_rpc(Side::Plain, self.peer);
             }
         }
         shared.out.note(scanner);
@@ -208,7 +207,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
     /// Sends KeyUpdate under the old key; everything behind it goes under the next one.
     async fn update_key(&mut self, request: bool) -> Result<(), SessionError> {
         self.send_message(ContentType::HANDSHAKE, &key_update(request)).await?;
-        let key = self.shared.kernel.borrow_mut().next_sending_key().map_err(key_error)?;
+        let key = self.shared.keys.borrow_mut().next_sending_key()?;
         self.sealer.rekey(&key);
         self.shared.counters.key_updates_sent_total.add(1);
         Ok(())
@@ -223,13 +222,13 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
         self.send(buffer, wire_bytes).await.map(drop)
     }
 
-    /// Waits without a buffer until the client says something or something else is to be done.
-    async fn wait_for_client(&self) -> Result<Turn, SessionError> {
+    /// Waits without a buffer until the plain side says something or something else is to be done.
+    async fn wait_for_plain(&self) -> Result<Turn, SessionError> {
         let wait = rt::race(self.shared.plain.readable(), self.shared.wake_outbound.wait());
         let first = if self.shared.drain_due.get() {
             rt::timeout(TICK, wait).await
         } else if self.shared.peer_closed.get() {
-            // After the server's close_notify only a client that goes on writing keeps the connection.
+            // After the peer's close_notify only a plain side that goes on writing keeps the connection.
             rt::timeout(self.shared.config.timeouts.half_close, wait).await
         } else {
             Some(wait.await)
@@ -247,8 +246,8 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
         }
     }
 
-    /// A TLS 1.2 key is used up: takes no new call, but still carries the client's replies to callbacks, until nothing
-    /// is outstanding or the time is over.
+    /// A TLS 1.2 key is used up: takes no new call, but still carries the plain side's replies, until nothing is
+    /// outstanding or the time is over.
     async fn drain(&mut self) -> Result<(), SessionError> {
         let started = rt::now();
         let limit = self.shared.config.timeouts.drain;
@@ -262,8 +261,8 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
             }
             let mut head = [0; 12];
             let there = self.shared.plain.socket().peek(&mut head).unwrap_or(0);
-            let is_callback_reply = there == head.len() && is_reply(&head) == Some(true);
-            if self.scanner.at_boundary() && !is_callback_reply {
+            let is_due_reply = there == head.len() && is_reply(&head) == Some(true);
+            if self.scanner.at_boundary() && !is_due_reply {
                 rt::race(self.shared.wake_outbound.wait(), rt::sleep(TICK)).await;
             } else if self.scanner.at_boundary() {
                 self.take_record_head().await?;
@@ -289,7 +288,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
 
     /// Ends our direction with close_notify, when nothing is lost by it.
     async fn close(&mut self) -> Result<(), SessionError> {
-        // Under TLS 1.2 the peer's close_notify is answered wherever the client stands: nothing may follow it anyway.
+        // Under TLS 1.2 the peer's close_notify is answered wherever the plain side stands: nothing may follow it anyway.
         if !self.scanner.at_boundary() && !self.scanner.is_refused() && !self.must_stop() {
             return Err(SessionError::Truncated { side: Side::Plain });
         }
@@ -305,14 +304,14 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
         Ok(())
     }
 
-    /// Waits, before a TLS 1.2 close_notify, until nothing is outstanding: its receiver drops its pending writes
-    /// (RFC 5246 section 7.2.1).
+    /// Waits, before a TLS 1.2 close_notify, for the replies that the peer owes: its receiver drops its pending writes
+    /// (RFC 5246 section 7.2.1). The plain side has ended, so what it owes never comes.
     async fn hold_back(&self) -> Result<(), SessionError> {
         let shared = self.shared;
         let started = rt::now();
         while !shared.peer_closed.get() && !shared.is_failing() {
             let silent = rt::now() - started.max(shared.back_last.get());
-            let quiet = if shared.is_rpc() { shared.nothing_outstanding() } else { silent >= QUIET };
+            let quiet = if shared.is_rpc() { shared.replies_due() == 0 } else { silent >= QUIET };
             if quiet {
                 return Ok(());
             }
@@ -322,12 +321,5 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
             rt::race(shared.wake_outbound.wait(), rt::sleep(TICK)).await;
         }
         Ok(())
-    }
-}
-
-pub(crate) fn key_error(error: HandshakeError) -> SessionError {
-    match error {
-        HandshakeError::Tls(error) => SessionError::Keys(error),
-        _ => SessionError::Internal("a traffic key that does not fit its suite"),
     }
 }

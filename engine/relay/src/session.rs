@@ -14,13 +14,14 @@ use std::time::{Duration, Instant};
 use sealane_io::rt::{self, Broadcast, Either, Signal};
 use sealane_io::{Buffer, Patience, Received, Socket, Stream};
 use sealane_proto::rpc::RecordScanner;
-use sealane_proto::tls::{ContentType, Sealer, Version};
+use sealane_proto::tls::{ContentType, Role, Sealer, Version};
 
 use crate::config::TunnelConfig;
 use crate::counters::Counters;
 use crate::error::{SessionError, Side};
-use crate::handshake::{Established, Kernel};
+use crate::handshake::Established;
 use crate::inbound::InboundHalf;
+use crate::keys::KeySchedule;
 use crate::lending::Lender;
 use crate::outbound::OutboundHalf;
 
@@ -50,11 +51,11 @@ pub(crate) struct Shared<S: Stream> {
     pub(crate) tls: S,
     pub(crate) config: Arc<TunnelConfig>,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) kernel: RefCell<Kernel>,
+    pub(crate) keys: RefCell<Box<dyn KeySchedule>>,
     pub(crate) version: Version,
-    /// From the client, before sealing.
+    /// From the plain side, before sealing.
     pub(crate) out: Seen,
-    /// To the client, after opening.
+    /// To the plain side, after opening.
     pub(crate) back: Seen,
     pub(crate) back_last: Cell<Instant>,
     pub(crate) wake_outbound: Signal,
@@ -69,10 +70,10 @@ pub(crate) struct Shared<S: Stream> {
     pub(crate) drain_due: Cell<bool>,
     /// close_notify was received, or is not awaited any longer.
     pub(crate) peer_closed: Cell<bool>,
-    /// The client ended its direction.
-    pub(crate) client_ended: Cell<bool>,
-    /// It did so before the server.
-    pub(crate) client_first: Cell<bool>,
+    /// The plain side ended its direction.
+    pub(crate) plain_ended: Cell<bool>,
+    /// It did so before the TLS peer.
+    pub(crate) plain_first: Cell<bool>,
     /// When close_notify was sent.
     pub(crate) closed: Cell<Option<Instant>>,
     /// A send towards the TLS peer is in flight, or failed: no alert can follow.
@@ -99,7 +100,7 @@ impl<S: Stream> Shared<S> {
     fn new(
         plain: S,
         tls: S,
-        kernel: Kernel,
+        keys: Box<dyn KeySchedule>,
         version: Version,
         config: Arc<TunnelConfig>,
         counters: Arc<Counters>,
@@ -109,7 +110,7 @@ impl<S: Stream> Shared<S> {
             tls,
             config,
             counters,
-            kernel: RefCell::new(kernel),
+            keys: RefCell::new(keys),
             version,
             out: Seen::default(),
             back: Seen::default(),
@@ -121,12 +122,30 @@ impl<S: Stream> Shared<S> {
             renegotiation_due: Cell::new(false),
             drain_due: Cell::new(false),
             peer_closed: Cell::new(false),
-            client_ended: Cell::new(false),
-            client_first: Cell::new(false),
+            plain_ended: Cell::new(false),
+            plain_first: Cell::new(false),
             closed: Cell::new(None),
             wire_busy: Cell::new(false),
             failure: OnceCell::new(),
             over: Cell::new(false),
+        }
+    }
+
+    /// Which end of TLS we are: the client's has the NFS client on its plain side, the server's the NFS server.
+    pub(crate) fn role(&self) -> Role {
+        self.config.mode.role()
+    }
+
+    /// Notes once that what comes from `side` is not RPC.
+    pub(crate) fn note_not_rpc(&self, side: Side, peer: SocketAddr) {
+        let (seen, who) = match (side, self.role()) {
+            (Side::Plain, Role::Client) => (&self.out, "client"),
+            (Side::Plain, Role::Server) => (&self.out, "server"),
+            (Side::Tls, Role::Client) => (&self.back, "server"),
+            (Side::Tls, Role::Server) => (&self.back, "client"),
+        };
+        if !seen.not_rpc.replace(true) {
+            tracing::warn!(%peer, "the {who}'s stream is not ONC RPC; relaying it as it is");
         }
     }
 
@@ -135,7 +154,7 @@ impl<S: Stream> Shared<S> {
         self.failure.get().is_some()
     }
 
-    /// Notes the first failure, resets the client at once, and lets every operation in flight end.
+    /// Notes the first failure, resets the plain side at once, and lets every operation in flight end.
     fn fail(&self, error: SessionError) {
         if self.failure.set(error).is_err() {
             return;
@@ -156,19 +175,20 @@ impl<S: Stream> Shared<S> {
         !self.out.not_rpc.get() && !self.back.not_rpc.get()
     }
 
-    /// Forward calls that have no whole reply yet.
-    pub(crate) fn calls_outstanding(&self) -> u64 {
+    /// Calls of the plain side to which the TLS peer still owes the reply: an NFS client's forward calls, or an NFS
+    /// server's callbacks.
+    pub(crate) fn replies_due(&self) -> u64 {
         self.out.calls.get().saturating_sub(self.back.replies_ended.get())
     }
 
-    /// Callbacks that have no whole reply yet.
-    pub(crate) fn callbacks_outstanding(&self) -> u64 {
+    /// Calls of the TLS peer to which the plain side still owes the reply.
+    pub(crate) fn replies_owed(&self) -> u64 {
         self.back.calls.get().saturating_sub(self.out.replies_ended.get())
     }
 
     /// Whether no call awaits its reply in either direction. Says nothing of a stream that is not RPC.
     pub(crate) fn nothing_outstanding(&self) -> bool {
-        self.calls_outstanding() == 0 && self.callbacks_outstanding() == 0
+        self.replies_due() == 0 && self.replies_owed() == 0
     }
 
     /// Sends towards `side`. While that has to wait, nobody receives from the other side: so its reset is looked for.
@@ -208,7 +228,9 @@ impl<S: Stream> Drop for Shared<S> {
 
 /// The parts of a session before it runs.
 pub(crate) struct Parts {
-    pub(crate) client: Socket,
+    pub(crate) plain: Socket,
+    pub(crate) tls: Socket,
+    /// Who was accepted.
     pub(crate) peer: SocketAddr,
     pub(crate) established: Established,
     pub(crate) config: Arc<TunnelConfig>,
@@ -219,19 +241,19 @@ pub(crate) struct Parts {
 
 /// Runs a session to its end.
 pub(crate) async fn run<S: Stream>(parts: Parts) -> Ended {
-    let Parts { client, peer, established, config, counters, lender, stop } = parts;
-    let Established { outgoing, sealer, inbound, kernel, early, left_over, peer_closed, facts } = established;
-    let adopted = outgoing.into_socket().and_then(S::adopt).and_then(|tls| Ok((S::adopt(client.clone())?, tls)));
+    let Parts { plain, tls, peer, established, config, counters, lender, stop } = parts;
+    let Established { sealer, inbound, keys, early, left_over, peer_closed, facts } = established;
+    let adopted = S::adopt(plain.clone()).and_then(|plain| Ok((plain, S::adopt(tls.clone())?)));
     let (plain, tls) = match adopted {
         Ok(streams) => streams,
         Err(source) => {
-            client.abort();
+            plain.abort();
+            tls.abort();
             let failure = Some(SessionError::Io { side: Side::Plain, op: "handing the sockets to the driver", source });
             return Ended { failure, reason: "failed", ..Ended::default() };
         }
     };
-    drop(client);
-    let shared = Shared::new(plain, tls, kernel, facts.version, config, counters);
+    let shared = Shared::new(plain, tls, keys, facts.version, config, counters);
     let mut outbound = OutboundHalf::new(&shared, sealer, lender.clone(), peer);
     let mut inbound = InboundHalf::new(&shared, inbound, lender.clone(), peer);
     let out = async {
@@ -253,14 +275,14 @@ pub(crate) async fn run<S: Stream>(parts: Parts) -> Ended {
     }
     let (sealer, at_boundary) = outbound.into_sealer();
     drop(inbound);
-    if !shared.is_failing() && !shared.client_ended.get() {
+    if !shared.is_failing() && !shared.plain_ended.get() {
         discard_rest(&shared, &lender, &stop).await;
     }
     end(shared, sealer, at_boundary)
 }
 
-/// Reads what a client still says that was told the end of its stream, until it has acknowledged all it was sent: closing
-/// a socket with unread bytes resets it, and what is not acknowledged by then is gone.
+/// Reads what a plain side still says that was told the end of its stream, until it has acknowledged all it was sent:
+/// closing a socket with unread bytes resets it, and what is not acknowledged by then is gone.
 async fn discard_rest<S: Stream>(shared: &Shared<S>, lender: &Lender, stop: &Broadcast) {
     let started = rt::now();
     let limit = shared.config.timeouts.half_close;
@@ -284,8 +306,10 @@ fn end<S: Stream>(mut shared: Shared<S>, mut sealer: Sealer, at_boundary: bool) 
     let reason = match &failure {
         Some(_) => "failed",
         None if shared.drain_due.get() => "the TLS 1.2 key was used up",
-        None if shared.client_first.get() => "closed by the client",
-        None => "closed by the server",
+        None => match (shared.plain_first.get(), shared.role()) {
+            (true, Role::Client) | (false, Role::Server) => "closed by the client",
+            (false, Role::Client) | (true, Role::Server) => "closed by the server",
+        },
     };
     match &failure {
         None => shared.tls.socket().shutdown_write(),
@@ -303,13 +327,17 @@ fn end<S: Stream>(mut shared: Shared<S>, mut sealer: Sealer, at_boundary: bool) 
             shared.tls.socket().abort();
         }
     }
+    let (forward, backward) = match shared.role() {
+        Role::Client => (&shared.out, &shared.back),
+        Role::Server => (&shared.back, &shared.out),
+    };
     Ended {
         failure,
         reason,
         out_bytes: shared.out.bytes.get(),
         back_bytes: shared.back.bytes.get(),
-        calls: shared.out.calls.get(),
-        callbacks: shared.back.calls.get(),
+        calls: forward.calls.get(),
+        callbacks: backward.calls.get(),
         drained: shared.drain_due.get(),
         not_rpc: !shared.is_rpc(),
     }

@@ -119,7 +119,7 @@ impl Tunnel {
             DriverKind::Epoll => worker::run::<Epoll>,
         };
         let thread = thread::Builder::new()
-            .name(format!("sealane-{worker}"))
+            .name(format!("{}-{worker}", self.config.mode.name()))
             .spawn(move || body(&context, layout, receiver, &ready))
             .map_err(|source| StartError::Io { op: "starting a thread", source })?;
         self.workers.push(WorkerHandle { queue, active, thread });
@@ -150,6 +150,21 @@ impl Tunnel {
     /// # Errors
     /// The reactor or the signal handlers could not be set up, or every worker has died.
     pub fn run(self) -> io::Result<&'static str> {
+        self.run_until(rt::stop_signal())
+    }
+
+    /// The same until `stop` is done or every other end of it is gone.
+    ///
+    /// # Errors
+    /// As [`Tunnel::run`].
+    pub fn run_until_told(self, mut stop: Receiver<()>) -> io::Result<()> {
+        self.run_until(async {
+            stop.next().await;
+            Ok(())
+        })
+    }
+
+    fn run_until<T>(self, stop: impl Future<Output = io::Result<T>>) -> io::Result<T> {
         let Self { listener, config, counters, workers, .. } = self;
         rt::run_on_reactor(async {
             let acceptor = listener.register()?;
@@ -166,8 +181,8 @@ impl Tunnel {
                     }
                 }
             };
-            let stopped = match rt::race(rt::stop_signal(), accepting).await {
-                Either::Left(signal) => signal,
+            let stopped = match rt::race(stop, accepting).await {
+                Either::Left(stopped) => stopped,
                 Either::Right(failed) => failed,
             };
             hand_out.stop().await;

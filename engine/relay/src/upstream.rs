@@ -8,11 +8,11 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use sealane_io::net::{self, ConnectOptions, Outgoing};
+use sealane_io::net::{self, ConnectOptions, Connection};
 use sealane_io::rt;
 
-use crate::config::{Endpoint, TunnelConfig};
-use crate::handshake::{Established, HandshakeError, client_handshake};
+use crate::config::{ClientMode, Endpoint, TunnelConfig, socket_options_for};
+use crate::handshake::{Established, HandshakeError, shake_hands};
 
 /// The next address is tried when the one before has not answered for so long (RFC 8305 section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -91,10 +91,40 @@ impl UpstreamError {
     }
 }
 
-/// Reaches the server, trying again after transient failures until [`crate::Timeouts::retry`] is over.
+/// Reaches the TLS server, trying again after transient failures until [`crate::Timeouts::retry`] is over.
 ///
 /// May be dropped at any time: nothing of the client's has been read yet.
-pub(crate) async fn reach(config: &TunnelConfig) -> Result<(Established, SocketAddr), UpstreamError> {
+pub(crate) async fn reach_tls(
+    config: &TunnelConfig,
+    mode: &ClientMode,
+) -> Result<(Connection, Established, SocketAddr), UpstreamError> {
+    persist(config, async || {
+        let mut left = addresses(config).await?;
+        loop {
+            let (connection, address) = connect_any(left.clone(), config).await.map_err(UpstreamError::Connect)?;
+            left.retain(|other| *other != address);
+            // While there are others, one that accepts and says nothing may not have all the time.
+            let share = if left.is_empty() { 1 } else { HANDSHAKE_SHARE };
+            match handshake(connection, address, config, mode, config.timeouts.handshake / share).await {
+                Err(error) if error.is_transient() && !left.is_empty() => {
+                    tracing::debug!("{error}; trying the next address");
+                }
+                done => return done.map(|(connection, established)| (connection, established, address)),
+            }
+        }
+    })
+    .await
+}
+
+/// Reaches the plain server, trying again as above. May be dropped at any time.
+pub(crate) async fn reach_plain(config: &TunnelConfig) -> Result<(Connection, SocketAddr), UpstreamError> {
+    persist(config, async || connect_any(addresses(config).await?, config).await.map_err(UpstreamError::Connect)).await
+}
+
+async fn persist<T>(
+    config: &TunnelConfig,
+    attempt: impl AsyncFn() -> Result<T, UpstreamError>,
+) -> Result<T, UpstreamError> {
     let started = rt::now();
     let limit = config.timeouts.retry;
     let mut pause = PAUSE_MIN;
@@ -104,7 +134,7 @@ pub(crate) async fn reach(config: &TunnelConfig) -> Result<(Established, SocketA
         if left.is_zero() {
             return Err(UpstreamError::GaveUp { limit, last });
         }
-        match rt::timeout(left, attempt(config)).await {
+        match rt::timeout(left, attempt()).await {
             None => return Err(UpstreamError::GaveUp { limit, last }),
             Some(Err(error)) if error.is_transient() => {
                 tracing::debug!("{error}; trying again");
@@ -117,59 +147,51 @@ pub(crate) async fn reach(config: &TunnelConfig) -> Result<(Established, SocketA
     }
 }
 
-async fn attempt(config: &TunnelConfig) -> Result<(Established, SocketAddr), UpstreamError> {
+/// The addresses of the server, in the order in which they are tried.
+async fn addresses(config: &TunnelConfig) -> Result<Vec<SocketAddr>, UpstreamError> {
     let Endpoint { host, port } = &config.connect;
     let resolve_error = |source| UpstreamError::Resolve { host: host.clone(), source };
     let addresses = net::resolve(host, *port).await.map_err(resolve_error)?;
     if addresses.is_empty() {
         return Err(resolve_error(io::Error::new(io::ErrorKind::NotFound, "the name has no address")));
     }
-    let mut left = interleave(addresses);
-    loop {
-        let (outgoing, address) = connect_any(left.clone(), config).await.map_err(UpstreamError::Connect)?;
-        left.retain(|other| *other != address);
-        // While there are others, one that accepts and says nothing may not have all the time.
-        let share = if left.is_empty() { 1 } else { HANDSHAKE_SHARE };
-        match handshake(outgoing, address, config, config.timeouts.handshake / share).await {
-            Err(error) if error.is_transient() && !left.is_empty() => {
-                tracing::debug!("{error}; trying the next address");
-            }
-            done => return done.map(|established| (established, address)),
-        }
-    }
+    Ok(interleave(addresses))
 }
 
 /// Shakes hands; once more in full when the resumed session's certificate has run out.
 async fn handshake(
-    mut outgoing: Outgoing,
+    mut connection: Connection,
     address: SocketAddr,
     config: &TunnelConfig,
+    mode: &ClientMode,
     limit: Duration,
-) -> Result<Established, UpstreamError> {
+) -> Result<(Connection, Established), UpstreamError> {
+    let ClientMode { tls, server_name, .. } = mode;
     let mut fresh = false;
     loop {
-        match rt::timeout(limit, client_handshake(outgoing, &config.tls, fresh, &config.server_name)).await {
+        let done = rt::timeout(limit, async {
+            let mut handshake = tls.handshake(server_name, fresh)?;
+            shake_hands(&mut connection, &mut handshake).await?;
+            tls.verify_again(&handshake, server_name)?;
+            handshake.establish()
+        });
+        match done.await {
             None => return Err(UpstreamError::HandshakeTimeout { address, limit }),
-            Some(Err(HandshakeError::Stale(error))) if !fresh => {
-                tracing::debug!("{}; shaking hands in full", HandshakeError::Stale(error));
+            Some(Err(error @ HandshakeError::Stale(..))) if !fresh => {
+                tracing::debug!("{error}; shaking hands in full");
                 fresh = true;
-                outgoing = net::connect(address, &options_for(address, &config.outgoing))
+                connection = net::connect(address, &options_for(address, &config.outgoing))
                     .await
                     .map_err(|error| UpstreamError::Connect(vec![(address, error)]))?;
             }
             Some(Err(source)) => return Err(UpstreamError::Handshake { address, source }),
-            Some(Ok(established)) => return Ok(established),
+            Some(Ok(established)) => return Ok((connection, established)),
         }
     }
 }
 
-/// On loopback nothing is lost, and a user timeout would only cut a peer that does not read for a while.
 fn options_for(address: SocketAddr, options: &ConnectOptions) -> ConnectOptions {
-    let mut options = *options;
-    if address.ip().is_loopback() {
-        options.socket.user_timeout = None;
-    }
-    options
+    ConnectOptions { socket: socket_options_for(address.ip(), &options.socket), ..*options }
 }
 
 /// Address families in turn, beginning with the resolver's first choice (RFC 8305 section 4).
@@ -183,13 +205,13 @@ fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     all
 }
 
-type Attempt<'a> = Pin<Box<dyn Future<Output = (SocketAddr, io::Result<Outgoing>)> + 'a>>;
+type Attempt<'a> = Pin<Box<dyn Future<Output = (SocketAddr, io::Result<Connection>)> + 'a>>;
 
 /// Connects to the first address that answers; the next one is tried when those before fail or take their time.
 async fn connect_any(
     addresses: Vec<SocketAddr>,
     config: &TunnelConfig,
-) -> Result<(Outgoing, SocketAddr), Vec<(SocketAddr, io::Error)>> {
+) -> Result<(Connection, SocketAddr), Vec<(SocketAddr, io::Error)>> {
     let mut waiting = addresses.into_iter();
     let mut running: Vec<Attempt<'_>> = Vec::new();
     let mut failed = Vec::new();
@@ -211,7 +233,7 @@ async fn connect_any(
         let next = first_of(&mut running);
         let done = if waiting.len() > 0 { rt::timeout(ATTEMPT_DELAY, next).await } else { Some(next.await) };
         match done {
-            Some((address, Ok(outgoing))) => return Ok((outgoing, address)),
+            Some((address, Ok(connection))) => return Ok((connection, address)),
             Some((address, Err(error))) => failed.push((address, error)),
             None => {}
         }
@@ -219,7 +241,7 @@ async fn connect_any(
 }
 
 /// Waits for the first of the attempts and takes it out.
-async fn first_of(running: &mut Vec<Attempt<'_>>) -> (SocketAddr, io::Result<Outgoing>) {
+async fn first_of(running: &mut Vec<Attempt<'_>>) -> (SocketAddr, io::Result<Connection>) {
     poll_fn(|context| {
         for index in 0..running.len() {
             if let Some(attempt) = running.get_mut(index)
@@ -237,18 +259,6 @@ async fn first_of(running: &mut Vec<Attempt<'_>>) -> (SocketAddr, io::Result<Out
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_user_timeout_is_for_the_network_only() {
-        let mut options = ConnectOptions::default();
-        options.socket.user_timeout = Some(Duration::from_secs(180));
-        for (address, kept) in
-            [("127.0.0.1:1", false), ("[::1]:1", false), ("10.0.0.1:1", true), ("[2001:db8::1]:1", true)]
-        {
-            let timeout = options_for(address.parse().unwrap(), &options).socket.user_timeout;
-            assert_eq!(timeout.is_some(), kept, "{address}");
-        }
-    }
 
     #[test]
     fn families_take_turns_and_the_resolvers_first_choice_is_first() {

@@ -6,16 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use sealane_io::net::{Accepted, FirstLook, Waiting};
-use sealane_io::rt::{self, Broadcast, Either, Receiver};
+use sealane_io::net::Accepted;
+use sealane_io::rt::{self, Broadcast, Receiver};
 use sealane_io::{Driver, Pool, PoolLayout};
 
-use crate::config::TunnelConfig;
+use crate::admission::Admission;
+use crate::config::{Mode, TunnelConfig, socket_options_for};
 use crate::counters::Counters;
 use crate::error::SessionError;
 use crate::lending::Lender;
+use crate::prepare::{self, Prepared};
 use crate::session::{self, Ended, Parts};
-use crate::upstream;
 
 /// How long sessions may take to tell both sides that the tunnel stops.
 pub(crate) const STOP_MAX: Duration = Duration::from_millis(700);
@@ -28,6 +29,24 @@ pub(crate) struct Context {
     pub(crate) counters: Arc<Counters>,
     /// Connections that the worker has, those on their way to it included.
     pub(crate) active: Arc<AtomicUsize>,
+}
+
+/// What the connections of one worker share.
+#[derive(Clone)]
+pub(crate) struct Worker {
+    pub(crate) lender: Lender,
+    pub(crate) stop: Rc<Broadcast>,
+    pub(crate) handshakes: Admission,
+}
+
+impl Worker {
+    fn new(pool: Pool, config: &TunnelConfig) -> Self {
+        let most = match &config.mode {
+            Mode::Client(_) => usize::MAX,
+            Mode::Server(mode) => mode.handshakes_max.div_ceil(config.memory.workers.max(1)),
+        };
+        Self { lender: Lender::new(pool), stop: Rc::default(), handshakes: Admission::new(most) }
+    }
 }
 
 /// A connection on its way to a worker.
@@ -63,17 +82,16 @@ pub(crate) fn run<D: Driver>(
     // A connection is two streams.
     let streams = 2 * context.config.memory.connections_per_worker();
     let served = D::run(streams, async {
-        let stop = Rc::new(Broadcast::default());
-        let lender = match Pool::new(layout) {
-            Ok(pool) => Lender::new(pool),
+        let worker = match Pool::new(layout) {
+            Ok(pool) => Worker::new(pool, &context.config),
             Err(error) => return drop(ready.send(Err(error.to_string()))),
         };
         // The tunnel waits for this; if it is gone, so is the queue.
         let _ = ready.send(Ok(()));
         while let Some(assigned) = queue.next().await {
-            rt::spawn(serve_and_report::<D>(assigned, context.clone(), lender.clone(), Rc::clone(&stop)));
+            rt::spawn(serve_and_report::<D>(assigned, context.clone(), worker.clone()));
         }
-        stop.set();
+        worker.stop.set();
         let started = rt::now();
         while context.active.load(Ordering::Relaxed) > 0 && rt::now() - started < STOP_MAX {
             rt::sleep(STOP_TICK).await;
@@ -85,74 +103,40 @@ pub(crate) fn run<D: Driver>(
 }
 
 /// Serves one connection. A panic ends this connection only.
-async fn serve_and_report<D: Driver>(assigned: Assigned, context: Context, lender: Lender, stop: Rc<Broadcast>) {
+async fn serve_and_report<D: Driver>(assigned: Assigned, context: Context, worker: Worker) {
     let Assigned { accepted, peer, place } = assigned;
-    if let Err(message) = rt::catch_panic(serve::<D>(accepted, peer, &context, lender, stop)).await {
+    if let Err(message) = rt::catch_panic(serve::<D>(accepted, peer, &context, worker)).await {
         context.counters.connections_panicked_total.add(1);
         tracing::error!(%peer, "closed: internal error (panic: {message}); other connections go on");
     }
     drop(place);
 }
 
-async fn serve<D: Driver>(
-    accepted: Accepted,
-    peer: SocketAddr,
-    context: &Context,
-    lender: Lender,
-    stop: Rc<Broadcast>,
-) {
+async fn serve<D: Driver>(accepted: Accepted, peer: SocketAddr, context: &Context, worker: Worker) {
     let Context { config, counters, .. } = context;
-    let client = match accepted.register() {
-        Ok(client) => client,
+    let connection = match accepted.register() {
+        Ok(connection) => connection,
         Err(error) => return tracing::error!(%peer, "closed: cannot register the connection: {error}"),
     };
-    if client.first_look(config.timeouts.first_byte).await == FirstLook::Gone {
-        counters.connections_probed_total.add(1);
-        return tracing::debug!(%peer, "closed: the client went away without a byte");
+    if let Err(error) = connection.set_options(&socket_options_for(peer.ip(), &config.accepted)) {
+        tracing::debug!(%peer, "socket options of the accepted connection: {error}");
     }
-    let reached = match rt::race(upstream::reach(config), rt::race(client.gone(), stop.wait())).await {
-        Either::Left(reached) => reached,
-        Either::Right(Either::Right(())) => {
-            reset(client);
-            return tracing::info!(%peer, "closed: the tunnel stops");
-        }
-        Either::Right(Either::Left(())) => {
-            counters.connections_probed_total.add(1);
-            return tracing::info!(%peer, "closed: the client went away before the server was reached");
+    let preparing = async {
+        match &config.mode {
+            Mode::Client(mode) => prepare::as_client(connection, peer, context, mode, &worker.stop).await,
+            Mode::Server(mode) => prepare::as_server(connection, peer, context, mode, &worker).await,
         }
     };
-    let (established, server) = match reached {
-        Ok(reached) => reached,
-        Err(error) => {
-            counters.upstream_failures_total.add(1);
-            reset(client);
-            return tracing::error!(%peer, server = %config.connect, "closed: {error}");
-        }
-    };
+    let Some(Prepared { plain, tls, established, server }) = preparing.await else { return };
     let facts = established.facts;
     counters.connections_established_total.add(1);
     counters.handshakes_resumed_total.add(u64::from(facts.resumed));
-    if !config.verified {
-        tracing::warn!(%peer, %server, "the server's certificate was NOT verified (--insecure-no-verify)");
-    }
     tracing::info!(%peer, %server, "opened: {facts}");
-    let client = match client.into_socket() {
-        Ok(client) => client,
-        Err(error) => return tracing::error!(%peer, "closed: cannot take over the connection: {error}"),
-    };
-    if let Err(error) = client.set_options(&config.plain_socket) {
-        tracing::debug!(%peer, "socket options of the plain side: {error}");
-    }
     let (config, counters) = (Arc::clone(config), Arc::clone(counters));
-    let parts = Parts { client, peer, established, config, counters, lender, stop };
+    let Worker { lender, stop, .. } = worker;
+    let parts = Parts { plain, tls, peer, established, config, counters, lender, stop };
     let ended = session::run::<D::Stream>(parts).await;
     report(&ended, context, peer, server, &facts.to_string());
-}
-
-fn reset(client: Waiting) {
-    if let Ok(socket) = client.into_socket() {
-        socket.abort();
-    }
 }
 
 fn report(ended: &Ended, context: &Context, peer: SocketAddr, server: SocketAddr, facts: &str) {

@@ -15,6 +15,8 @@ impl AlertDescription {
     pub const BAD_RECORD_MAC: Self = Self(20);
     /// A record that is too long.
     pub const RECORD_OVERFLOW: Self = Self(22);
+    /// A certificate that has run out.
+    pub const CERTIFICATE_EXPIRED: Self = Self(45);
     /// A message that cannot be parsed.
     pub const DECODE_ERROR: Self = Self(50);
     /// The sender fails for a reason of its own.

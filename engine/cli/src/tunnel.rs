@@ -1,0 +1,99 @@
+//! What `client` and `server` share: from options to limits, and running until a signal comes.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use sealane_io::net::SourcePort;
+use sealane_io::{KeepAlive, SocketOptions, host};
+use sealane_relay::{Memory, Mode, Timeouts, Tunnel, TunnelConfig};
+
+use crate::args::{self, TunnelOptions};
+
+/// More threads than this do not help one NFS mount.
+const WORKERS_DEFAULT_MAX: usize = 4;
+/// Unanswered keepalive probes before a peer is taken for dead.
+const KEEPALIVE_COUNT: u32 = 3;
+/// Time between keepalive probes.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Runs a tunnel until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Why it could not start.
+pub(crate) fn serve(config: TunnelConfig) -> Result<()> {
+    let connect = config.connect.clone();
+    let Memory { bytes_max, connections_max, workers } = config.memory;
+    let kind = match config.mode {
+        Mode::Client(_) => "tunnel to",
+        Mode::Server(_) => "TLS, in front of",
+    };
+    let tunnel = Tunnel::start(config)?;
+    let (driver, why) = tunnel.driver();
+    tracing::info!(
+        "listening on {}, {kind} {connect}; driver {} ({why}), {workers} workers, {} MiB of buffers, {connections_max} connections at most",
+        tunnel.local_address().context("getsockname")?,
+        driver.name(),
+        bytes_max >> 20,
+    );
+    let counters = tunnel.counters();
+    let signal = tunnel.run().context("the accept loop")?;
+    let totals: Vec<String> =
+        counters.all().filter(|(_, total)| *total > 0).map(|(name, total)| format!("{name}={total}")).collect();
+    tracing::info!("stopped by {signal}; {}", if totals.is_empty() { "nothing came".into() } else { totals.join(" ") });
+    Ok(())
+}
+
+impl TunnelOptions {
+    pub(crate) fn memory(&self) -> Memory {
+        Memory {
+            bytes_max: self.memory_max,
+            connections_max: self.connections_max,
+            workers: self.workers.unwrap_or_else(|| host::cores().min(WORKERS_DEFAULT_MAX)),
+        }
+    }
+
+    pub(crate) fn timeouts(&self) -> Timeouts {
+        Timeouts {
+            connect: self.connect_timeout,
+            handshake: self.handshake_timeout,
+            retry: self.retry_timeout,
+            close: self.close_timeout,
+            half_close: self.half_close_timeout,
+            ..Timeouts::default()
+        }
+    }
+
+    pub(crate) fn keep_alive(&self) -> Option<KeepAlive> {
+        (!self.keepalive.is_zero()).then_some(KeepAlive {
+            idle: self.keepalive,
+            interval: KEEPALIVE_INTERVAL,
+            count: KEEPALIVE_COUNT,
+        })
+    }
+
+    pub(crate) fn user_timeout(&self) -> Option<Duration> {
+        (!self.user_timeout.is_zero()).then_some(self.user_timeout)
+    }
+
+    /// The options of the side that speaks TLS.
+    pub(crate) fn tls_socket(&self) -> SocketOptions {
+        SocketOptions {
+            keep_alive: self.keep_alive(),
+            user_timeout: self.user_timeout(),
+            receive_buffer_bytes: self.receive_buffer,
+            send_buffer_bytes: self.send_buffer,
+        }
+    }
+}
+
+pub(crate) fn source_port(port: args::SourcePort) -> SourcePort {
+    match port {
+        args::SourcePort::Any => SourcePort::Any,
+        args::SourcePort::Privileged => SourcePort::Privileged,
+    }
+}
+
+/// The test of "a panic ends one connection" needs a panic. Release builds have none to offer.
+pub(crate) fn debug_panic_mark() -> Option<Vec<u8>> {
+    if cfg!(debug_assertions) { std::env::var("SEALANE_PANIC_ON").ok().map(String::into_bytes) } else { None }
+}

@@ -1,0 +1,84 @@
+//! rustls' errors with the cause in words that an administrator can act on.
+
+use std::fmt;
+
+use rustls::{CertificateError, PeerIncompatible};
+use sealane_proto::tls::Role;
+
+/// What the other end of a connection is called.
+pub(crate) fn peer_of(role: Role) -> &'static str {
+    match role {
+        Role::Client => "the server",
+        Role::Server => "the client",
+    }
+}
+
+/// An error of rustls at the end `Role`.
+pub(crate) struct Explained<'e>(pub(crate) Role, pub(crate) &'e rustls::Error);
+
+impl fmt::Display for Explained<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use rustls::Error as E;
+        let Self(role, error) = self;
+        let peer = peer_of(*role);
+        match error {
+            E::InvalidCertificate(cause) => certificate(f, *role, cause, error),
+            E::NoCertificatesPresented => {
+                write!(f, "{peer} showed no certificate, and --client-ca demands one (NoCertificatesPresented)")
+            }
+            E::InvalidMessage(_) => write!(f, "{peer} does not seem to speak TLS ({error})"),
+            E::AlertReceived(alert) => write!(f, "{peer} refused the handshake with the alert {alert:?}"),
+            E::PeerIncompatible(
+                cause @ (PeerIncompatible::ServerDoesNotSupportTls12Or13
+                | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
+                | PeerIncompatible::SupportedVersionsExtensionRequired
+                | PeerIncompatible::Tls12NotOffered
+                | PeerIncompatible::Tls12NotOfferedOrEnabled
+                | PeerIncompatible::Tls13RequiredForQuic),
+            ) => write!(f, "{peer} speaks no TLS version that is allowed here ({cause:?}): see --tls"),
+            E::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon) => write!(
+                f,
+                "{peer} offers no cipher suite that is spoken here, which are the AEAD suites with ECDHE \
+                 (NoCipherSuitesInCommon)"
+            ),
+            other => write!(f, "{other}"),
+        }
+    }
+}
+
+fn certificate(f: &mut fmt::Formatter<'_>, role: Role, cause: &CertificateError, error: &rustls::Error) -> fmt::Result {
+    let peer = peer_of(role);
+    match cause {
+        CertificateError::UnknownIssuer => {
+            let option = match role {
+                Role::Client => "--ca-file",
+                Role::Server => "--client-ca",
+            };
+            write!(f, "{peer}'s certificate is not signed by a trusted CA (UnknownIssuer): name its CA with {option}")
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            write!(f, "{peer}'s certificate is for another name ({error}): see --server-name")
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            write!(f, "{peer}'s certificate has expired ({error})")
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            write!(f, "{peer}'s certificate is not valid yet ({error}): is this host's clock right?")
+        }
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            let purpose = match role {
+                Role::Client => "serverAuth",
+                Role::Server => "clientAuth",
+            };
+            write!(f, "{peer}'s certificate is for another purpose: its extendedKeyUsage lacks {purpose} ({error})")
+        }
+        CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
+            write!(
+                f,
+                "{peer}'s certificate is a CA certificate (CA:TRUE, as 'openssl req -x509' makes them): \
+                 issue one without it (CaUsedAsEndEntity)"
+            )
+        }
+        _ => write!(f, "{error}"),
+    }
+}

@@ -1,0 +1,193 @@
+//! From an accepted connection to two sockets and the keys of one of them: what comes before a session, in either mode.
+
+use std::net::SocketAddr;
+
+use sealane_io::Socket;
+use sealane_io::net::{Connection, FirstLook};
+use sealane_io::rt::{self, Broadcast, Either};
+use sealane_proto::tls::{AlertDescription, ContentType};
+
+use crate::config::{ClientMode, ServerMode};
+use crate::handshake::{Established, HandshakeError, shake_hands};
+use crate::upstream;
+use crate::worker::{Context, Worker};
+
+/// What a session is made of.
+pub(crate) struct Prepared {
+    pub(crate) plain: Socket,
+    pub(crate) tls: Socket,
+    pub(crate) established: Established,
+    /// The address of `connect` that was reached.
+    pub(crate) server: SocketAddr,
+}
+
+/// The client's end: the NFS client has been accepted, its server is reached when it has something to say.
+///
+/// `None` when nothing comes of it; that has been logged and counted.
+pub(crate) async fn as_client(
+    client: Connection,
+    peer: SocketAddr,
+    context: &Context,
+    mode: &ClientMode,
+    stop: &Broadcast,
+) -> Option<Prepared> {
+    let Context { config, counters, .. } = context;
+    if client.first_look(config.timeouts.first_byte).await == FirstLook::Gone {
+        counters.connections_probed_total.add(1);
+        tracing::debug!(%peer, "closed: the client went away without a byte");
+        return None;
+    }
+    let reached = match rt::race(upstream::reach_tls(config, mode), rt::race(client.gone(), stop.wait())).await {
+        Either::Left(reached) => reached,
+        Either::Right(Either::Right(())) => {
+            client.reset();
+            tracing::info!(%peer, "closed: the tunnel stops");
+            return None;
+        }
+        Either::Right(Either::Left(())) => {
+            counters.connections_probed_total.add(1);
+            tracing::info!(%peer, "closed: the client went away before the server was reached");
+            return None;
+        }
+    };
+    let (outgoing, established, server) = match reached {
+        Ok(reached) => reached,
+        Err(error) => {
+            counters.upstream_failures_total.add(1);
+            client.reset();
+            tracing::error!(%peer, server = %config.connect, "closed: {error}");
+            return None;
+        }
+    };
+    if !mode.verified {
+        tracing::warn!(%peer, %server, "the server's certificate was NOT verified (--insecure-no-verify)");
+    }
+    sockets(client, outgoing, peer).map(|(plain, tls)| Prepared { plain, tls, established, server })
+}
+
+/// The server's end: a TLS client has been accepted. It costs the NFS server nothing until it has shown who it is.
+///
+/// `None` when nothing comes of it; that has been logged and counted.
+pub(crate) async fn as_server(
+    mut client: Connection,
+    peer: SocketAddr,
+    context: &Context,
+    mode: &ServerMode,
+    worker: &Worker,
+) -> Option<Prepared> {
+    let Context { config, counters, .. } = context;
+    let listener = client.local_address();
+    let mut established = welcome(&mut client, peer, context, mode, worker).await?;
+    let reached = rt::race(upstream::reach_plain(config), rt::race(client.gone(), worker.stop.wait())).await;
+    let reached = match reached {
+        Either::Left(reached) => reached,
+        Either::Right(Either::Right(())) => {
+            refuse(client, &mut established, AlertDescription::CLOSE_NOTIFY).await;
+            tracing::info!(%peer, "closed: the tunnel stops");
+            return None;
+        }
+        Either::Right(Either::Left(())) => {
+            counters.connections_probed_total.add(1);
+            tracing::info!(%peer, "closed: the client went away before the server was reached");
+            return None;
+        }
+    };
+    let (mut outgoing, server) = match reached {
+        Ok(reached) => reached,
+        Err(error) => {
+            counters.upstream_failures_total.add(1);
+            refuse(client, &mut established, AlertDescription::INTERNAL_ERROR).await;
+            tracing::error!(%peer, server = %config.connect, "closed: {error}");
+            return None;
+        }
+    };
+    if let Some(version) = mode.proxy_protocol {
+        let introduced = match listener {
+            // Less than any socket takes at once, so it does not wait.
+            Ok(listener) => outgoing.write(&version.header(peer, listener)).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = introduced {
+            counters.upstream_failures_total.add(1);
+            refuse(client, &mut established, AlertDescription::INTERNAL_ERROR).await;
+            tracing::error!(%peer, %server, "closed: telling the server where the client is: {error}");
+            return None;
+        }
+    }
+    sockets(outgoing, client, peer).map(|(plain, tls)| Prepared { plain, tls, established, server })
+}
+
+/// Shakes hands with a client, unless it takes too long, or newer ones need its place.
+async fn welcome(
+    client: &mut Connection,
+    peer: SocketAddr,
+    context: &Context,
+    mode: &ServerMode,
+    worker: &Worker,
+) -> Option<Established> {
+    let Context { config, counters, .. } = context;
+    let admitted = worker.handshakes.enter();
+    let limit = config.timeouts.handshake;
+    let done = rt::timeout(limit, async {
+        if client.first_look(limit).await == FirstLook::Gone {
+            return Ok(None);
+        }
+        let mut handshake = mode.tls.handshake()?;
+        shake_hands(client, &mut handshake).await?;
+        let verdict = mode.tls.verify_again(&handshake);
+        let mut established = handshake.establish()?;
+        if verdict.is_err() {
+            // The client must forget the session (RFC 5246 section 7.2.2, RFC 8446 section 6.2) and comes back in full.
+            send_alert(client, &mut established, AlertDescription::CERTIFICATE_EXPIRED).await;
+        }
+        verdict.map(|()| Some(established))
+    });
+    match rt::race(done, rt::race(admitted.evicted(), worker.stop.wait())).await {
+        Either::Left(Some(Ok(Some(established)))) => return Some(established),
+        Either::Left(Some(Ok(None))) => {
+            counters.connections_probed_total.add(1);
+            tracing::debug!(%peer, "closed: the client went away without a byte");
+        }
+        Either::Left(Some(Err(error))) => failed(peer, context, &error),
+        Either::Left(None) => {
+            counters.handshakes_failed_total.add(1);
+            tracing::warn!(%peer, "closed: the TLS handshake was not done within {} s", limit.as_secs_f32());
+        }
+        Either::Right(Either::Left(())) => {
+            counters.handshakes_evicted_total.add(1);
+            tracing::warn!(%peer, "closed: the TLS handshake made way for newer ones (--handshakes-max)");
+        }
+        Either::Right(Either::Right(())) => tracing::info!(%peer, "closed: the tunnel stops"),
+    }
+    None
+}
+
+fn failed(peer: SocketAddr, context: &Context, error: &HandshakeError) {
+    context.counters.handshakes_failed_total.add(1);
+    tracing::warn!(%peer, "closed: TLS handshake: {error}");
+}
+
+/// Tells a client that its connection ends here, as far as that goes without waiting for it; then resets it.
+async fn refuse(mut client: Connection, established: &mut Established, alert: AlertDescription) {
+    send_alert(&mut client, established, alert).await;
+    client.reset();
+}
+
+async fn send_alert(client: &mut Connection, established: &mut Established, alert: AlertDescription) {
+    let mut record = [0; 64];
+    if let Ok(length) = established.sealer.seal_message(ContentType::ALERT, &alert.encode(), &mut record) {
+        // Nothing has been sent since the handshake: there is room for it, or the client has gone.
+        let _ = client.write(record.get(..length).unwrap_or_default()).await;
+    }
+}
+
+/// Takes both connections off the reactor.
+fn sockets(left: Connection, right: Connection, peer: SocketAddr) -> Option<(Socket, Socket)> {
+    match left.into_socket().and_then(|left| Ok((left, right.into_socket()?))) {
+        Ok(both) => Some(both),
+        Err(error) => {
+            tracing::error!(%peer, "closed: cannot take over the connections: {error}");
+            None
+        }
+    }
+}

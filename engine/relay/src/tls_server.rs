@@ -1,0 +1,90 @@
+//! The server's end of TLS: from files and options to rustls' configuration.
+
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::pki_types::UnixTime;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ServerSessionMemoryCache, WebPkiClientVerifier};
+
+use crate::config::TlsVersions;
+use crate::handshake::{Handshake, HandshakeError};
+use crate::tls_config::{
+    PemSource, TlsConfigError, certificates, pair_error, private_key, protocol_versions, provider, roots,
+};
+
+/// Sessions that clients without tickets can resume by their identifier (TLS 1.2), over all workers. Each is the
+/// secrets and the client's certificates, a few KiB.
+const SESSIONS_MAX: usize = 1024;
+
+/// What the server's end is told about TLS.
+#[derive(Clone, Debug)]
+pub struct TlsServerOptions {
+    /// Our certificate chain, our own first.
+    pub certificate: PemSource,
+    /// Its key.
+    pub key: PemSource,
+    /// The CAs whose certificates clients must show; none: clients need not show any.
+    pub client_cas: Vec<PemSource>,
+    /// Which versions.
+    pub versions: TlsVersions,
+}
+
+/// What all connections of clients share: our certificate, trust, ticket keys, sessions to be resumed.
+#[derive(Clone, Debug)]
+pub struct TlsServer {
+    config: Arc<ServerConfig>,
+    /// Judges clients' certificates; again when a session is resumed, because rustls does not.
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+}
+
+impl TlsServer {
+    /// Whether clients must show a certificate.
+    pub fn verifies_clients(&self) -> bool {
+        self.verifier.is_some()
+    }
+
+    pub(crate) fn handshake(&self) -> Result<Handshake, HandshakeError> {
+        Handshake::server(&self.config)
+    }
+
+    /// rustls verifies in full handshakes only: a resumed session could outlive the client's certificate.
+    pub(crate) fn verify_again(&self, done: &Handshake) -> Result<(), HandshakeError> {
+        let Some(verifier) = self.verifier.as_ref().filter(|_| done.is_resumed()) else { return Ok(()) };
+        let Some((end_entity, intermediates)) = done.peer_certificates().split_first() else {
+            return Err(HandshakeError::Internal("a resumed session without the client's certificate"));
+        };
+        let verdict = verifier.verify_client_cert(end_entity, intermediates, UnixTime::now());
+        verdict.map(drop).map_err(|error| HandshakeError::Stale(done.role(), error))
+    }
+}
+
+/// Builds the configuration that all connections of a tunnel's clients share.
+///
+/// # Errors
+/// The first file that is missing, unreadable, or does not contain what it should.
+pub fn server_config(options: &TlsServerOptions) -> Result<TlsServer, TlsConfigError> {
+    let TlsServerOptions { certificate, key, client_cas, versions } = options;
+    let provider = provider();
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(protocol_versions(*versions))?;
+    let verifier = if client_cas.is_empty() {
+        None
+    } else {
+        let built = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(client_cas)?), provider).build();
+        Some(built.map_err(|error| TlsConfigError::Rustls(rustls::Error::General(error.to_string())))?)
+    };
+    let builder = match &verifier {
+        Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder
+        .with_single_cert(certificates(certificate)?, private_key(key)?)
+        .map_err(|error| pair_error(certificate, key, &error))?;
+    config.enable_secret_extraction = true;
+    // Data before the client's Finished would go out under keys that the record layer does not have yet.
+    config.send_half_rtt_data = false;
+    config.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);
+    config.ticketer = rustls::crypto::ring::Ticketer::new()?;
+    Ok(TlsServer { config: Arc::new(config), verifier })
+}
