@@ -14,7 +14,7 @@ use crate::support::sealane::{DRIVERS, Joined, Sealane, expect_reset, join};
 const AT_ONCE: Duration = Duration::from_millis(100);
 
 /// Closes with RST.
-fn reset(stream: std::net::TcpStream) {
+pub fn reset(stream: std::net::TcpStream) {
     socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
 }
 

@@ -15,4 +15,6 @@ mod many;
 mod oracle;
 mod record_rules;
 mod ring;
+mod server_ends;
+mod server_far_ends;
 mod windows;

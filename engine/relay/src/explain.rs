@@ -30,16 +30,20 @@ impl fmt::Display for Explained<'_> {
             E::AlertReceived(alert) => write!(f, "{peer} refused the handshake with the alert {alert:?}"),
             E::PeerIncompatible(
                 cause @ (PeerIncompatible::ServerDoesNotSupportTls12Or13
+                // What a client of TLS 1.1 lacks first.
+                | PeerIncompatible::SignatureAlgorithmsExtensionRequired
                 | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
                 | PeerIncompatible::SupportedVersionsExtensionRequired
                 | PeerIncompatible::Tls12NotOffered
-                | PeerIncompatible::Tls12NotOfferedOrEnabled
-                | PeerIncompatible::Tls13RequiredForQuic),
+                | PeerIncompatible::Tls12NotOfferedOrEnabled),
             ) => write!(f, "{peer} speaks no TLS version that is allowed here ({cause:?}): see --tls"),
-            E::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon) => write!(
+            // rustls says the second also where it is the suites that do not fit.
+            E::PeerIncompatible(
+                cause @ (PeerIncompatible::NoCipherSuitesInCommon | PeerIncompatible::NoKxGroupsInCommon),
+            ) => write!(
                 f,
-                "{peer} offers no cipher suite that is spoken here, which are the AEAD suites with ECDHE \
-                 (NoCipherSuitesInCommon)"
+                "{peer} offers no cipher suite that is spoken here: AEAD suites, with ECDHE over X25519, P-256 or P-384 \
+                 ({cause:?})"
             ),
             other => write!(f, "{other}"),
         }

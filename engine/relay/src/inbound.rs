@@ -259,7 +259,7 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
 
     /// The peer's key has its limit too (RFC 8446 section 5.5); only we may see that it is near.
     fn watch_key(&mut self) {
-        let limit = self.inbound.replace_at().min(self.shared.config.records_per_key_max);
+        let limit = self.shared.records_max(self.inbound.replace_at());
         if self.inbound.records() < limit || std::mem::replace(&mut self.key_requested, true) {
             return;
         }

@@ -179,7 +179,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
     }
 
     fn key_is_used_up(&self) -> bool {
-        self.sealer.records() >= self.sealer.replace_at().min(self.shared.config.records_per_key_max)
+        self.sealer.records() >= self.shared.records_max(self.sealer.replace_at())
     }
 
     /// Sends what the receiving direction, or the age of the key, has made due.

@@ -28,6 +28,9 @@ use crate::outbound::OutboundHalf;
 /// How often a direction whose send waits looks at the other side.
 const WATCH_TICK: Duration = Duration::from_millis(250);
 
+/// The server's end of a TLS 1.2 connection lets a key protect this part of its limit more: 2^18 records.
+const SERVER_GRACE_PART: u64 = 60;
+
 /// What one direction has seen of the RPC stream; the other one decides by it.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
@@ -134,6 +137,16 @@ impl<S: Stream> Shared<S> {
     /// Which end of TLS we are: the client's has the NFS client on its plain side, the server's the NFS server.
     pub(crate) fn role(&self) -> Role {
         self.config.mode.role()
+    }
+
+    /// After how many records a key is replaced, or in TLS 1.2 given up with its connection.
+    ///
+    /// There the client goes first: it can stop making calls before it ends, so that none crosses with the end. A
+    /// server's end waits for a while longer, still far below the limit of the AEAD.
+    pub(crate) fn records_max(&self, replace_at: u64) -> u64 {
+        let limit = replace_at.min(self.config.records_per_key_max);
+        let yields = self.version == Version::Tls12 && self.role() == Role::Server;
+        if yields { limit.saturating_add(limit / SERVER_GRACE_PART) } else { limit }
     }
 
     /// Notes once that what comes from `side` is not RPC.

@@ -1,9 +1,9 @@
-//! OpenSSL's server and stunnel as far ends.
+//! OpenSSL's server and client, and stunnel, as far ends.
 
 use std::io::Write;
 use std::process::{ChildStdin, Command, Stdio};
 
-use super::pki::{Identity, Pki};
+use super::pki::{Identity, NAME, Pki};
 use super::process::{Process, free_port, scratch, wait_for_port};
 
 /// A running `openssl s_server`; what is written to `input` goes to the client, `K` lines update keys.
@@ -35,23 +35,55 @@ impl SServer {
     }
 }
 
-/// A running stunnel in server mode.
+/// A running `openssl s_client`; what is written to `input` goes to the server, `K` and `k` lines update keys.
+pub struct SClient {
+    pub process: Process,
+    pub input: ChildStdin,
+}
+
+impl SClient {
+    /// Connects to a TLS server on loopback, verifying it.
+    pub fn start(port: u16, args: &[&str]) -> Self {
+        let mut command = Command::new("openssl");
+        command.args(["s_client", "-connect", &format!("127.0.0.1:{port}"), "-servername", NAME]);
+        command.arg("-CAfile").arg(&Pki::get().ca).args(["-verify_return_error", "-verify_hostname", NAME]).args(args);
+        let mut process = Process::start(command.stdin(Stdio::piped()));
+        let input = process.child.stdin.take().unwrap();
+        Self { process, input }
+    }
+
+    /// Writes a line: payload, or one of s_client's commands.
+    pub fn line(&mut self, text: &str) {
+        self.input.write_all(format!("{text}\n").as_bytes()).unwrap();
+    }
+}
+
+/// A running stunnel in server or client mode.
 pub struct Stunnel {
     _process: Process,
     pub port: u16,
 }
 
 impl Stunnel {
+    /// Accepts plain text and speaks TLS to `connect`, verifying it.
+    pub fn client(connect: u16, settings: &str) -> Self {
+        let ca = Pki::get().ca.display();
+        Self::run(&format!(
+            "client = yes\nconnect = 127.0.0.1:{connect}\nCAfile = {ca}\nverifyChain = yes\ncheckHost = {NAME}\n{settings}\n"
+        ))
+    }
+
     /// Speaks TLS as `settings` (lines of a service section) say, and plain text to `connect`.
     pub fn start(connect: u16, settings: &str) -> Self {
+        let Identity { cert, key } = &Pki::get().server;
+        let (cert, key) = (cert.display(), key.display());
+        Self::run(&format!("connect = 127.0.0.1:{connect}\ncert = {cert}\nkey = {key}\n{settings}\n"))
+    }
+
+    fn run(service: &str) -> Self {
         let port = free_port();
-        let pki = Pki::get();
         let file = scratch("stunnel").join("stunnel.conf");
-        let text = format!(
-            "foreground = yes\npid =\ndebug = info\n[nfs]\naccept = 127.0.0.1:{port}\nconnect = 127.0.0.1:{connect}\ncert = {}\nkey = {}\n{settings}\n",
-            pki.server.cert.display(),
-            pki.server.key.display(),
-        );
+        let text = format!("foreground = yes\npid =\ndebug = info\n[nfs]\naccept = 127.0.0.1:{port}\n{service}");
         std::fs::write(&file, text).unwrap();
         let process = Process::start(Command::new("stunnel4").arg(&file).stdin(Stdio::null()));
         wait_for_port(port);

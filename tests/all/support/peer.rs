@@ -1,18 +1,18 @@
-//! A TLS server of our own that can do everything wrong, on purpose: rustls does its handshake, then each record is in
-//! the test's hands.
+//! A TLS server or client of our own that can do everything wrong, on purpose: rustls does its handshake, then each record
+//! is in the test's hands.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::ops::Range;
 use std::sync::Arc;
 
-use rustls::{ConnectionTrafficSecrets, ServerConnection, SupportedProtocolVersion};
+use rustls::{ClientConnection, ConnectionTrafficSecrets, ServerConnection, SupportedProtocolVersion};
 use sealane_proto::limits::BUFFER_BIG_BYTES;
 use sealane_proto::tls::{
     ContentType, Inbound, Pieces, Progress, Role, Sealer, Suite, TlsError, TrafficKey, Version, Window,
 };
 
-use super::pki::Pki;
+use super::pki::{NAME, Pki};
 use super::process::SOON;
 
 pub fn traffic_key(version: Version, secrets: &(u64, ConnectionTrafficSecrets)) -> TrafficKey {
@@ -31,6 +31,9 @@ pub fn version_of(version: &SupportedProtocolVersion) -> Version {
 }
 
 pub const VERSIONS: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS12, &rustls::version::TLS13];
+
+/// How many tickets a TLS 1.3 server of rustls sends.
+const TICKETS: u32 = 2;
 
 /// The listening end.
 pub struct PeerListener {
@@ -87,15 +90,7 @@ impl PeerListener {
         }
         let _ = connection.reader().read_to_end(early);
         let secrets = connection.dangerous_extract_secrets().unwrap();
-        Peer {
-            stream,
-            sealer: Some(Sealer::new(&traffic_key(self.version, &secrets.tx))),
-            inbound: Inbound::new(Role::Server, &traffic_key(self.version, &secrets.rx)),
-            buffer: vec![0; BUFFER_BIG_BYTES],
-            window: Window::default(),
-            plain: Vec::new(),
-            scratch: vec![0; 20_000],
-        }
+        Peer::new(Role::Server, self.version, stream, &secrets)
     }
 }
 
@@ -119,7 +114,7 @@ impl PeerSender {
     }
 }
 
-/// One connection of the hostile server.
+/// One connection of the hostile server or client.
 pub struct Peer {
     pub stream: TcpStream,
     sealer: Option<Sealer>,
@@ -155,6 +150,38 @@ impl Pieces for Ranges {
 }
 
 impl Peer {
+    fn new(role: Role, version: Version, stream: TcpStream, secrets: &rustls::ExtractedSecrets) -> Self {
+        Self {
+            stream,
+            sealer: Some(Sealer::new(&traffic_key(version, &secrets.tx))),
+            inbound: Inbound::new(role, &traffic_key(version, &secrets.rx)),
+            buffer: vec![0; BUFFER_BIG_BYTES],
+            window: Window::default(),
+            plain: Vec::new(),
+            scratch: vec![0; 20_000],
+        }
+    }
+
+    /// A client's connection to the TLS server on `port`, which may say nothing before it is told to: tickets are the
+    /// only messages that are taken with the handshake.
+    pub fn connect(version: &'static SupportedProtocolVersion, port: u16) -> Self {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        stream.set_write_timeout(Some(SOON)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut connection =
+            ClientConnection::new(Pki::get().client_config(version), NAME.try_into().unwrap()).unwrap();
+        while connection.is_handshaking() || connection.wants_write() {
+            connection.complete_io(&mut stream).unwrap();
+        }
+        // The tickets of TLS 1.3 come behind the handshake: into rustls, or the keys would be extracted in between.
+        while version == &rustls::version::TLS13 && connection.tls13_tickets_received() < TICKETS {
+            connection.complete_io(&mut stream).unwrap();
+        }
+        let secrets = connection.dangerous_extract_secrets().unwrap();
+        Self::new(Role::Client, version_of(version), stream, &secrets)
+    }
+
     /// Takes out the sending half until [`Peer::rejoin`].
     pub fn split_sender(&mut self) -> PeerSender {
         let stream = self.stream.try_clone().unwrap();
@@ -193,14 +220,19 @@ impl Peer {
 
     /// Reads until `count` bytes of data have come.
     pub fn read(&mut self, count: usize) -> Vec<u8> {
+        self.try_read(count).unwrap_or_else(|end| panic!("{end:?} after {} of {count} bytes", self.plain.len()))
+    }
+
+    /// Reads until `count` bytes of data have come, or the stream ends.
+    pub fn try_read(&mut self, count: usize) -> Result<Vec<u8>, PeerEnd> {
         while self.plain.len() < count {
             if let Some(end) = self.step()
                 && self.plain.len() < count
             {
-                panic!("{end:?} after {} of {count} bytes", self.plain.len());
+                return Err(end);
             }
         }
-        self.plain.drain(..count).collect()
+        Ok(self.plain.drain(..count).collect())
     }
 
     /// Whether there is data, or something comes within the stream's read time-out.

@@ -25,6 +25,8 @@ pub struct Pki {
     pub wrong_name: Identity,
     pub self_signed: Identity,
     pub client: Identity,
+    pub expired_client: Identity,
+    pub foreign_client: Identity,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -35,7 +37,7 @@ impl Pki {
         PKI.get_or_init(|| {
             let dir = super::process::scratch("pki");
             let (ca, issuer) = authority(&dir, "ca");
-            let (other_ca, _) = authority(&dir, "other-ca");
+            let (other_ca, other_issuer) = authority(&dir, "other-ca");
             let names = [NAME.to_string(), "127.0.0.1".to_string()];
             let good = CertificateParams::new(names).unwrap();
             let mut expired = good.clone();
@@ -45,6 +47,9 @@ impl Pki {
             let mut self_signed = good.clone();
             self_signed.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
             let client = CertificateParams::new(["client.test".to_string()]).unwrap();
+            let mut expired_client = client.clone();
+            expired_client.not_before = expired.not_before;
+            expired_client.not_after = expired.not_after;
             Pki {
                 ca,
                 other_ca,
@@ -53,6 +58,8 @@ impl Pki {
                 wrong_name: issue(&dir, "wrong-name", &wrong_name, Some(&issuer)),
                 self_signed: issue(&dir, "self-signed", &self_signed, None),
                 client: issue(&dir, "client", &client, Some(&issuer)),
+                expired_client: issue(&dir, "expired-client", &expired_client, Some(&issuer)),
+                foreign_client: issue(&dir, "foreign-client", &client, Some(&other_issuer)),
                 issuer,
             }
         })
@@ -67,6 +74,20 @@ impl Pki {
         let end = std::time::SystemTime::now() + std::time::Duration::from_secs(seconds);
         params.not_after = end.into();
         issue(&dir, "expiring", &params, Some(&self.issuer))
+    }
+
+    /// A rustls client that trusts the authority.
+    pub fn client_config(&self, version: &'static rustls::SupportedProtocolVersion) -> Arc<rustls::ClientConfig> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(&self.ca).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.enable_secret_extraction = true;
+        Arc::new(config)
     }
 
     /// A rustls server with the good certificate.

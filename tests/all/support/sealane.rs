@@ -29,7 +29,20 @@ pub fn built(profile: &str) -> PathBuf {
     path
 }
 
-/// A running `sealane client`.
+/// `sealane server` with a free port, the test certificate, and `args`.
+pub fn server_command(driver: &str, connect: u16, args: &[&str]) -> Command {
+    let identity = &Pki::get().server;
+    let mut command = Command::new(binary());
+    command.args(["server", "--listen", "127.0.0.1:0", "--io", driver, "--log-level", "debug"]);
+    command.args(["--connect", &format!("127.0.0.1:{connect}")]);
+    if !args.contains(&"--cert") {
+        command.arg("--cert").arg(&identity.cert).arg("--key").arg(&identity.key);
+    }
+    command.args(args).stdin(Stdio::null()).env_remove("RUST_LOG");
+    command
+}
+
+/// A running `sealane client` or `sealane server`.
 pub struct Sealane {
     pub process: Process,
     pub port: u16,
@@ -58,6 +71,11 @@ impl Sealane {
     /// Starts the tunnel and waits until it listens.
     pub fn start(driver: &str, connect: u16, args: &[&str]) -> Self {
         Self::from_command(&mut command(driver, connect, args))
+    }
+
+    /// Starts server mode and waits until it listens.
+    pub fn server(driver: &str, connect: u16, args: &[&str]) -> Self {
+        Self::from_command(&mut server_command(driver, connect, args))
     }
 
     pub fn from_command(command: &mut Command) -> Self {
