@@ -82,6 +82,11 @@ basicConstraints = critical, CA:FALSE
 keyUsage = critical, digitalSignature, keyEncipherment
 extendedKeyUsage = serverAuth
 subjectAltName = DNS:$server_name, IP:$host
+[client]
+basicConstraints = critical, CA:FALSE
+keyUsage = critical, digitalSignature
+extendedKeyUsage = clientAuth
+subjectAltName = DNS:client.test
 END
   (
     cd "$lab"
@@ -90,6 +95,9 @@ END
     openssl req -config openssl.cnf -newkey rsa:2048 -nodes -subj "/CN=$server_name" -keyout server.key -out server.csr
     openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile openssl.cnf \
       -extensions server -out server.pem
+    openssl req -config openssl.cnf -newkey rsa:2048 -nodes -subj "/CN=client.test" -keyout client.key -out client.csr
+    openssl x509 -req -in client.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile openssl.cnf \
+      -extensions client -out client.pem
   ) >"$lab/openssl.log" 2>&1 || { cat "$lab/openssl.log" >&2; die "openssl could not make certificates"; }
 }
 
@@ -167,7 +175,8 @@ END
   ready "$1" "$2"
 }
 
-# stunnel_client NAME PORT TLS_PORT: the rival of the same kind, verifying as much as sealane does.
+# stunnel_client NAME PORT TLS_PORT [LINE...]: the rival of the same kind, verifying as much as sealane does; LINEs are added
+# to its service.
 stunnel_client() {
   cat >"$lab/$1.conf" <<END
 foreground = yes
@@ -180,6 +189,7 @@ connect = $host:$3
 CAfile = $lab/ca.pem
 verifyChain = yes
 checkHost = $server_name
+$(printf '%s\n' "${@:4}")
 END
   launch "$1" stunnel4 "$lab/$1.conf"
   ready "$1" "$2"
@@ -191,6 +201,15 @@ tunnel() {
   shift 3
   launch "$name" env RUST_LOG= "$lab/sealane" client --listen "$host:$port" --connect "$host:$tls_port" \
     --ca-file "$lab/ca.pem" "$@"
+  ready "$name" "$port"
+}
+
+# front NAME PORT [OPTION...]: the program under test as TLS server in front of the NFS server.
+front() {
+  local name=$1 port=$2
+  shift 2
+  launch "$name" env RUST_LOG= "$lab/sealane" server --listen "$host:$port" --connect "$host:$nfs_port" \
+    --cert "$lab/server.pem" --key "$lab/server.key" "$@"
   ready "$name" "$port"
 }
 
