@@ -1,0 +1,237 @@
+//! Clients, their sessions, and the slots whose replies are kept (RFC 8881 section 2.10).
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::limits::{CLIENTS_MAX, LEASE_SECONDS, SESSIONS_MAX};
+use crate::nfs4::{SessionId, Status};
+
+/// One slot: the last request, and what was replied.
+#[derive(Debug, Default)]
+struct Slot {
+    sequence: u32,
+    busy: bool,
+    reply: Option<Arc<[u8]>>,
+}
+
+/// What a channel takes, as negotiated (`channel_attrs4`).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Channel {
+    pub(super) request_bytes_max: u32,
+    pub(super) response_bytes_max: u32,
+    pub(super) response_cached_bytes_max: u32,
+    pub(super) operations_max: u32,
+    pub(super) slots: u32,
+}
+
+/// What to do with a request.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Sequenced {
+    /// It is new: execute it, then [`Session::done`].
+    New,
+    /// It was executed; this was the reply, if it was kept.
+    Replay(Option<Arc<[u8]>>),
+}
+
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) id: SessionId,
+    pub(super) client: u64,
+    pub(super) fore: Channel,
+    slots: Vec<Mutex<Slot>>,
+    /// When the lease was last renewed, in milliseconds since the server's start.
+    renewed_ms: Arc<AtomicU64>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Session {
+    /// Begins a request (RFC 8881 section 2.10.6.1).
+    pub(super) fn begin(&self, slot: u32, sequence: u32) -> Result<Sequenced, Status> {
+        let mut slot = lock(self.slots.get(slot as usize).ok_or(Status::BADSLOT)?);
+        if sequence == slot.sequence.wrapping_add(1) && !slot.busy {
+            *slot = Slot { sequence, busy: true, reply: None };
+            return Ok(Sequenced::New);
+        }
+        match (sequence == slot.sequence, slot.busy) {
+            (false, _) => Err(Status::SEQ_MISORDERED),
+            (true, true) => Err(Status::DELAY),
+            // Nothing was ever requested on this slot.
+            (true, false) if sequence == 0 => Err(Status::SEQ_MISORDERED),
+            (true, false) => Ok(Sequenced::Replay(slot.reply.clone())),
+        }
+    }
+
+    /// Ends a request, with the reply to be kept.
+    pub(super) fn done(&self, slot: u32, reply: Option<&[u8]>) {
+        if let Some(slot) = self.slots.get(slot as usize) {
+            let mut slot = lock(slot);
+            (slot.busy, slot.reply) = (false, reply.map(Arc::from));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Client {
+    owner: Vec<u8>,
+    verifier: [u8; 8],
+    /// A CREATE_SESSION has been made.
+    confirmed: bool,
+    reclaim_complete: bool,
+    /// The sequence of the next CREATE_SESSION, and the reply to the last.
+    sequence: u32,
+    created: Option<Created>,
+    renewed_ms: Arc<AtomicU64>,
+}
+
+/// What EXCHANGE_ID answers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Exchanged {
+    pub(super) client: u64,
+    pub(super) sequence: u32,
+    pub(super) confirmed: bool,
+}
+
+/// What CREATE_SESSION answers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Created {
+    pub(super) session: SessionId,
+    pub(super) sequence: u32,
+    pub(super) flags: u32,
+    pub(super) fore: Channel,
+    pub(super) back: Channel,
+}
+
+/// All clients and sessions of the server.
+#[derive(Debug)]
+pub(super) struct Clients {
+    clients: HashMap<u64, Client>,
+    sessions: HashMap<SessionId, Arc<Session>>,
+    /// The upper half of client ids, so that those of another server are stale.
+    instance: u32,
+    count: u32,
+    started: Instant,
+}
+
+impl Clients {
+    pub(super) fn new(instance: u32, started: Instant) -> Self {
+        Self { clients: HashMap::new(), sessions: HashMap::new(), instance, count: 0, started }
+    }
+
+    fn age_ms(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.started).as_millis() as u64 // 584 million years
+    }
+
+    /// EXCHANGE_ID (RFC 8881 section 18.35.4), with `update` for UPD_CONFIRMED_REC_A. Gone clients are added to `gone`.
+    pub(super) fn exchange(
+        &mut self,
+        (owner, verifier): (&[u8], [u8; 8]),
+        update: bool,
+        now: Instant,
+        gone: &mut Vec<u64>,
+    ) -> Result<Exchanged, Status> {
+        let confirmed = self.clients.iter().find(|(_, client)| client.confirmed && client.owner == owner);
+        match confirmed {
+            Some((_, client)) if update && client.verifier != verifier => return Err(Status::NOT_SAME),
+            None if update => return Err(Status::NOENT),
+            Some((id, client)) if client.verifier == verifier => {
+                return Ok(Exchanged { client: *id, sequence: client.sequence, confirmed: true });
+            }
+            // The client has started again: its old record stays until the new one is confirmed.
+            _ => {}
+        }
+        self.clients.retain(|_, client| client.confirmed || client.owner != owner);
+        self.make_room(now, gone)?;
+        self.count = self.count.wrapping_add(1);
+        let id = u64::from(self.instance) << 32 | u64::from(self.count);
+        let renewed_ms = Arc::new(AtomicU64::new(self.age_ms(now)));
+        let owner = owner.to_vec();
+        let client =
+            Client { owner, verifier, confirmed: false, reclaim_complete: false, sequence: 1, created: None, renewed_ms };
+        self.clients.insert(id, client);
+        Ok(Exchanged { client: id, sequence: 1, confirmed: false })
+    }
+
+    /// Makes room for one more client, in place of those whose lease is over.
+    fn make_room(&mut self, now: Instant, gone: &mut Vec<u64>) -> Result<(), Status> {
+        if self.clients.len() < CLIENTS_MAX {
+            return Ok(());
+        }
+        let lease_ms = Duration::from_secs(LEASE_SECONDS.into()).as_millis() as u64;
+        let over = self.age_ms(now).saturating_sub(lease_ms);
+        let expired = self.clients.iter().filter(|(_, client)| client.renewed_ms.load(Ordering::Relaxed) < over);
+        let expired: Vec<u64> = expired.map(|(id, _)| *id).collect();
+        expired.iter().for_each(|id| self.forget(*id));
+        gone.extend(expired);
+        if self.clients.len() < CLIENTS_MAX { Ok(()) } else { Err(Status::DELAY) }
+    }
+
+    fn forget(&mut self, id: u64) {
+        self.clients.remove(&id);
+        self.sessions.retain(|_, session| session.client != id);
+    }
+
+    /// CREATE_SESSION (RFC 8881 section 18.36.4) with channels that are negotiated already.
+    pub(super) fn create_session(
+        &mut self,
+        (id, sequence): (u64, u32),
+        (fore, back, flags): (Channel, Channel, u32),
+        gone: &mut Vec<u64>,
+    ) -> Result<Created, Status> {
+        let sessions = self.sessions.len();
+        let count = self.count.wrapping_add(1);
+        let client = self.clients.get_mut(&id).ok_or(Status::STALE_CLIENTID)?;
+        match client.created {
+            Some(created) if created.sequence == sequence => return Ok(created),
+            _ if sequence != client.sequence => return Err(Status::SEQ_MISORDERED),
+            _ if sessions >= SESSIONS_MAX => return Err(Status::DELAY),
+            _ => {}
+        }
+        let mut session = [0; 16];
+        let words = [(id >> 32) as u32, id as u32, count, sequence];
+        session.as_chunks_mut::<4>().0.iter_mut().zip(words).for_each(|(to, word)| *to = word.to_be_bytes());
+        self.count = count;
+        let created = Created { session, sequence, flags, fore, back };
+        client.sequence = client.sequence.wrapping_add(1);
+        (client.created, client.confirmed) = (Some(created), true);
+        let slots = (0..fore.slots).map(|_| Mutex::default()).collect();
+        let (renewed_ms, owner) = (Arc::clone(&client.renewed_ms), client.owner.clone());
+        self.sessions.insert(session, Arc::new(Session { id: session, client: id, fore, slots, renewed_ms }));
+        let replaced = self.clients.iter().filter(|(other, client)| **other != id && client.owner == owner);
+        let replaced: Vec<u64> = replaced.map(|(other, _)| *other).collect();
+        replaced.iter().for_each(|other| self.forget(*other));
+        gone.extend(replaced);
+        Ok(created)
+    }
+
+    /// The session of an id, its client's lease renewed.
+    pub(super) fn session(&self, id: &SessionId, now: Instant) -> Result<Arc<Session>, Status> {
+        let session = self.sessions.get(id).ok_or(Status::BADSESSION)?;
+        session.renewed_ms.store(self.age_ms(now), Ordering::Relaxed);
+        Ok(Arc::clone(session))
+    }
+
+    pub(super) fn destroy_session(&mut self, id: &SessionId) -> Result<(), Status> {
+        self.sessions.remove(id).map(drop).ok_or(Status::BADSESSION)
+    }
+
+    pub(super) fn destroy_client(&mut self, id: u64) -> Result<(), Status> {
+        if !self.clients.contains_key(&id) {
+            return Err(Status::STALE_CLIENTID);
+        }
+        if self.sessions.values().any(|session| session.client == id) {
+            return Err(Status::CLIENTID_BUSY);
+        }
+        self.clients.remove(&id);
+        Ok(())
+    }
+
+    pub(super) fn reclaim_complete(&mut self, id: u64) -> Result<(), Status> {
+        let client = self.clients.get_mut(&id).ok_or(Status::STALE_CLIENTID)?;
+        if std::mem::replace(&mut client.reclaim_complete, true) { Err(Status::COMPLETE_ALREADY) } else { Ok(()) }
+    }
+}
