@@ -35,8 +35,10 @@ pub mod nfs4;
 pub mod pattern;
 mod rpc;
 pub mod server;
+mod stream;
 mod xdr;
 
+pub use client::{ClientError, Session, SessionOptions};
 pub use rpc::Rejection;
 pub use server::{Server, ServerOptions};
 pub use xdr::XdrError;

@@ -1,1 +1,127 @@
-fn main() {}
+//! `sealane-selftest`: the NFSv4.1 server and client of the library, for scripts.
+
+#![forbid(unsafe_code)]
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::thread;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+use sealane_selftest::load::{Outcome, Progress, Workload};
+use sealane_selftest::{Server, ServerOptions, Session, SessionOptions};
+
+/// A small NFSv4.1 server and client in memory, for tests
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve an export in memory, which begins empty, until killed
+    Server(ServerArguments),
+    /// Write, read back, compare and remove files on an NFSv4.1 server, and print how fast that went
+    Client(ClientArguments),
+}
+
+#[derive(Args, Debug)]
+struct ServerArguments {
+    /// Where to listen: ADDRESS:PORT
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: SocketAddr,
+
+    /// The most that the files may take, in MiB
+    #[arg(long, value_name = "MIB", default_value = "1024", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    memory_max: u64,
+
+    /// Connections at a time
+    #[arg(long, value_name = "COUNT", default_value = "64")]
+    connections_max: usize,
+}
+
+#[derive(Args, Debug)]
+struct ClientArguments {
+    /// Where the server, or a tunnel to it, listens: ADDRESS:PORT
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    connect: SocketAddr,
+
+    /// The directory to make the files in, a name in the root
+    #[arg(long, value_name = "NAME", default_value = "selftest")]
+    path: String,
+
+    /// How often everything (64 MiB) is written and read
+    #[arg(long, default_value = "16")]
+    passes: u32,
+
+    /// GETATTRs one at a time, and again as many 16 at a time
+    #[arg(long, default_value = "10000")]
+    calls: u64,
+
+    /// WRITEs or READs outstanding on each connection
+    #[arg(long, default_value = "4", value_parser = clap::value_parser!(u16).range(1..=64))]
+    depth: u16,
+
+    /// TCP connections
+    #[arg(long, default_value = "1", value_parser = clap::value_parser!(u16).range(1..=16))]
+    connections: u16,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Server(arguments) => serve(&arguments),
+        Command::Client(arguments) => work(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sealane-selftest: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(arguments: &ServerArguments) -> Result<()> {
+    let ServerArguments { listen, memory_max, connections_max } = *arguments;
+    let options = ServerOptions { listen, bytes_max: memory_max << 20, connections_max };
+    let server = Server::start(&options).with_context(|| format!("listening on {listen}"))?;
+    println!("listening on {}", server.local_address());
+    loop {
+        thread::park();
+    }
+}
+
+fn work(arguments: &ClientArguments) -> Result<()> {
+    let address = arguments.connect;
+    let options = SessionOptions { connections: arguments.connections.into(), ..SessionOptions::default() };
+    let mut session = Session::open(address, &options).with_context(|| format!("opening a session with {address}"))?;
+    let workload = Workload {
+        directory: arguments.path.clone(),
+        passes: arguments.passes,
+        depth: arguments.depth.into(),
+        getattr_calls: arguments.calls,
+        ..Workload::default()
+    };
+    let report = workload.run(&mut session, &Progress::default())?;
+    session.close().context("ending the session")?;
+    print_payloads("write", &report.write);
+    print_payloads("read", &report.read);
+    print_calls("getattr one at a time", &report.getattr_one);
+    print_calls(&format!("getattr {} at a time", workload.getattr_depth), &report.getattr_many);
+    Ok(())
+}
+
+fn print_payloads(what: &str, outcome: &Outcome) {
+    println!("{what}: {} bytes, {:.0} MiB/s, {}", outcome.bytes, outcome.mib_per_second(), latencies(outcome));
+}
+
+fn print_calls(what: &str, outcome: &Outcome) {
+    println!("{what}: {} calls, {:.0} calls/s, {}", outcome.calls, outcome.calls_per_second(), latencies(outcome));
+}
+
+fn latencies(outcome: &Outcome) -> String {
+    let us = |quantile| outcome.latency(quantile).as_secs_f64() * 1e6;
+    format!("p50 {:.0} us, p99 {:.0} us", us(0.5), us(0.99))
+}

@@ -83,6 +83,19 @@ impl RecordReader {
         self.mark().is_some_and(|mark| self.buffered() >= MARK_BYTES + (mark & !LAST_FRAGMENT) as usize)
     }
 
+    /// Whether the next record is a call: on a client's side, a callback.
+    pub(crate) fn next_is_call(&mut self, from: &mut impl Read) -> Result<bool, RecordError> {
+        const HEAD_BYTES: usize = MARK_BYTES + 8;
+        while self.buffered() < HEAD_BYTES {
+            if !self.fill(from, HEAD_BYTES)? {
+                // Whoever takes the record finds out what kind of end this is.
+                return Ok(false);
+            }
+        }
+        let kind = self.buffer.get(self.start + MARK_BYTES + 4..self.end).and_then(<[u8]>::first_chunk);
+        Ok(kind == Some(&CALL.to_be_bytes()))
+    }
+
     const fn buffered(&self) -> usize {
         self.end - self.start
     }
@@ -215,7 +228,7 @@ pub(crate) enum Accepted {
 /// Begins a reply, with a mark that [`finish`] sets; returns where.
 pub(crate) fn begin_reply(to: &mut Encoder, xid: u32, accepted: Accepted) -> usize {
     let at = to.len();
-    [0, xid, REPLY, MSG_ACCEPTED, AUTH_NONE, 0, accepted as u32].map(|word| to.u32(word));
+    to.words([0, xid, REPLY, MSG_ACCEPTED, AUTH_NONE, 0, accepted as u32]);
     if accepted == Accepted::ProgramMismatch {
         to.u32(VERSION);
         to.u32(VERSION);
@@ -229,10 +242,10 @@ pub(crate) fn deny(to: &mut Encoder, error: CallError) {
     match error {
         CallError::NotACall => return,
         CallError::Version { xid } => {
-            [0, xid, REPLY, MSG_DENIED, RPC_MISMATCH, RPC_VERSION, RPC_VERSION].iter().for_each(|word| to.u32(*word));
+            to.words([0, xid, REPLY, MSG_DENIED, RPC_MISMATCH, RPC_VERSION, RPC_VERSION]);
         }
         CallError::Credential { xid } => {
-            [0, xid, REPLY, MSG_DENIED, AUTH_ERROR, AUTH_BADCRED].iter().for_each(|word| to.u32(*word));
+            to.words([0, xid, REPLY, MSG_DENIED, AUTH_ERROR, AUTH_BADCRED]);
         }
     }
     finish(to, at, 0);
@@ -242,12 +255,12 @@ pub(crate) fn deny(to: &mut Encoder, error: CallError) {
 pub(crate) fn begin_call(to: &mut Encoder, xid: u32, procedure: u32, uid: u32, gid: u32) -> usize {
     const MACHINE: &[u8] = b"selftest";
     let at = to.len();
-    [0, xid, CALL, RPC_VERSION, PROGRAM, VERSION, procedure].map(|word| to.u32(word));
+    to.words([0, xid, CALL, RPC_VERSION, PROGRAM, VERSION, procedure]);
     to.u32(AUTH_SYS);
     to.u32(5 * 4 + MACHINE.len() as u32);
     to.u32(0);
     to.opaque(MACHINE);
-    [uid, gid, 0, AUTH_NONE, 0].map(|word| to.u32(word)); // no further groups; an empty verifier
+    to.words([uid, gid, 0, AUTH_NONE, 0]); // no further groups; an empty verifier
     at
 }
 
@@ -255,6 +268,11 @@ pub(crate) fn begin_call(to: &mut Encoder, xid: u32, procedure: u32, uid: u32, g
 pub(crate) fn finish(to: &mut Encoder, at: usize, payload: usize) {
     let length = to.len() - at - MARK_BYTES + payload;
     to.set_u32(at, length as u32 | LAST_FRAGMENT); // a record is at most RECORD_BYTES_MAX long
+}
+
+/// Whether a record begins as a call does: on a client's side, a callback.
+pub(crate) fn is_call(record: &[u8]) -> bool {
+    record.get(4..8) == Some(&CALL.to_be_bytes())
 }
 
 /// How a server refused a call as such.
@@ -294,7 +312,10 @@ pub(crate) fn decode_reply(from: &mut Decoder<'_>) -> Result<(u32, Result<(), Re
     }
     if from.u32()? == MSG_DENIED {
         let rejected = from.u32()?;
-        return Ok((xid, Err(if rejected == AUTH_ERROR { Rejection::Credential(from.u32()?) } else { Rejection::RpcVersion })));
+        return Ok((
+            xid,
+            Err(if rejected == AUTH_ERROR { Rejection::Credential(from.u32()?) } else { Rejection::RpcVersion }),
+        ));
     }
     let (_flavor, _verifier) = (from.u32()?, from.opaque(AUTH_BYTES_MAX)?);
     let done = match from.u32()? {
@@ -355,7 +376,8 @@ mod tests {
         }
         for end in 0..stream.len() {
             let (found, ended) = records(&stream[..end], 64);
-            let boundary = found.iter().zip(cuts).map(|(record, cuts)| record.len() + 4 + 4 * cuts.len()).sum::<usize>();
+            let boundary =
+                found.iter().zip(cuts).map(|(record, cuts)| record.len() + 4 + 4 * cuts.len()).sum::<usize>();
             assert_eq!(ended.is_ok(), end == boundary, "cut at {end}");
         }
     }
@@ -366,7 +388,10 @@ mod tests {
         let stream = [record(&long, &[]), record(b"x", &[]), record(&long, &[5]), record(&long, &[])].concat();
         for step in [1000, 65_536, usize::MAX] {
             let (found, ended) = records(&stream, step);
-            assert_eq!((found.iter().map(Vec::len).collect(), ended), (vec![long.len(), 1, long.len(), long.len()], Ok(())));
+            assert_eq!(
+                (found.iter().map(Vec::len).collect(), ended),
+                (vec![long.len(), 1, long.len(), long.len()], Ok(()))
+            );
         }
     }
 

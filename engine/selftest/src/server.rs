@@ -16,8 +16,8 @@ mod compound;
 mod connection;
 mod content;
 mod export;
-mod operation;
 mod opens;
+mod operation;
 mod tree;
 
 use export::Export;

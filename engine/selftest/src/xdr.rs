@@ -128,6 +128,10 @@ impl Encoder {
         self.bytes.extend_from_slice(&value.to_be_bytes());
     }
 
+    pub(crate) fn words<const N: usize>(&mut self, values: [u32; N]) {
+        values.iter().for_each(|value| self.u32(*value));
+    }
+
     pub(crate) fn u64(&mut self, value: u64) {
         self.bytes.extend_from_slice(&value.to_be_bytes());
     }

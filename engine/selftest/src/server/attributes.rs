@@ -3,7 +3,9 @@
 use super::export::{Export, Handle};
 use super::tree::{Body, Meta, Node, Tree};
 use crate::clock::Time;
-use crate::limits::{ATTRIBUTE_BYTES_MAX, FILE_BYTES_MAX, LEASE_SECONDS, LINKS_MAX, NAME_BYTES_MAX, NODES_MAX, PAYLOAD_BYTES_MAX};
+use crate::limits::{
+    ATTRIBUTE_BYTES_MAX, FILE_BYTES_MAX, LEASE_SECONDS, LINKS_MAX, NAME_BYTES_MAX, NODES_MAX, PAYLOAD_BYTES_MAX,
+};
 use crate::nfs4::attribute::*;
 use crate::nfs4::{Bitmap, Status};
 use crate::xdr::{Decoder, Encoder};
@@ -15,11 +17,48 @@ const SETTABLE: Bitmap = Bitmap::of(&[SIZE, MODE, OWNER, OWNER_GROUP, TIME_ACCES
 pub(super) const SUPPORTED: Bitmap = Bitmap(
     SETTABLE.0
         | Bitmap::of(&[
-            SUPPORTED_ATTRS, TYPE, FH_EXPIRE_TYPE, CHANGE, SIZE, LINK_SUPPORT, SYMLINK_SUPPORT, NAMED_ATTR, FSID,
-            UNIQUE_HANDLES, LEASE_TIME, RDATTR_ERROR, CANSETTIME, CASE_INSENSITIVE, CASE_PRESERVING, CHOWN_RESTRICTED,
-            FILEHANDLE, FILEID, FILES_AVAIL, FILES_FREE, FILES_TOTAL, HOMOGENEOUS, MAXFILESIZE, MAXLINK, MAXNAME,
-            MAXREAD, MAXWRITE, MODE, NO_TRUNC, NUMLINKS, OWNER, OWNER_GROUP, RAWDEV, SPACE_AVAIL, SPACE_FREE,
-            SPACE_TOTAL, SPACE_USED, TIME_ACCESS, TIME_DELTA, TIME_METADATA, TIME_MODIFY, MOUNTED_ON_FILEID,
+            SUPPORTED_ATTRS,
+            TYPE,
+            FH_EXPIRE_TYPE,
+            CHANGE,
+            SIZE,
+            LINK_SUPPORT,
+            SYMLINK_SUPPORT,
+            NAMED_ATTR,
+            FSID,
+            UNIQUE_HANDLES,
+            LEASE_TIME,
+            RDATTR_ERROR,
+            CANSETTIME,
+            CASE_INSENSITIVE,
+            CASE_PRESERVING,
+            CHOWN_RESTRICTED,
+            FILEHANDLE,
+            FILEID,
+            FILES_AVAIL,
+            FILES_FREE,
+            FILES_TOTAL,
+            HOMOGENEOUS,
+            MAXFILESIZE,
+            MAXLINK,
+            MAXNAME,
+            MAXREAD,
+            MAXWRITE,
+            MODE,
+            NO_TRUNC,
+            NUMLINKS,
+            OWNER,
+            OWNER_GROUP,
+            RAWDEV,
+            SPACE_AVAIL,
+            SPACE_FREE,
+            SPACE_TOTAL,
+            SPACE_USED,
+            TIME_ACCESS,
+            TIME_DELTA,
+            TIME_METADATA,
+            TIME_MODIFY,
+            MOUNTED_ON_FILEID,
             SUPPATTR_EXCLCREAT,
         ])
         .0,
@@ -37,7 +76,13 @@ fn time(to: &mut Encoder, time: Time) {
 }
 
 /// Encodes `fattr4`: of what is `wanted`, that which there is.
-pub(super) fn encode(export: &Export, tree: &Tree, number: u64, wanted: Bitmap, to: &mut Encoder) -> Result<(), Status> {
+pub(super) fn encode(
+    export: &Export,
+    tree: &Tree,
+    number: u64,
+    wanted: Bitmap,
+    to: &mut Encoder,
+) -> Result<(), Status> {
     let node = tree.node(number)?;
     let shown = Bitmap(wanted.and(SUPPORTED).0 & !WRITE_ONLY.0);
     shown.encode(to);

@@ -37,7 +37,6 @@ pub(super) enum Sequenced {
 
 #[derive(Debug)]
 pub(super) struct Session {
-    pub(super) id: SessionId,
     pub(super) client: u64,
     pub(super) fore: Channel,
     slots: Vec<Mutex<Slot>>,
@@ -150,8 +149,15 @@ impl Clients {
         let id = u64::from(self.instance) << 32 | u64::from(self.count);
         let renewed_ms = Arc::new(AtomicU64::new(self.age_ms(now)));
         let owner = owner.to_vec();
-        let client =
-            Client { owner, verifier, confirmed: false, reclaim_complete: false, sequence: 1, created: None, renewed_ms };
+        let client = Client {
+            owner,
+            verifier,
+            confirmed: false,
+            reclaim_complete: false,
+            sequence: 1,
+            created: None,
+            renewed_ms,
+        };
         self.clients.insert(id, client);
         Ok(Exchanged { client: id, sequence: 1, confirmed: false })
     }
@@ -200,7 +206,7 @@ impl Clients {
         (client.created, client.confirmed) = (Some(created), true);
         let slots = (0..fore.slots).map(|_| Mutex::default()).collect();
         let (renewed_ms, owner) = (Arc::clone(&client.renewed_ms), client.owner.clone());
-        self.sessions.insert(session, Arc::new(Session { id: session, client: id, fore, slots, renewed_ms }));
+        self.sessions.insert(session, Arc::new(Session { client: id, fore, slots, renewed_ms }));
         let replaced = self.clients.iter().filter(|(other, client)| **other != id && client.owner == owner);
         let replaced: Vec<u64> = replaced.map(|(other, _)| *other).collect();
         replaced.iter().for_each(|other| self.forget(*other));

@@ -185,7 +185,7 @@ impl<'c> Compound<'c> {
             out.fixed(&id);
             let slot_last = session.fore.slots.saturating_sub(1);
             // The status flags: nothing to report.
-            [sequence, slot, highest.min(slot_last), slot_last, 0].map(|word| out.u32(word));
+            out.words([sequence, slot, highest.min(slot_last), slot_last, 0]);
             begun = Ok(match sequenced {
                 Sequenced::New => Begun::New(Busy { session, slot, cache_this }),
                 Sequenced::Replay(Some(reply)) => Begun::Replay(reply),

@@ -7,9 +7,7 @@ use super::compound::answer;
 use super::export::{Export, Reply};
 use crate::limits::BATCH_BYTES_MAX;
 use crate::rpc::{RecordError, RecordReader};
-
-/// The most slices in one write: a READ of 1 MiB has two of them for its payload, and heads around them.
-const SLICES_MAX: usize = 64;
+use crate::stream::write_all_vectored;
 
 /// Answers until the peer closes, or sends what is not a call.
 ///
@@ -46,18 +44,4 @@ fn send(mut stream: &TcpStream, reply: &Reply) -> io::Result<()> {
     }
     slices.push(IoSlice::new(rest));
     write_all_vectored(stream, &mut slices)
-}
-
-/// Writes all slices.
-pub(crate) fn write_all_vectored(mut stream: &TcpStream, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
-    IoSlice::advance_slices(&mut slices, 0); // without the empty ones
-    while !slices.is_empty() {
-        match stream.write_vectored(slices.get(..SLICES_MAX).unwrap_or(slices)) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(count) => IoSlice::advance_slices(&mut slices, count),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }

@@ -242,7 +242,11 @@ mod tests {
             }
             let from = random(SPAN);
             let to = model.len().min(from as usize + 1_500_000);
-            assert_eq!(bytes_of(&content, from, 1_500_000), model.get(from as usize..to).unwrap_or_default(), "step {step}");
+            assert_eq!(
+                bytes_of(&content, from, 1_500_000),
+                model.get(from as usize..to).unwrap_or_default(),
+                "step {step}"
+            );
             assert_eq!(budget.total() - budget.free(), content.used(), "step {step}");
         }
         drop(content);

@@ -56,7 +56,8 @@ impl Opens {
     }
 
     fn find(&mut self, client: u64, stateid: &Stateid) -> Result<&mut Open, Status> {
-        let open = self.opens.get_mut(&stateid.other).filter(|open| open.client == client).ok_or(Status::BAD_STATEID)?;
+        let open =
+            self.opens.get_mut(&stateid.other).filter(|open| open.client == client).ok_or(Status::BAD_STATEID)?;
         match stateid.seqid {
             0 => Ok(open),
             seqid if seqid > open.seqid => Err(Status::BAD_STATEID),
@@ -80,7 +81,13 @@ impl Opens {
         if access & 2 != 0 && open.access & 2 == 0 { Err(Status::OPENMODE) } else { Ok(()) }
     }
 
-    pub(super) fn downgrade(&mut self, client: u64, stateid: &Stateid, node: u64, share: Share) -> Result<Stateid, Status> {
+    pub(super) fn downgrade(
+        &mut self,
+        client: u64,
+        stateid: &Stateid,
+        node: u64,
+        share: Share,
+    ) -> Result<Stateid, Status> {
         let open = self.find_of(client, stateid, node)?;
         if share.access == 0 || share.access & !open.access != 0 || share.deny & !open.deny != 0 {
             return Err(Status::INVAL);

@@ -214,7 +214,13 @@ impl Tree {
     }
 
     /// Notes that a node's metadata changed, and its content too if `modified`; lets `set` change the former.
-    pub(super) fn touch(&mut self, number: u64, now: Time, modified: bool, set: impl FnOnce(&mut Meta)) -> Result<(), Status> {
+    pub(super) fn touch(
+        &mut self,
+        number: u64,
+        now: Time,
+        modified: bool,
+        set: impl FnOnce(&mut Meta),
+    ) -> Result<(), Status> {
         self.change_last += 1;
         let change = self.change_last;
         let meta = &mut self.node_mut(number)?.meta;
@@ -251,7 +257,13 @@ impl Tree {
         if directory == ROOT { Err(Status::NOENT) } else { Ok(above) }
     }
 
-    pub(super) fn create(&mut self, directory: u64, name: &[u8], kind: Kind, birth: Birth) -> Result<(u64, ChangeInfo), Status> {
+    pub(super) fn create(
+        &mut self,
+        directory: u64,
+        name: &[u8],
+        kind: Kind,
+        birth: Birth,
+    ) -> Result<(u64, ChangeInfo), Status> {
         match self.lookup(directory, name) {
             Err(Status::NOENT) => {}
             Err(other) => return Err(other),
@@ -282,7 +294,12 @@ impl Tree {
     }
 
     /// Removes a name; the number of the node is returned if that was its last one.
-    pub(super) fn remove(&mut self, directory: u64, name: &[u8], now: Time) -> Result<(ChangeInfo, Option<u64>), Status> {
+    pub(super) fn remove(
+        &mut self,
+        directory: u64,
+        name: &[u8],
+        now: Time,
+    ) -> Result<(ChangeInfo, Option<u64>), Status> {
         let number = self.lookup(directory, name)?;
         if self.node(number)?.directory().is_ok_and(|inside| !inside.entries.is_empty()) {
             return Err(Status::NOTEMPTY);
@@ -335,7 +352,7 @@ impl Tree {
             }
         }
         let gone = match target {
-            Some(target) => self.remove(to, new, now)?.1,
+            Some(_) => self.remove(to, new, now)?.1,
             None => None,
         };
         let moved = u32::from(is_directory);

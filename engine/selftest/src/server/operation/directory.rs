@@ -117,7 +117,9 @@ impl Compound<'_> {
         let target = self.current()?;
         let (infos, gone) = self.export.tree().rename((source, old), (target, new), clock::wall())?;
         self.forget(gone);
-        infos.map(|info| encode_change(info, &mut self.out.bytes));
+        for info in infos {
+            encode_change(info, &mut self.out.bytes);
+        }
         Ok(())
     }
 

@@ -77,7 +77,7 @@ impl Compound<'_> {
     /// The flavors, best first. The current file handle is consumed (RFC 8881 section 2.6.3.1.1.8).
     fn encode_flavors(&mut self) {
         (self.current, self.stateid) = (None, None);
-        [2, AUTH_SYS, AUTH_NONE].map(|word| self.out.bytes.u32(word));
+        self.out.bytes.words([2, AUTH_SYS, AUTH_NONE]);
     }
 
     /// ACCESS: everything that the kind of node has a meaning for.

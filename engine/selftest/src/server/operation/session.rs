@@ -50,7 +50,7 @@ fn negotiate(from: &mut Decoder<'_>) -> Result<Channel, Status> {
 fn encode_channel(channel: &Channel, to: &mut Encoder) {
     let Channel { request_bytes_max, response_bytes_max, response_cached_bytes_max, operations_max, slots } = *channel;
     // No padding in front of payloads, and no RDMA.
-    [0, request_bytes_max, response_bytes_max, response_cached_bytes_max, operations_max, slots, 0].map(|word| to.u32(word));
+    to.words([0, request_bytes_max, response_bytes_max, response_cached_bytes_max, operations_max, slots, 0]);
 }
 
 /// Steps over `callback_sec_parms4`: there are no callbacks.
@@ -87,7 +87,8 @@ impl Compound<'_> {
             _ => return Err(Status::ENCR_ALG_UNSUPP),
         }
         if from.count(1)? == 1 {
-            let (_domain, _name, _date) = (from.opaque(OPAQUE_BYTES_MAX)?, from.opaque(OPAQUE_BYTES_MAX)?, (from.u64()?, from.u32()?));
+            let (_domain, _name, _date) =
+                (from.opaque(OPAQUE_BYTES_MAX)?, from.opaque(OPAQUE_BYTES_MAX)?, (from.u64()?, from.u32()?));
         }
         let mut gone = Vec::new();
         let update = flags & UPD_CONFIRMED_REC_A != 0;

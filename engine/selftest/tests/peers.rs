@@ -1,0 +1,207 @@
+//! The client against the server, over TCP.
+
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use sealane_selftest::client::{Create, OpenFile};
+use sealane_selftest::load::{self, File, Kind, Load, LoadError, Progress, Until, Workload};
+use sealane_selftest::nfs4::{Access, FileType, Stable, Status};
+use sealane_selftest::{ClientError, Server, ServerOptions, Session, SessionOptions, pattern};
+
+fn start() -> (Server, Session) {
+    start_with(&SessionOptions::default())
+}
+
+fn start_with(options: &SessionOptions) -> (Server, Session) {
+    let server = Server::start(&ServerOptions::default()).unwrap();
+    let session = Session::open(server.local_address(), options).unwrap();
+    (server, session)
+}
+
+fn create(session: &mut Session, name: &str) -> OpenFile {
+    let root = session.root().unwrap();
+    session.open_file(&root, name, Access::Both, Create::Guarded).unwrap()
+}
+
+fn status<T>(result: Result<T, ClientError>) -> Option<Status> {
+    result.err().and_then(|error| error.status())
+}
+
+#[test]
+fn the_whole_workload_comes_back_as_it_was_written() {
+    for connections in [1, 3] {
+        let (server, mut session) = start_with(&SessionOptions { connections, ..SessionOptions::default() });
+        assert_eq!(server.connections(), connections);
+        let workload = Workload { passes: 2, getattr_calls: 500, ..Workload::default() };
+        let progress = Progress::default();
+        let report = workload.run(&mut session, &progress).unwrap();
+        assert_eq!((report.write.bytes, report.read.bytes), (workload.bytes(), workload.bytes()));
+        assert_eq!((report.write.calls, report.getattr_many.calls), (128, 500));
+        assert_eq!(report.read.latencies.len(), 128);
+        assert_eq!(progress.calls.load(Ordering::Relaxed), workload.calls());
+        let root = session.root().unwrap();
+        assert!(session.read_directory(&root, 4096).unwrap().is_empty());
+        session.close().unwrap();
+    }
+}
+
+#[test]
+fn a_wrong_byte_is_named_by_file_offset_and_pass() {
+    let (_server, mut session) = start();
+    let workload = Workload { files: 3, passes: 1, ..Workload::default() };
+    let files = workload.prepare(&mut session).unwrap();
+    files.write(&mut session, 7, &Progress::default()).unwrap();
+    let mut byte = [0];
+    let (place, file) = (5_000_003, &files.files()[1]);
+    session.read(&file.open, place, &mut byte).unwrap();
+    session.write(&file.open, place, &[byte[0] ^ 0x10], Stable::File).unwrap();
+    let Err(LoadError::Differs(found)) = files.read(&mut session, 7, &Progress::default()) else {
+        panic!("not noticed")
+    };
+    assert_eq!((found.file, found.at, found.pass), (1, place, 7));
+    assert_eq!((found.expected, found.found), (byte[0], byte[0] ^ 0x10));
+}
+
+#[test]
+fn an_old_pass_is_noticed() {
+    let (_server, mut session) = start();
+    let workload = Workload { files: 1, ..Workload::default() };
+    let files = workload.prepare(&mut session).unwrap();
+    files.write(&mut session, 0, &Progress::default()).unwrap();
+    let found = files.read(&mut session, 1, &Progress::default());
+    assert!(matches!(found, Err(LoadError::Differs(pattern::Mismatch { file: 0, pass: 1, .. }))));
+}
+
+#[test]
+fn a_load_for_a_time_ends_in_that_time() {
+    let (_server, mut session) = start();
+    let open = create(&mut session, "file");
+    let mut load = Load {
+        kind: Kind::Write { pass: 3 },
+        files: &[File { number: 9, open }],
+        file_bytes: 4 << 20,
+        payload_bytes: 65_536,
+        depth: 8,
+        until: Until::Elapsed(Duration::from_millis(200)),
+    };
+    let written = load::run(&mut session, &load, &Progress::default()).unwrap();
+    assert!(written.calls >= 64 && written.elapsed < Duration::from_secs(3), "{written:?}");
+    load.kind = Kind::Read { verify: Some(3) };
+    assert_eq!(load::run(&mut session, &load, &Progress::default()).unwrap().bytes % 65_536, 0);
+    load.depth = 1000;
+    assert!(matches!(load::run(&mut session, &load, &Progress::default()), Err(LoadError::TooMuch { .. })));
+}
+
+#[test]
+fn names_and_sizes_do_what_they_do_in_a_file_system() {
+    let (_server, mut session) = start();
+    let root = session.root().unwrap();
+    let upper = session.make_directory(&root, "upper").unwrap();
+    assert_eq!(status(session.make_directory(&root, "upper")), Some(Status::EXIST));
+    let file = session.open_file(&upper, "file", Access::Both, Create::Exclusive([7; 8])).unwrap();
+    assert_eq!(status(session.open_file(&upper, "file", Access::Both, Create::Guarded)), Some(Status::EXIST));
+    assert_eq!(status(session.open_file(&upper, "file", Access::Both, Create::Exclusive([8; 8]))), Some(Status::EXIST));
+    let again = session.open_file(&upper, "file", Access::Both, Create::Exclusive([7; 8])).unwrap();
+    assert_eq!(again.handle, file.handle);
+    assert_eq!(status(session.open_file(&root, "upper", Access::Read, Create::Never)), Some(Status::ISDIR));
+    assert_eq!(status(session.close_file(&file)), Some(Status::OLD_STATEID));
+
+    session.write(&again, 10, b"hello", Stable::File).unwrap();
+    let mut buffer = [1; 100];
+    assert_eq!(session.read(&again, 5, &mut buffer).unwrap(), (10, true));
+    assert_eq!(&buffer[..10], b"\0\0\0\0\0hello");
+    session.set_size(&again, 12).unwrap();
+    session.set_size(&again, 20).unwrap();
+    let attributes = session.attributes(&again.handle).unwrap();
+    assert_eq!((attributes.size, attributes.file_type, attributes.mode), (20, FileType::Regular, 0o644));
+    assert_eq!(session.read(&again, 8, &mut buffer).unwrap(), (12, true));
+    assert_eq!(&buffer[..12], b"\0\0he\0\0\0\0\0\0\0\0");
+    assert_eq!(session.access(&upper, 0x3f).unwrap(), 0x1f);
+
+    session.close_file(&again).unwrap();
+    assert_eq!(status(session.write(&again, 0, b"x", Stable::File)), Some(Status::BAD_STATEID));
+    session.rename(&upper, "file", &root, "moved").unwrap();
+    assert_eq!(session.lookup("/moved").unwrap(), again.handle);
+    assert_eq!(status(session.lookup("upper/file")), Some(Status::NOENT));
+    session.remove(&root, "moved").unwrap();
+    assert_eq!(status(session.attributes(&again.handle)), Some(Status::STALE));
+    session.remove(&root, "upper").unwrap();
+    session.close().unwrap();
+}
+
+#[test]
+fn a_directory_is_listed_in_full_whatever_the_page() {
+    let (_server, mut session) = start();
+    let root = session.root().unwrap();
+    let mut expected: Vec<String> = (0..300).map(|number| format!("entry-{number:03}")).collect();
+    for name in &expected {
+        session.make_directory(&root, name).unwrap();
+    }
+    expected.sort();
+    for page_bytes in [256, 1000, 4096, 1 << 20] {
+        let mut names: Vec<_> =
+            session.read_directory(&root, page_bytes).unwrap().into_iter().map(|it| it.name).collect();
+        names.sort();
+        assert_eq!(names, expected, "pages of {page_bytes}");
+    }
+    assert_eq!(status(session.read_directory(&root, 60)), Some(Status::TOOSMALL));
+}
+
+#[test]
+fn a_full_server_says_no_space_and_goes_on() {
+    let server = Server::start(&ServerOptions { bytes_max: 3 << 20, ..ServerOptions::default() }).unwrap();
+    let mut session = Session::open(server.local_address(), &SessionOptions::default()).unwrap();
+    let file = create(&mut session, "file");
+    let block = vec![1; 1 << 20];
+    for number in 0..3 {
+        assert_eq!(session.write(&file, number << 20, &block, Stable::Unstable).unwrap().count, 1 << 20);
+    }
+    assert_eq!(status(session.write(&file, 3 << 20, &block, Stable::Unstable)), Some(Status::NOSPC));
+    session.set_size(&file, 1 << 20).unwrap();
+    session.write(&file, 3 << 20, &block, Stable::Unstable).unwrap();
+}
+
+#[test]
+fn a_dropped_server_takes_its_connections_with_it_at_once() {
+    let (server, mut session) = start_with(&SessionOptions { connections: 4, ..SessionOptions::default() });
+    let address = server.local_address();
+    let idle = TcpStream::connect(address).unwrap();
+    let begun = std::time::Instant::now();
+    drop(server);
+    assert!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
+    assert!(TcpStream::connect(address).is_err());
+    assert!(matches!(session.root(), Err(ClientError::Closed | ClientError::Io { .. })));
+    drop(idle);
+}
+
+#[test]
+fn more_connections_than_allowed_are_closed_and_the_rest_goes_on() {
+    let server = Server::start(&ServerOptions { connections_max: 2, ..ServerOptions::default() }).unwrap();
+    let address: SocketAddr = server.local_address();
+    let mut first = Session::open(address, &SessionOptions { connections: 2, ..SessionOptions::default() }).unwrap();
+    assert!(Session::open(address, &SessionOptions::default()).is_err());
+    first.root().unwrap();
+    first.close().unwrap();
+    while server.connections() > 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Session::open(address, &SessionOptions::default()).unwrap().close().unwrap();
+}
+
+#[test]
+fn what_is_not_nfs_is_an_error_that_says_so() {
+    let closing = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = closing.local_addr().unwrap();
+    let answers: [&[u8]; 2] = [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""];
+    let thread = std::thread::spawn(move || {
+        for answer in answers {
+            let (mut peer, _) = closing.accept().unwrap();
+            std::io::Read::read(&mut peer, &mut [0; 4096]).unwrap();
+            std::io::Write::write_all(&mut peer, answer).unwrap();
+        }
+    });
+    assert!(matches!(Session::open(address, &SessionOptions::default()), Err(ClientError::Malformed(_))));
+    assert!(matches!(Session::open(address, &SessionOptions::default()), Err(ClientError::Closed)));
+    thread.join().unwrap();
+}
