@@ -86,9 +86,9 @@ fn every_suite_of_both_versions_works_with_openssl() {
         ("-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256", "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"),
         ("-tls1_2", "-cipher", "ECDHE-ECDSA-AES256-GCM-SHA384", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"),
         ("-tls1_2", "-cipher", "ECDHE-ECDSA-CHACHA20-POLY1305", "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"),
-        ("-tls1_3", "-ciphersuites", "TLS_AES_128_GCM_SHA256", "TLS13_AES_128_GCM_SHA256"),
-        ("-tls1_3", "-ciphersuites", "TLS_AES_256_GCM_SHA384", "TLS13_AES_256_GCM_SHA384"),
-        ("-tls1_3", "-ciphersuites", "TLS_CHACHA20_POLY1305_SHA256", "TLS13_CHACHA20_POLY1305_SHA256"),
+        ("-tls1_3", "-ciphersuites", "TLS_AES_128_GCM_SHA256", "TLS_AES_128_GCM_SHA256"),
+        ("-tls1_3", "-ciphersuites", "TLS_AES_256_GCM_SHA384", "TLS_AES_256_GCM_SHA384"),
+        ("-tls1_3", "-ciphersuites", "TLS_CHACHA20_POLY1305_SHA256", "TLS_CHACHA20_POLY1305_SHA256"),
     ];
     for (index, (version, option, openssl_name, name)) in suites.into_iter().enumerate() {
         let driver = DRIVERS[index % 2];

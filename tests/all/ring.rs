@@ -13,7 +13,7 @@ use crate::support::sealane::{DRIVERS, Sealane, command};
 use crate::support::{alone, not_run};
 
 /// The same command under strace, which lets io_uring_setup fail.
-fn without_io_uring(command: &Command, error: &str) -> Command {
+pub fn without_io_uring(command: &Command, error: &str) -> Command {
     let mut strace = Command::new("strace");
     strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=io_uring_setup"]);
     strace.arg("-e").arg(format!("inject=io_uring_setup:error={error}"));

@@ -4,6 +4,7 @@
 
 mod args;
 mod client;
+mod demo;
 mod log;
 mod server;
 mod tunnel;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
     let done = match command {
         Command::Client(options) => client::run(&options),
         Command::Server(options) => server::run(&options),
+        Command::Demo(options) => demo::run(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,7 +1,9 @@
 //! What the host allows and what it is told about us.
 
+use std::fs;
 use std::io;
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
 /// How many cores this process may use.
 pub fn cores() -> usize {
@@ -36,4 +38,50 @@ pub fn raise_open_files() -> io::Result<u64> {
         return Err(io::Error::last_os_error());
     }
     Ok(limit.rlim_cur)
+}
+
+/// The CPU time of this process's threads whose names begin with `prefix`, by the scheduler's own account (proc(5),
+/// schedstat).
+///
+/// # Errors
+/// A kernel without the account, or no such thread.
+pub fn threads_cpu(prefix: &str) -> io::Result<Duration> {
+    let mut total = None;
+    for task in fs::read_dir("/proc/self/task")? {
+        let task = task?.path();
+        // A thread that has ended meanwhile is none.
+        if !fs::read_to_string(task.join("comm")).is_ok_and(|name| name.starts_with(prefix)) {
+            continue;
+        }
+        let account = fs::read_to_string(task.join("schedstat"))?;
+        let nanoseconds = account.split_ascii_whitespace().next().and_then(|first| first.parse().ok());
+        let used = nanoseconds.map(Duration::from_nanos).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+        total = Some(total.unwrap_or(Duration::ZERO) + used);
+    }
+    total.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_a_busy_thread_is_counted_and_nobody_elses() {
+        let (done, waiting) = std::sync::mpsc::channel::<()>();
+        let spin = move || {
+            let mut number = 1_u64;
+            while threads_cpu("busy-").unwrap() < Duration::from_millis(20) {
+                (0..10_000).for_each(|_| number = std::hint::black_box(number.wrapping_mul(3)));
+            }
+            // Stays until it was looked at.
+            let _ = waiting.recv();
+        };
+        let busy = std::thread::Builder::new().name("busy-0".into()).spawn(spin).unwrap();
+        while !threads_cpu("busy-").is_ok_and(|used| used >= Duration::from_millis(20)) {
+            std::thread::yield_now();
+        }
+        assert_eq!(threads_cpu("nobody-").unwrap_err().kind(), io::ErrorKind::NotFound);
+        drop(done);
+        busy.join().unwrap();
+    }
 }

@@ -1,6 +1,9 @@
 //! What happened, in numbers. The same words as in logs and documentation.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::keys::TlsFacts;
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident)*) => {
@@ -8,6 +11,7 @@ macro_rules! counters {
         #[derive(Debug, Default)]
         pub struct Counters {
             $($(#[$doc])* pub $name: Counter,)*
+            facts: Mutex<Option<TlsFacts>>,
         }
 
         impl Counters {
@@ -17,6 +21,17 @@ macro_rules! counters {
             }
         }
     };
+}
+
+impl Counters {
+    /// What was agreed on in the TLS connection that was opened last.
+    pub fn facts(&self) -> Option<TlsFacts> {
+        *self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn note_facts(&self, facts: TlsFacts) {
+        *self.facts.lock().unwrap_or_else(PoisonError::into_inner) = Some(facts);
+    }
 }
 
 /// One number that only grows.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use rustls::kernel::KernelConnection;
-use rustls::{ConnectionTrafficSecrets, SupportedCipherSuite};
+use rustls::{CipherSuite, ConnectionTrafficSecrets, SupportedCipherSuite};
 use sealane_proto::tls::{Suite, TrafficKey, Version};
 
 use crate::error::SessionError;
@@ -84,7 +84,14 @@ pub struct TlsFacts {
 
 impl TlsFacts {
     pub(crate) fn new(version: Version, suite: SupportedCipherSuite, resumed: bool) -> Self {
-        Self { version, suite: suite.suite().as_str().unwrap_or("unknown suite"), resumed }
+        // rustls has names of its own for these three.
+        let suite = match suite.suite() {
+            CipherSuite::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
+            CipherSuite::TLS13_AES_256_GCM_SHA384 => "TLS_AES_256_GCM_SHA384",
+            CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => "TLS_CHACHA20_POLY1305_SHA256",
+            other => other.as_str().unwrap_or("unknown suite"),
+        };
+        Self { version, suite, resumed }
     }
 }
 

@@ -131,6 +131,7 @@ async fn serve<D: Driver>(accepted: Accepted, peer: SocketAddr, context: &Contex
     let facts = established.facts;
     counters.connections_established_total.add(1);
     counters.handshakes_resumed_total.add(u64::from(facts.resumed));
+    counters.note_facts(facts);
     tracing::info!(%peer, %server, "opened: {facts}");
     let (config, counters) = (Arc::clone(config), Arc::clone(counters));
     let Worker { lender, stop, .. } = worker;

@@ -111,7 +111,10 @@ impl Outcome {
     }
 
     /// Adds what was done after this.
-    fn add(&mut self, later: &Self) -> Result<(), LoadError> {
+    ///
+    /// # Errors
+    /// Never, with outcomes of this module.
+    pub fn add(&mut self, later: &Self) -> Result<(), LoadError> {
         self.calls += later.calls;
         self.bytes += later.bytes;
         self.elapsed += later.elapsed;
@@ -143,7 +146,7 @@ pub enum LoadError {
     #[error(transparent)]
     Client(#[from] ClientError),
     /// A byte came back other than it was written: the data is wrong, wherever that happened.
-    #[error("data is wrong: {0}")]
+    #[error("data is wrong")]
     Differs(#[from] Mismatch),
     /// The server moved fewer bytes than a call was about.
     #[error("{moved} bytes instead of {wanted} at {offset} of file {file}")]

@@ -1,0 +1,39 @@
+//! An authority and a server's certificate that exist in memory only, for as long as the demo runs.
+
+use anyhow::Result;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
+use sealane_relay::PemSource;
+
+/// What the two tunnels are given.
+pub(super) struct Certificates {
+    pub(super) ca: PemSource,
+    pub(super) certificate: PemSource,
+    pub(super) key: PemSource,
+}
+
+/// Makes an ECDSA P-256 authority and a certificate for `name` under it.
+///
+/// # Errors
+/// What the generator says.
+pub(super) fn make(name: &str) -> Result<Certificates> {
+    let ca_key = KeyPair::generate()?;
+    let mut ca = CertificateParams::new(Vec::new())?;
+    ca.distinguished_name.push(DnType::CommonName, "Sealane demo CA");
+    ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    let ca_pem = ca.self_signed(&ca_key)?.pem();
+    let issuer = Issuer::new(ca, ca_key);
+    let key = KeyPair::generate()?;
+    let mut server = CertificateParams::new(vec![name.to_string()])?;
+    server.distinguished_name.push(DnType::CommonName, name);
+    server.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let certificate = server.signed_by(&key, &issuer)?.pem();
+    Ok(Certificates {
+        ca: PemSource::Text { name: "the demo's CA", pem: ca_pem },
+        certificate: PemSource::Text { name: "the demo's certificate", pem: certificate },
+        key: PemSource::Text { name: "the demo's key", pem: key.serialize_pem() },
+    })
+}
