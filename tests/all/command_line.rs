@@ -33,7 +33,7 @@ fn fails(args: &[&str], reason: &str) {
 
 #[test]
 fn a_wrong_command_line_exits_with_2_and_names_the_option() {
-    let cases: [(&[&str], &str); 16] = [
+    let cases: [(&[&str], &str); 23] = [
         (&["client", "--connect", "h:1", "--server-name", "not a name"], "neither a DNS name nor an IP address"),
         (&["client", "--connect", "h:1", "--bind-address", "224.0.0.1"], "multicast"),
         (
@@ -53,6 +53,13 @@ fn a_wrong_command_line_exits_with_2_and_names_the_option() {
         (&["client", "--connect", "h:1", "--retry-timeout", "nan"], "--retry-timeout"),
         (&["client", "--connect", "h:1", "--ca-file", "c", "--insecure-no-verify"], "--insecure-no-verify"),
         (&["client", "--connect", "h:1", "--unknown"], "--unknown"),
+        (&["server", "--connect", "h:1"], "--cert"),
+        (&["server", "--connect", "h:1", "--cert", "c.pem"], "--key"),
+        (&["server", "--cert", "c", "--key", "k"], "--connect"),
+        (&["server", "--connect", "h:1", "--cert", "c", "--key", "k", "--proxy-protocol", "v3"], "--proxy-protocol"),
+        (&["server", "--connect", "h:1", "--cert", "c", "--key", "k", "--handshakes-max", "0"], "--handshakes-max"),
+        (&["server", "--connect", "h:1", "--cert", "c", "--key", "k", "--insecure-no-verify"], "sealane server --help"),
+        (&["demo", "--io", "kqueue"], "sealane demo --help"),
     ];
     for (args, reason) in cases {
         let output = run(args);
@@ -72,6 +79,10 @@ fn help_and_version_are_on_standard_output_and_tell_defaults() {
     for text in
         ["--insecure-no-verify", "[default: 256M]", "[default: 1.2-1.3]", "Examples:", "Exit status:", "[default: 12]"]
     {
+        assert!(help.contains(text), "{text}: {help}");
+    }
+    let help = String::from_utf8(run(&["server", "--help"]).stdout).unwrap();
+    for text in ["--client-ca", "[default: 0.0.0.0:2049]", "[default: 256]", "Examples:", "insecure", "Exit status:"] {
         assert!(help.contains(text), "{text}: {help}");
     }
     let version = run(&["--version"]);
@@ -108,6 +119,33 @@ fn files_that_cannot_be_used_are_named_with_the_reason() {
 }
 
 #[test]
+fn a_server_is_told_which_of_its_files_cannot_be_used() {
+    let pki = Pki::get();
+    let (ca, cert, key) =
+        (pki.ca.to_str().unwrap(), pki.server.cert.to_str().unwrap(), pki.server.key.to_str().unwrap());
+    let text = scratch("files").join("text.pem");
+    std::fs::write(&text, "no certificate\n").unwrap();
+    let text = text.to_str().unwrap();
+    for (args, reason) in [
+        (["--cert", "/no/such/file", "--key", key, "--client-ca", ca], "/no/such/file: No such file or directory"),
+        (["--cert", text, "--key", key, "--client-ca", ca], "text.pem: contains no PEM certificate"),
+        (["--cert", cert, "--key", text, "--client-ca", ca], "text.pem: contains no PEM private key"),
+        (
+            ["--cert", cert, "--key", pki.client.key.to_str().unwrap(), "--client-ca", ca],
+            "not the key of the certificate",
+        ),
+        (["--cert", cert, "--key", key, "--client-ca", text], "text.pem: contains no PEM certificate"),
+    ] {
+        let listen = ["server", "--listen", "127.0.0.1:0", "--connect", "127.0.0.1:1", "--log-level", "error"];
+        let output = run(&[&listen[..], &args].concat());
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {text}");
+        assert!(text.starts_with("sealane: ") && text.contains(reason), "{args:?}: {text}");
+        assert_eq!(text.lines().count(), 1, "{args:?}: {text}");
+    }
+}
+
+#[test]
 fn limits_that_do_not_fit_each_other_are_refused_with_what_would_do() {
     for (size, reason) in
         [("8M", "need a buffer memory of at least"), ("0", "raise --memory-max or lower --connections-max")]
@@ -134,7 +172,8 @@ fn a_port_in_use_is_named() {
     ]);
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1));
-    assert!(text.contains(&format!("cannot listen on {address}: Address already in use")), "{text}");
+    assert_eq!(text.matches(&format!("cannot listen on {address}: Address already in use")).count(), 1, "{text}");
+    assert_eq!(text.matches("Address already in use").count(), 1, "said once: {text}");
 }
 
 #[test]

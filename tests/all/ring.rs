@@ -8,17 +8,24 @@ use sealane_proto::tls::{Inbound, Role, Sealer, Suite, TrafficKey, Version};
 
 use crate::support::bytes::{Random, call, reply};
 use crate::support::peer::{Peer, PeerListener};
+use crate::support::pki::Pki;
 use crate::support::process::{Process, have};
 use crate::support::sealane::{DRIVERS, Sealane, command};
-use crate::support::{alone, not_run};
+use crate::support::{alone, is_root, not_run};
 
-/// The same command under strace, which lets io_uring_setup fail.
-pub fn without_io_uring(command: &Command, error: &str) -> Command {
+/// The same command under strace with `options`. A tracer that is killed leaves what it traced behind, unless that ends
+/// with it.
+fn traced(command: &Command, options: &[&str]) -> Command {
     let mut strace = Command::new("strace");
-    strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=io_uring_setup"]);
-    strace.arg("-e").arg(format!("inject=io_uring_setup:error={error}"));
+    strace.args(["-f", "-qq"]).args(options).args(["setpriv", "--pdeathsig", "KILL", "--"]);
     strace.arg(command.get_program()).args(command.get_args()).stdin(std::process::Stdio::null());
     strace
+}
+
+/// The same command on a host that lets io_uring_setup fail.
+pub fn without_io_uring(command: &Command, error: &str) -> Command {
+    let inject = format!("inject=io_uring_setup:error={error}");
+    traced(command, &["-o", "/dev/null", "-e", "trace=io_uring_setup", "-e", &inject])
 }
 
 #[test]
@@ -54,11 +61,8 @@ fn the_host_is_told_what_it_must_know_and_autotuning_stays_on() {
     for driver in DRIVERS {
         let listener = PeerListener::bind(&rustls::version::TLS13);
         let trace_file = crate::support::process::scratch("strace").join("trace");
-        let plain = command(driver, listener.port(), &[]);
-        let mut strace = Command::new("strace");
-        strace.args(["-f", "-qq", "-e", "trace=prctl,setsockopt,connect", "-o"]).arg(&trace_file);
-        strace.arg(plain.get_program()).args(plain.get_args()).stdin(std::process::Stdio::null());
-        let sealane = Sealane::from_command(&mut strace);
+        let options = ["-e", "trace=prctl,setsockopt,connect", "-o", trace_file.to_str().unwrap()];
+        let sealane = Sealane::from_command(&mut traced(&command(driver, listener.port(), &[]), &options));
         let mut client = sealane.connect();
         let mut peer = listener.accept();
         client.write_all(&call(1, b"x")).unwrap();
@@ -72,6 +76,50 @@ fn the_host_is_told_what_it_must_know_and_autotuning_stays_on() {
         assert!(calls(&trace, "TCP_USER_TIMEOUT").is_empty(), "{driver}: {trace}");
         assert_eq!(calls(&trace, "SO_KEEPALIVE, [1]").len(), 2, "{driver}: both sides: {trace}");
         assert!(calls(&trace, "TCP_NODELAY, [1]").len() >= 2, "{driver}: both sides: {trace}");
+    }
+}
+
+#[test]
+fn the_network_side_has_a_user_timeout_in_both_modes() {
+    const NAME: &str = "ring::the_network_side_has_a_user_timeout_in_both_modes";
+    if !is_root() || !have("strace") || !have("unshare") || !have("openssl") {
+        return not_run(NAME, "needs root, strace, unshare and openssl");
+    }
+    let pki = Pki::get();
+    let pair = format!("--cert {} --key {}", pki.server.cert.display(), pki.server.key.display());
+    let sides = "--listen 10.99.99.1:2 --connect 10.99.99.1:3";
+    let cases = [
+        ("client", format!("{sides} --insecure-no-verify"), 1, "bash -c 'exec 3<>/dev/tcp/10.99.99.1/2; sleep 1'"),
+        ("server", format!("{sides} {pair}"), 2, "openssl s_client -connect 10.99.99.1:2"),
+    ];
+    for (mode, options, timeouts, client) in cases {
+        let dir = crate::support::process::scratch("user-timeout");
+        let (trace, log) = (dir.join("trace"), dir.join("log"));
+        // A network of its own with an address that is not loopback; who connects to it comes from it, too. All of it
+        // ends within seconds, whatever happens.
+        let script = format!(
+            "ip link add v0 type veth peer name v1; ip addr add 10.99.99.1/24 dev v0; ip link set v0 up\n\
+             ip link set v1 up; ip link set lo up\n\
+             timeout 9 openssl s_server -quiet -accept 10.99.99.1:3 {} </dev/zero >/dev/null 2>&1 &\n\
+             timeout 9 strace -f -qq -e trace=setsockopt,prctl -o {} setpriv --pdeathsig KILL -- \
+             {} {mode} {options} 2>{} &\n\
+             for _ in $(seq 99); do grep -q listening {} && break; sleep 0.05; done\n\
+             timeout 1 {client} </dev/zero >/dev/null 2>&1\n\
+             kill %1 %2; wait",
+            pair.replace("--", "-"),
+            trace.display(),
+            crate::support::sealane::binary().display(),
+            log.display(),
+            log.display(),
+        );
+        let output = Command::new("unshare").args(["-n", "bash", "-c", &script]).output().unwrap();
+        let read = |file| std::fs::read_to_string(file).unwrap_or_default();
+        let (trace, log) = (read(trace), read(log));
+        assert_eq!(calls(&trace, "TCP_USER_TIMEOUT, [180000]").len(), timeouts, "{mode}: {trace}{log}{output:?}");
+        assert_eq!(calls(&trace, "SO_KEEPALIVE, [1]").len(), 2, "{mode}: {trace}{log}");
+        // Only a client's tunnel is in the way of this host's dirty pages.
+        let flusher = calls(&trace, "prctl(PR_SET_IO_FLUSHER, 1").len();
+        assert_eq!(flusher, usize::from(mode == "client"), "{mode}: {trace}");
     }
 }
 

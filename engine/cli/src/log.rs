@@ -31,15 +31,27 @@ pub(crate) fn last_words(reason: &str) {
     let _ = writeln!(io::stderr(), "sealane: {reason}");
 }
 
-/// The gist of what clap says on several lines: the error and its details, without usage and hints.
-pub(crate) fn in_one_line(text: &str) -> String {
+/// An error and its causes in one line; a cause that the error has named already is not repeated.
+pub(crate) fn with_causes(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !line.ends_with(&cause) {
+            line = if line.is_empty() { cause } else { format!("{line}: {cause}") };
+        }
+    }
+    line
+}
+
+/// The gist of what clap says on several lines: the error and its details, without usage and hints; and which help says
+/// more.
+pub(crate) fn in_one_line(text: &str, command: Option<&str>) -> String {
     let gist = text.split("\n\nUsage:").next().unwrap_or(text);
     let gist = gist.split("\n\nFor more information").next().unwrap_or(gist);
     let words: Vec<&str> = gist.split_whitespace().collect();
     let line = words.join(" ");
-    // The usage begins with the command itself; what follows is options and values.
-    let usage = text.split("\n\nUsage: ").nth(1).unwrap_or("sealane");
-    let is_name = |word: &&str| word.bytes().all(|byte| byte.is_ascii_lowercase());
-    let command: Vec<&str> = usage.split_whitespace().take_while(is_name).collect();
-    format!("{} (see '{} --help')", line.strip_prefix("error: ").unwrap_or(&line), command.join(" "))
+    let line = line.strip_prefix("error: ").unwrap_or(&line);
+    match command {
+        Some(command) => format!("{line} (see 'sealane {command} --help')"),
+        None => format!("{line} (see 'sealane --help')"),
+    }
 }

@@ -11,8 +11,8 @@ mod tunnel;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use sealane_relay::{ConfigError, StartError};
 
 use crate::args::{Cli, Command};
@@ -30,7 +30,8 @@ fn main() -> ExitCode {
             error.exit()
         }
         Err(error) => {
-            log::last_words(&log::in_one_line(&error.to_string()));
+            let command = std::env::args().nth(1).filter(|name| Cli::command().find_subcommand(name).is_some());
+            log::last_words(&log::in_one_line(&error.to_string(), command.as_deref()));
             return ExitCode::from(USAGE);
         }
     };
@@ -42,7 +43,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            log::last_words(&format!("{error:#}"));
+            log::last_words(&log::with_causes(&error));
             let is_usage = error.is::<ConfigError>() || matches!(error.downcast_ref(), Some(StartError::Config(_)));
             ExitCode::from(if is_usage { USAGE } else { FAILURE })
         }

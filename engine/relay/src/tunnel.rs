@@ -12,7 +12,7 @@ use sealane_io::net::{Accepted, Listener};
 use sealane_io::rt::{self, Either, Receiver, Sender};
 use sealane_io::{Driver, Epoll, PoolLayout, Uring, host};
 
-use crate::config::{IoChoice, TunnelConfig};
+use crate::config::{IoChoice, Mode, TunnelConfig};
 use crate::counters::Counters;
 use crate::error::StartError;
 use crate::worker::{self, Assigned, Context, Place, STOP_MAX};
@@ -88,7 +88,10 @@ impl Tunnel {
         let address = config.listen;
         let listener = Listener::bind(address).map_err(|source| StartError::Listen { address, source })?;
         let (driver, driver_reason) = choose_driver(config.io, config.memory.connections_per_worker())?;
-        if let Err(error) = host::set_io_flusher() {
+        // Only a client's tunnel is in the way of the dirty pages of this host.
+        if let Mode::Client(_) = config.mode
+            && let Err(error) = host::set_io_flusher()
+        {
             tracing::info!("prctl(PR_SET_IO_FLUSHER): {error}: under memory pressure write-back may wait for itself");
         }
         if let Err(error) = host::raise_open_files() {

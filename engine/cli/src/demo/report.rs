@@ -6,6 +6,8 @@ use sealane_relay::TlsFacts;
 use sealane_selftest::load::Outcome;
 use serde_json::{Value, json};
 
+use crate::log;
+
 const GIB: f64 = (1_u64 << 30) as f64;
 
 /// All READs, or all WRITEs.
@@ -113,7 +115,7 @@ impl Report {
 
 /// What a program is told when there is nothing to report.
 pub(super) fn failure(error: &anyhow::Error) -> Value {
-    json!({ "ok": false, "error": format!("{error:#}") })
+    json!({ "ok": false, "error": log::with_causes(error) })
 }
 
 /// p50, p99 and p99.9 in microseconds.
