@@ -190,20 +190,29 @@ mod tests {
         out
     }
 
-    fn decode(bytes: &[u8]) -> Result<(u32, u64, i64, bool, [u8; 6], [&[u8]; 3]), XdrError> {
+    /// Everything that [`sample`] encodes.
+    #[derive(Debug, Eq, PartialEq)]
+    struct Sample<'b> {
+        numbers: (u32, u64, i64),
+        flag: bool,
+        fixed: [u8; 6],
+        strings: [&'b [u8]; 3],
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Sample<'_>, XdrError> {
         let mut from = Decoder::new(bytes);
-        let (word, long, signed) = (from.u32()?, from.u64()?, from.i64()?);
+        let numbers = (from.u32()?, from.u64()?, from.i64()?);
         let (flag, fixed) = (from.bool()?, from.fixed()?);
         let strings = [from.opaque(4)?, from.opaque(0)?, from.opaque(4)?];
         assert_eq!(from.left(), 0);
-        Ok((word, long, signed, flag, fixed, strings))
+        Ok(Sample { numbers, flag, fixed, strings })
     }
 
     #[test]
     fn what_was_encoded_decodes_to_the_same() {
         let out = sample();
-        let expected: (u32, u64, i64, bool, [u8; 6], [&[u8]; 3]) =
-            (7, u64::MAX - 1, -5, true, [1, 2, 3, 4, 5, 6], [b"sea", b"", b"lane"]);
+        let strings: [&[u8]; 3] = [b"sea", b"", b"lane"];
+        let expected = Sample { numbers: (7, u64::MAX - 1, -5), flag: true, fixed: [1, 2, 3, 4, 5, 6], strings };
         assert_eq!(decode(out.bytes()), Ok(expected));
         assert_eq!(out.len() % 4, 0);
     }

@@ -14,14 +14,14 @@ fn start() -> (Server, Session) {
 }
 
 fn start_with(options: &SessionOptions) -> (Server, Session) {
-    let server = Server::start(&ServerOptions::default()).unwrap();
-    let session = Session::open(server.local_address(), options).unwrap();
+    let server = Server::start(&ServerOptions::default()).expect("a server");
+    let session = Session::open(server.local_address(), options).expect("a session");
     (server, session)
 }
 
 fn create(session: &mut Session, name: &str) -> OpenFile {
-    let root = session.root().unwrap();
-    session.open_file(&root, name, Access::Both, Create::Guarded).unwrap()
+    let root = session.root().expect("the root");
+    session.open_file(&root, name, Access::Both, Create::Guarded).expect("a new file")
 }
 
 fn status<T>(result: Result<T, ClientError>) -> Option<Status> {
@@ -163,6 +163,7 @@ fn a_full_server_says_no_space_and_goes_on() {
 }
 
 #[test]
+#[allow(clippy::disallowed_methods, reason = "how long it takes is under test")]
 fn a_dropped_server_takes_its_connections_with_it_at_once() {
     let (server, mut session) = start_with(&SessionOptions { connections: 4, ..SessionOptions::default() });
     let address = server.local_address();
