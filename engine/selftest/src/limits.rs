@@ -33,8 +33,11 @@ pub(crate) const HANDLE_BYTES_MAX: usize = 128;
 /// A file name, as in every Linux file system.
 pub(crate) const NAME_BYTES_MAX: usize = 255;
 
-/// The target of a symbolic link: PATH_MAX of Linux without its final zero.
-pub(crate) const LINK_BYTES_MAX: usize = 4095 - 1024;
+/// The target of a symbolic link. Linux allows 4,095; with [`NODES_MAX`] links these would be 64 MiB at most.
+pub(crate) const LINK_BYTES_MAX: usize = 1024;
+
+/// The longest target that is looked at, to be refused as too long instead of as malformed.
+pub(crate) const LINK_BYTES_SEEN_MAX: usize = 4096;
 
 /// Encoded attributes: all that are settable, with two owners in full length, need less than a quarter of it.
 pub(crate) const ATTRIBUTE_BYTES_MAX: usize = 4096;
@@ -60,11 +63,11 @@ const _: () = assert!(SESSIONS_MAX * SLOTS_MAX as usize * REPLY_CACHED_BYTES_MAX
 /// Files open at a time, by all clients; each entry takes an owner of at most [`OPAQUE_BYTES_MAX`], 4 MiB in all.
 pub(crate) const OPENS_MAX: usize = 4096;
 
-/// Files, directories and links in the export: with names of full length, about 64 MiB beside the files' content.
+/// Files, directories and links in the export. With names of full length, twice each, 32 MiB beside the files' content.
 pub(crate) const NODES_MAX: usize = 65_536;
 
-/// Names of one file or directory's children; `NODES_MAX` already bounds it for everything but hard links.
-pub(crate) const LINKS_MAX: u32 = 1024;
+/// Names of one file. Names take memory as nodes do, and only this many for each.
+pub(crate) const LINKS_MAX: u32 = 64;
 
 /// The size of a block of a file, the unit of copy-on-write: an aligned payload is one block.
 pub(crate) const BLOCK_BYTES: usize = PAYLOAD_BYTES_MAX;
@@ -72,7 +75,7 @@ pub(crate) const BLOCK_BYTES: usize = PAYLOAD_BYTES_MAX;
 /// The least memory that a block takes; small files are many.
 pub(crate) const BLOCK_BYTES_MIN: usize = 4096;
 
-/// The longest file. Its table of blocks takes 16 bytes each: 16 MiB at most, for a file that is one hole.
+/// The longest file. Holes take nothing, so this is only to keep sums of offsets far from their end.
 pub(crate) const FILE_BYTES_MAX: u64 = 1 << 40;
 
 /// How long a client may be silent before another may take its place, and what it is told.

@@ -2,6 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+mod names;
+
+use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::thread;
@@ -23,7 +26,7 @@ struct Cli {
 enum Command {
     /// Serve an export in memory, which begins empty, until killed
     Server(ServerArguments),
-    /// Write, read back, compare and remove files on an NFSv4.1 server, and print how fast that went
+    /// Make, write, read back, compare and remove files on an NFSv4.1 server, and print how fast that went
     Client(ClientArguments),
 }
 
@@ -87,7 +90,8 @@ fn serve(arguments: &ServerArguments) -> Result<()> {
     let ServerArguments { listen, memory_max, connections_max } = *arguments;
     let options = ServerOptions { listen, bytes_max: memory_max << 20, connections_max };
     let server = Server::start(&options).with_context(|| format!("listening on {listen}"))?;
-    println!("listening on {}", server.local_address());
+    // A closed standard output is no reason not to serve.
+    let _ = writeln!(std::io::stdout(), "listening on {}", server.local_address());
     loop {
         thread::park();
     }
@@ -104,6 +108,7 @@ fn work(arguments: &ClientArguments) -> Result<()> {
         getattr_calls: arguments.calls,
         ..Workload::default()
     };
+    names::run(&mut session, &format!("{}-names", arguments.path))?;
     let report = workload.run(&mut session, &Progress::default())?;
     session.close().context("ending the session")?;
     print_payloads("write", &report.write);

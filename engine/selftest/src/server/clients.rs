@@ -241,3 +241,79 @@ impl Clients {
         if std::mem::replace(&mut client.reclaim_complete, true) { Err(Status::COMPLETE_ALREADY) } else { Ok(()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHANNEL: Channel = Channel {
+        request_bytes_max: 1000,
+        response_bytes_max: 1000,
+        response_cached_bytes_max: 1000,
+        operations_max: 8,
+        slots: 2,
+    };
+
+    fn start() -> Instant {
+        crate::clock::monotonic()
+    }
+
+    /// A client with a session.
+    fn open(
+        clients: &mut Clients,
+        owner: u8,
+        now: Instant,
+        gone: &mut Vec<u64>,
+    ) -> Result<(u64, Arc<Session>), Status> {
+        let exchanged = clients.exchange((&[owner], [0; 8]), false, now, gone)?;
+        let created = clients.create_session((exchanged.client, exchanged.sequence), (CHANNEL, CHANNEL, 0), gone)?;
+        Ok((exchanged.client, clients.session(&created.session, now)?))
+    }
+
+    #[test]
+    fn a_request_that_is_under_way_is_not_begun_again() {
+        let now = start();
+        let mut clients = Clients::new(1, now);
+        let (_, session) = open(&mut clients, 1, now, &mut Vec::new()).unwrap();
+        assert_eq!(session.begin(1, 1), Ok(Sequenced::New));
+        assert_eq!(session.begin(1, 1), Err(Status::DELAY));
+        assert_eq!(session.begin(1, 2), Err(Status::SEQ_MISORDERED));
+        assert_eq!(session.begin(0, 1), Ok(Sequenced::New), "another slot");
+        session.done(1, Some(b"reply"));
+        assert_eq!(session.begin(1, 1), Ok(Sequenced::Replay(Some(b"reply".as_slice().into()))));
+        assert_eq!(session.begin(1, 2), Ok(Sequenced::New));
+        session.done(1, None);
+        assert_eq!(session.begin(1, 2), Ok(Sequenced::Replay(None)));
+    }
+
+    #[test]
+    fn a_slot_goes_on_behind_the_largest_sequence() {
+        let now = start();
+        let mut clients = Clients::new(1, now);
+        let (_, session) = open(&mut clients, 1, now, &mut Vec::new()).unwrap();
+        lock(&session.slots[0]).sequence = u32::MAX;
+        assert_eq!(session.begin(0, 0), Ok(Sequenced::New));
+        session.done(0, Some(b"reply"));
+        assert_eq!(session.begin(0, 1), Ok(Sequenced::New));
+    }
+
+    #[test]
+    fn a_silent_client_gives_way_to_a_new_one_and_a_speaking_one_does_not() {
+        let now = start();
+        let mut clients = Clients::new(1, now);
+        let mut gone = Vec::new();
+        let mut opened: Vec<_> =
+            (0..CLIENTS_MAX as u8).map(|owner| open(&mut clients, owner, now, &mut gone).unwrap()).collect();
+        let later = now + Duration::from_secs(u64::from(LEASE_SECONDS) + 1);
+        let (silent, _) = opened.remove(5);
+        for (id, _) in &opened {
+            let session =
+                clients.sessions.iter().find(|(_, session)| session.client == *id).map(|(id, _)| *id).unwrap();
+            clients.session(&session, later - Duration::from_secs(1)).unwrap();
+        }
+        assert_eq!(open(&mut clients, 200, now, &mut gone).map(drop), Err(Status::DELAY));
+        open(&mut clients, 201, later, &mut gone).unwrap();
+        assert_eq!(gone, [silent]);
+        assert_eq!(open(&mut clients, 202, later, &mut gone).map(drop), Err(Status::DELAY));
+    }
+}

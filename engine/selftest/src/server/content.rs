@@ -1,5 +1,6 @@
 //! The bytes of one file, in blocks that a reader can hold while they are sent.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,8 +26,8 @@ impl Budget {
         taken.map(drop).map_err(|_| Status::NOSPC)
     }
 
-    fn give_back(&self, bytes: usize) {
-        self.used.fetch_sub(bytes as u64, Ordering::Relaxed);
+    fn give_back(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn total(&self) -> u64 {
@@ -74,19 +75,21 @@ impl Stretch {
 #[derive(Debug)]
 pub(super) struct Content {
     size: u64,
-    blocks: Vec<Option<Arc<Vec<u8>>>>,
+    /// By number. Each is in the budget, so they are no more than that has room for, wherever in the file they are.
+    blocks: BTreeMap<u64, Arc<Vec<u8>>>,
+    used: u64,
     budget: Arc<Budget>,
 }
 
 /// Where `offset` is: the number of the block, and how far inside.
-fn place(offset: u64) -> (usize, usize) {
+const fn place(offset: u64) -> (u64, usize) {
     let block = BLOCK_BYTES as u64;
-    ((offset / block) as usize, (offset % block) as usize)
+    (offset / block, (offset % block) as usize)
 }
 
 impl Content {
     pub(super) const fn new(budget: Arc<Budget>) -> Self {
-        Self { size: 0, blocks: Vec::new(), budget }
+        Self { size: 0, blocks: BTreeMap::new(), used: 0, budget }
     }
 
     pub(super) const fn size(&self) -> u64 {
@@ -94,8 +97,8 @@ impl Content {
     }
 
     /// The memory that the blocks take.
-    pub(super) fn used(&self) -> u64 {
-        self.blocks.iter().flatten().map(|block| block.len() as u64).sum()
+    pub(super) const fn used(&self) -> u64 {
+        self.used
     }
 
     /// Up to `count` bytes from `offset`, in order; `true` if they reach the end of the file.
@@ -106,7 +109,7 @@ impl Content {
         let end = offset.saturating_add(left as u64);
         while left > 0 {
             let wanted = left.min(BLOCK_BYTES - inside);
-            let block = self.blocks.get(number).and_then(Option::as_ref);
+            let block = self.blocks.get(&number);
             let there = block.map_or(0, |block| block.len().saturating_sub(inside).min(wanted));
             if let (Some(block), true) = (block, there > 0) {
                 let range = inside..inside + there;
@@ -145,22 +148,16 @@ impl Content {
     }
 
     /// Block `number`, with at least `length` bytes, not shared with anybody who reads it.
-    fn block_of(&mut self, number: usize, length: usize) -> Result<&mut Vec<u8>, Status> {
-        if self.blocks.len() <= number {
-            self.blocks.resize(number + 1, None);
-        }
-        let slot = self.blocks.get_mut(number).ok_or(Status::SERVERFAULT)?;
-        let block = slot.get_or_insert_default();
-        let before = block.len();
-        if before < length {
-            // Doubling, so that a file written in small pieces is not copied for each of them.
-            let length = length.next_power_of_two().max(BLOCK_BYTES_MIN);
-            self.budget.take(length - before)?;
-            let block = Arc::make_mut(block);
-            block.reserve_exact(length - before);
-            block.resize(length, 0);
-        }
-        Ok(Arc::make_mut(block))
+    fn block_of(&mut self, number: u64, length: usize) -> Result<&mut Vec<u8>, Status> {
+        let before = self.blocks.get(&number).map_or(0, |block| block.len());
+        // Doubling, so that a file written in small pieces is not copied for each of them.
+        let after = length.next_power_of_two().max(BLOCK_BYTES_MIN).max(before);
+        self.budget.take(after - before)?;
+        self.used += (after - before) as u64;
+        let block = Arc::make_mut(self.blocks.entry(number).or_default());
+        block.reserve_exact(after - before);
+        block.resize(after, 0);
+        Ok(block)
     }
 
     /// Cuts the file, or makes it longer by a hole.
@@ -172,20 +169,21 @@ impl Content {
             return Err(Status::FBIG);
         }
         let (last, inside) = place(size);
-        for block in self.blocks.drain(self.blocks.len().min(last + usize::from(inside > 0))..).flatten() {
-            self.budget.give_back(block.len());
-        }
-        if let Some(Some(block)) = self.blocks.get_mut(last)
+        let mut gone: u64 =
+            self.blocks.split_off(&(last + u64::from(inside > 0))).values().map(|block| block.len() as u64).sum();
+        if let Some(block) = self.blocks.get_mut(&last)
             && size < self.size
             && inside < block.len()
         {
             let kept = inside.next_power_of_two().max(BLOCK_BYTES_MIN).min(block.len());
-            self.budget.give_back(block.len() - kept);
+            gone += (block.len() - kept) as u64;
             let block = Arc::make_mut(block);
             block.truncate(kept);
             block.shrink_to_fit();
             block.iter_mut().skip(inside).for_each(|byte| *byte = 0);
         }
+        self.used -= gone;
+        self.budget.give_back(gone);
         self.size = size;
         Ok(())
     }
@@ -193,9 +191,7 @@ impl Content {
 
 impl Drop for Content {
     fn drop(&mut self) {
-        for block in self.blocks.drain(..).flatten() {
-            self.budget.give_back(block.len());
-        }
+        self.budget.give_back(self.used);
     }
 }
 

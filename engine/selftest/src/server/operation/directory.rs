@@ -1,7 +1,7 @@
 //! Directories: CREATE, READDIR, REMOVE, RENAME, LINK; and READLINK.
 
 use crate::clock;
-use crate::limits::{LINK_BYTES_MAX, OPAQUE_BYTES_MAX, PAYLOAD_BYTES_MAX};
+use crate::limits::{LINK_BYTES_MAX, LINK_BYTES_SEEN_MAX, OPAQUE_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use crate::nfs4::{Bitmap, Status};
 use crate::rpc::Credential;
 use crate::server::attributes::{self, Settings};
@@ -31,8 +31,9 @@ impl Compound<'_> {
     pub(in crate::server) fn create(&mut self, from: &mut Decoder<'_>) -> Result<(), Status> {
         let kind = match from.u32()? {
             2 => Kind::Directory,
-            5 => match from.opaque(LINK_BYTES_MAX)? {
+            5 => match from.opaque(LINK_BYTES_SEEN_MAX)? {
                 [] => return Err(Status::INVAL),
+                long if long.len() > LINK_BYTES_MAX => return Err(Status::NAMETOOLONG),
                 target => Kind::Link(target.to_vec()),
             },
             NF4BLK..=NF4NAMEDATTR => return Err(Status::NOTSUPP),

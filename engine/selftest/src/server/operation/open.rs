@@ -66,6 +66,11 @@ impl Compound<'_> {
         };
         self.export.tree().node(node)?.file()?;
         let stateid = self.export.opens().open(client, owner, node, share)?;
+        // A REMOVE on another connection may have come in between; it did not see this open.
+        if let Err(gone) = self.export.tree().node(node).map(drop) {
+            self.export.opens().forget_node(node);
+            return Err(gone);
+        }
         self.set_current(node);
         self.stateid = Some(stateid);
         let out = &mut self.out.bytes;
