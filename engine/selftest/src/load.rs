@@ -100,11 +100,11 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Nothing done.
+    /// Nothing done yet: to [`Outcome::add`] to.
     ///
     /// # Errors
-    /// Never, with the bounds that are used.
-    fn nothing() -> Result<Self, LoadError> {
+    /// [`LoadError::Internal`], if the bounds of the latencies were wrong.
+    pub fn nothing() -> Result<Self, LoadError> {
         let latencies =
             Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).map_err(|_| LoadError::Internal("histogram bounds"))?;
         Ok(Self { calls: 0, bytes: 0, elapsed: Duration::ZERO, latencies, verifier: None })
@@ -113,7 +113,7 @@ impl Outcome {
     /// Adds what was done after this.
     ///
     /// # Errors
-    /// Never, with outcomes of this module.
+    /// [`LoadError::Internal`], if the latencies had other bounds.
     pub fn add(&mut self, later: &Self) -> Result<(), LoadError> {
         self.calls += later.calls;
         self.bytes += later.bytes;
@@ -146,7 +146,7 @@ pub enum LoadError {
     #[error(transparent)]
     Client(#[from] ClientError),
     /// A byte came back other than it was written: the data is wrong, wherever that happened.
-    #[error("data is wrong")]
+    #[error("data is wrong: {0}")]
     Differs(#[from] Mismatch),
     /// The server moved fewer bytes than a call was about.
     #[error("{moved} bytes instead of {wanted} at {offset} of file {file}")]

@@ -1,5 +1,6 @@
 //! The client against the server, over TCP.
 
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -176,6 +177,61 @@ fn a_dropped_server_takes_its_connections_with_it_at_once() {
     drop(idle);
 }
 
+/// A call of the NULL procedure, as one record.
+fn null_call() -> Vec<u8> {
+    let words = [1 << 31 | 40_u32, 7, 0, 2, 100_003, 4, 0, 0, 0, 0, 0];
+    words.iter().flat_map(|word| word.to_be_bytes()).collect()
+}
+
+#[test]
+#[allow(clippy::disallowed_methods, reason = "how long it takes is under test")]
+fn peers_that_stop_inside_a_record_or_read_nothing_do_not_keep_a_server_from_ending() {
+    let (server, session) = start();
+    let mut half = TcpStream::connect(server.local_address()).unwrap();
+    half.write_all(&null_call()[..20]).unwrap();
+    let mut deaf = TcpStream::connect(server.local_address()).unwrap();
+    deaf.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+    let calls = null_call().repeat(1000);
+    // Until the server waits for us to read.
+    while deaf.write_all(&calls).is_ok() {}
+    let begun = std::time::Instant::now();
+    drop(server);
+    assert!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
+    drop(session);
+}
+
+#[test]
+fn noise_is_closed_and_does_not_reach_others() {
+    let (server, mut session) = start();
+    let mut state = 0x5ea1_a9e5_u64;
+    for number in 0..100 {
+        let mut peer = TcpStream::connect(server.local_address()).unwrap();
+        peer.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let mut noise: Vec<u8> = (0..2000)
+            .flat_map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (state >> 32).to_be_bytes()
+            })
+            .collect();
+        if number % 2 == 0 {
+            // What looks like a record, with noise inside.
+            noise.splice(..4, (1 << 31 | 12_000_u32).to_be_bytes());
+        }
+        // The server may have closed before all of it was sent.
+        let _ = peer.write_all(&noise);
+        let _ = peer.shutdown(std::net::Shutdown::Write);
+        let mut answer = Vec::new();
+        let ended = peer.read_to_end(&mut answer);
+        assert!(
+            ended.is_ok() || ended.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset),
+            "{number}"
+        );
+        assert!(answer.len() < 100, "{number}");
+    }
+    session.root().unwrap();
+    session.close().unwrap();
+}
+
 #[test]
 fn more_connections_than_allowed_are_closed_and_the_rest_goes_on() {
     let server = Server::start(&ServerOptions { connections_max: 2, ..ServerOptions::default() }).unwrap();
@@ -198,8 +254,8 @@ fn what_is_not_nfs_is_an_error_that_says_so() {
     let thread = std::thread::spawn(move || {
         for answer in answers {
             let (mut peer, _) = closing.accept().unwrap();
-            std::io::Read::read(&mut peer, &mut [0; 4096]).unwrap();
-            std::io::Write::write_all(&mut peer, answer).unwrap();
+            assert!(peer.read(&mut [0; 4096]).unwrap() > 0);
+            peer.write_all(answer).unwrap();
         }
     });
     assert!(matches!(Session::open(address, &SessionOptions::default()), Err(ClientError::Malformed(_))));
