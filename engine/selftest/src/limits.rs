@@ -33,7 +33,7 @@ pub(crate) const HANDLE_BYTES_MAX: usize = 128;
 /// A file name, as in every Linux file system.
 pub(crate) const NAME_BYTES_MAX: usize = 255;
 
-/// The target of a symbolic link. Linux allows 4,095; with [`NODES_MAX`] links these would be 64 MiB at most.
+/// The target of a symbolic link. Linux allows 4,095; with [`NAMES_MAX`] links these would be 64 MiB at most.
 pub(crate) const LINK_BYTES_MAX: usize = 1024;
 
 /// The longest target that is looked at, to be refused as too long instead of as malformed.
@@ -63,11 +63,12 @@ const _: () = assert!(SESSIONS_MAX * SLOTS_MAX as usize * REPLY_CACHED_BYTES_MAX
 /// Files open at a time, by all clients; each entry takes an owner of at most [`OPAQUE_BYTES_MAX`], 4 MiB in all.
 pub(crate) const OPENS_MAX: usize = 4096;
 
-/// Files, directories and links in the export. With names of full length, twice each, 32 MiB beside the files' content.
-pub(crate) const NODES_MAX: usize = 65_536;
+/// Names in the export, and so files, directories and links, each of which has one or more. A name of full length is
+/// kept twice: 32 MiB beside the files' content.
+pub(crate) const NAMES_MAX: usize = 65_536;
 
-/// Names of one file. Names take memory as nodes do, and only this many for each.
-pub(crate) const LINKS_MAX: u32 = 64;
+/// Names of one file; what a client is told.
+pub(crate) const LINKS_MAX: u32 = 1024;
 
 /// The size of a block of a file, the unit of copy-on-write: an aligned payload is one block.
 pub(crate) const BLOCK_BYTES: usize = PAYLOAD_BYTES_MAX;

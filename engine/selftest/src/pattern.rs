@@ -196,6 +196,16 @@ mod tests {
     }
 
     #[test]
+    fn nearly_every_word_depends_on_file_pass_and_page() {
+        let page = filled(PAGE_BYTES, 1, 0, 4);
+        for (file, offset, pass) in [(2, 0, 4), (1, PAGE, 4), (1, 0, 5), (1, 0, 3), (0, 0, 4)] {
+            let other = filled(PAGE_BYTES, file, offset, pass);
+            let pairs = page[LINE_BYTES..].chunks(8).zip(other[LINE_BYTES..].chunks(8));
+            assert_eq!(pairs.filter(|(word, other)| word == other).count(), 0, "{file} {offset} {pass}");
+        }
+    }
+
+    #[test]
     fn every_way_of_cutting_the_pattern_gives_the_same_bytes() {
         let whole = filled(3 * PAGE_BYTES, 9, 2 * PAGE, 1);
         for length in [1, 7, 64, 1000, 4095, 4096, 4097, 9000] {

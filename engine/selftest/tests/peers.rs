@@ -75,8 +75,8 @@ fn an_old_pass_is_noticed() {
 }
 
 #[test]
-fn a_load_for_a_time_ends_in_that_time() {
-    let (_server, mut session) = start();
+fn a_load_ends_in_time_and_says_what_it_cannot_do() {
+    let (server, mut session) = start();
     let open = create(&mut session, "file");
     let mut load = Load {
         kind: Kind::Write { pass: 3 },
@@ -90,6 +90,11 @@ fn a_load_for_a_time_ends_in_that_time() {
     assert!(written.calls >= 64 && written.elapsed < Duration::from_secs(3), "{written:?}");
     load.kind = Kind::Read { verify: Some(3) };
     assert_eq!(load::run(&mut session, &load, &Progress::default()).unwrap().bytes % 65_536, 0);
+    load.file_bytes = 8 << 20;
+    load.until = Until::Calls(128);
+    let short = load::run(&mut session, &load, &Progress::default());
+    assert!(matches!(short, Err(LoadError::Short { file: 9, offset: 4_194_304, moved: 0, .. })), "{short:?}");
+    let mut session = Session::open(server.local_address(), &SessionOptions::default()).unwrap();
     load.depth = 1000;
     assert!(matches!(load::run(&mut session, &load, &Progress::default()), Err(LoadError::TooMuch { .. })));
 }

@@ -10,7 +10,7 @@ use crate::xdr::{Decoder, Encoder, XdrError};
 pub(crate) const WANTED: Bitmap = Bitmap::of(&[TYPE, CHANGE, SIZE, FILEID, MODE, NUMLINKS]);
 
 /// Entries of one directory that are listed.
-const ENTRIES_MAX: usize = crate::limits::NODES_MAX;
+const ENTRIES_MAX: usize = crate::limits::NAMES_MAX;
 
 /// A file handle.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]

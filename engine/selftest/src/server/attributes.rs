@@ -4,7 +4,7 @@ use super::export::{Export, Handle};
 use super::tree::{Body, Meta, Node, Tree};
 use crate::clock::Time;
 use crate::limits::{
-    ATTRIBUTE_BYTES_MAX, FILE_BYTES_MAX, LEASE_SECONDS, LINKS_MAX, NAME_BYTES_MAX, NODES_MAX, PAYLOAD_BYTES_MAX,
+    ATTRIBUTE_BYTES_MAX, FILE_BYTES_MAX, LEASE_SECONDS, LINKS_MAX, NAME_BYTES_MAX, NAMES_MAX, PAYLOAD_BYTES_MAX,
 };
 use crate::nfs4::attribute::*;
 use crate::nfs4::{Bitmap, Status};
@@ -130,7 +130,6 @@ fn of_node(export: &Export, number: u64, node: &Node, attribute: u32, to: &mut E
 
 /// Encodes an attribute that is the same for all nodes.
 fn of_export(tree: &Tree, attribute: u32, to: &mut Encoder) {
-    let nodes_free = NODES_MAX.saturating_sub(tree.len()) as u64;
     match attribute {
         SUPPORTED_ATTRS => SUPPORTED.encode(to),
         // Handles do not expire as long as the server runs; the type says nothing about the time after.
@@ -140,8 +139,8 @@ fn of_export(tree: &Tree, attribute: u32, to: &mut Encoder) {
         }
         NAMED_ATTR | CASE_INSENSITIVE | CHOWN_RESTRICTED => to.bool(false),
         LEASE_TIME => to.u32(LEASE_SECONDS),
-        FILES_AVAIL | FILES_FREE => to.u64(nodes_free),
-        FILES_TOTAL => to.u64(NODES_MAX as u64),
+        FILES_AVAIL | FILES_FREE => to.u64(tree.names_free() as u64),
+        FILES_TOTAL => to.u64(NAMES_MAX as u64),
         MAXFILESIZE => to.u64(FILE_BYTES_MAX),
         MAXLINK => to.u32(LINKS_MAX),
         MAXNAME => to.u32(NAME_BYTES_MAX as u32),

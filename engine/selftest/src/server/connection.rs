@@ -1,6 +1,5 @@
 //! One connection: reads calls, answers them in order.
 
-use std::io::{self, IoSlice, Write};
 use std::net::TcpStream;
 
 use super::compound::answer;
@@ -22,26 +21,9 @@ pub(super) fn serve(stream: &TcpStream, export: &Export) -> Result<(), RecordErr
         }
         // Replies to calls that came together leave together; those with payloads are long enough by themselves.
         if !out.payloads.is_empty() || out.bytes.len() >= BATCH_BYTES_MAX || !records.has_record() {
-            send(stream, &out)?;
+            write_all_vectored(stream, &mut out.slices())?;
             out.clear();
         }
     }
     Ok(())
-}
-
-/// Writes the replies, payloads in their places.
-fn send(mut stream: &TcpStream, reply: &Reply) -> io::Result<()> {
-    if reply.payloads.is_empty() {
-        return stream.write_all(reply.bytes.bytes());
-    }
-    let (mut slices, mut rest) = (Vec::with_capacity(4), reply.bytes.bytes());
-    let mut taken = 0;
-    for payload in &reply.payloads {
-        let (head, behind) = rest.split_at_checked(payload.at - taken).unwrap_or((rest, &[]));
-        slices.push(IoSlice::new(head));
-        slices.push(IoSlice::new(payload.held.bytes()));
-        (rest, taken) = (behind, payload.at);
-    }
-    slices.push(IoSlice::new(rest));
-    write_all_vectored(stream, &mut slices)
 }

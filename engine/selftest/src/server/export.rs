@@ -1,5 +1,6 @@
 //! What all connections of a server share, and the replies that they send.
 
+use std::io::IoSlice;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -119,6 +120,20 @@ impl Reply {
 
     pub(super) fn since(&self, place: Place) -> &[u8] {
         self.bytes.bytes().get(place.bytes..).unwrap_or_default()
+    }
+
+    /// All of it in order, payloads in their places.
+    pub(super) fn slices(&self) -> Vec<IoSlice<'_>> {
+        let mut slices = Vec::with_capacity(2 * self.payloads.len() + 1);
+        let (mut rest, mut taken) = (self.bytes.bytes(), 0);
+        for payload in &self.payloads {
+            let (head, behind) = rest.split_at_checked(payload.at - taken).unwrap_or((rest, &[]));
+            slices.push(IoSlice::new(head));
+            slices.push(IoSlice::new(payload.held.bytes()));
+            (rest, taken) = (behind, payload.at);
+        }
+        slices.push(IoSlice::new(rest));
+        slices
     }
 
     pub(super) fn clear(&mut self) {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::content::{Budget, Content};
 use crate::clock::Time;
-use crate::limits::{LINKS_MAX, NAME_BYTES_MAX, NODES_MAX};
+use crate::limits::{LINKS_MAX, NAME_BYTES_MAX, NAMES_MAX};
 use crate::nfs4::{FileType, Status};
 
 /// The number of the root directory.
@@ -158,6 +158,8 @@ pub(super) enum Kind {
 #[derive(Debug)]
 pub(super) struct Tree {
     nodes: HashMap<u64, Node>,
+    /// Names in all directories.
+    names: usize,
     number_next: u64,
     change_last: u64,
     pub(super) budget: Arc<Budget>,
@@ -177,13 +179,14 @@ fn check_name(name: &[u8]) -> Result<(), Status> {
 impl Tree {
     pub(super) fn new(bytes_max: u64, now: Time) -> Self {
         let budget = Arc::new(Budget::new(bytes_max));
-        let mut tree = Self { nodes: HashMap::new(), number_next: ROOT, change_last: 0, budget };
+        let mut tree = Self { nodes: HashMap::new(), names: 0, number_next: ROOT, change_last: 0, budget };
         tree.make(Kind::Directory, Birth { mode: 0o755, uid: 0, gid: 0, now }, ROOT);
         tree
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.nodes.len()
+    /// Names that there is room for.
+    pub(super) const fn names_free(&self) -> usize {
+        NAMES_MAX - self.names
     }
 
     /// # Errors
@@ -232,6 +235,15 @@ impl Tree {
         Ok(())
     }
 
+    /// Counts one more name.
+    const fn take_name(&mut self) -> Result<(), Status> {
+        if self.names >= NAMES_MAX {
+            return Err(Status::NOSPC);
+        }
+        self.names += 1;
+        Ok(())
+    }
+
     /// Changes a directory and returns the two values of its change attribute.
     fn change<F>(&mut self, number: u64, now: Time, change: F) -> Result<ChangeInfo, Status>
     where
@@ -269,9 +281,7 @@ impl Tree {
             Err(other) => return Err(other),
             Ok(_) => return Err(Status::EXIST),
         }
-        if self.nodes.len() >= NODES_MAX {
-            return Err(Status::NOSPC);
-        }
+        self.take_name()?;
         let is_directory = matches!(kind, Kind::Directory);
         let number = self.make(kind, birth, directory);
         let info = self.change(directory, birth.now, |entries, meta| {
@@ -289,6 +299,7 @@ impl Tree {
             (_, Err(Status::NOENT)) => {}
             (_, Err(other)) => return Err(other),
         }
+        self.take_name()?;
         self.touch(number, now, false, |meta| meta.links += 1)?;
         self.change(directory, now, |entries, _| entries.insert(name, number))
     }
@@ -305,6 +316,7 @@ impl Tree {
             return Err(Status::NOTEMPTY);
         }
         let gone = self.unlink(number, now)?;
+        self.names -= 1;
         let is_directory = gone.as_ref().is_some_and(|node| node.file_type() == FileType::Directory);
         let info = self.change(directory, now, |entries, meta| {
             entries.remove(name);
@@ -416,6 +428,23 @@ mod tests {
         assert_eq!(tree.remove(ROOT, b"second", NOW).unwrap().1, Some(file));
         assert!(matches!(tree.node(file), Err(Status::STALE)));
         assert_eq!(tree.lookup(ROOT, b"file"), Err(Status::NOENT));
+    }
+
+    #[test]
+    fn one_name_more_than_the_limit_has_no_space_until_one_is_removed() {
+        let mut tree = tree();
+        let mut last = ROOT;
+        for number in 0..NAMES_MAX - 1 {
+            (last, _) = tree.create(ROOT, format!("{number}").as_bytes(), Kind::File, BIRTH).unwrap();
+        }
+        tree.link(last, ROOT, b"link", NOW).unwrap();
+        assert_eq!(tree.names_free(), 0);
+        assert_eq!(tree.create(ROOT, b"more", Kind::File, BIRTH).map(drop), Err(Status::NOSPC));
+        assert_eq!(tree.link(last, ROOT, b"more", NOW).map(drop), Err(Status::NOSPC));
+        tree.rename((ROOT, b"link"), (ROOT, b"0"), NOW).unwrap();
+        tree.link(last, ROOT, b"more", NOW).unwrap();
+        tree.remove(ROOT, b"1", NOW).unwrap();
+        assert_eq!(tree.names_free(), 1);
     }
 
     #[test]

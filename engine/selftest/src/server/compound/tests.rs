@@ -20,13 +20,7 @@ fn answered(export: &Export, record: &[u8]) -> Option<Vec<u8>> {
         Err(CallError::NotACall) => return None,
         Err(other) => panic!("{other:?} is to be answered"),
     }
-    let (mut whole, mut taken) = (Vec::new(), 0);
-    for payload in &out.payloads {
-        whole.extend_from_slice(&out.bytes.bytes()[taken..payload.at]);
-        whole.extend_from_slice(payload.held.bytes());
-        taken = payload.at;
-    }
-    whole.extend_from_slice(&out.bytes.bytes()[taken..]);
+    let mut whole: Vec<u8> = out.slices().iter().flat_map(|slice| slice.iter().copied()).collect();
     let mark = u32::from_be_bytes(*whole.first_chunk().unwrap());
     assert_eq!(mark as usize, (whole.len() - 4) | 1 << 31, "the mark is that of the record");
     Some(whole.split_off(4))
@@ -259,15 +253,73 @@ fn a_reply_longer_than_the_session_takes_is_refused_without_effect() {
     let reply = answered(&export, &create_session(id, sequence, 1000)).unwrap();
     let mut client = Client { export: &export, id, session: *reply[44..].first_chunk().unwrap(), sequence: 0 };
     let mut read = |count| {
-        outcome(&client.call(|request| {
+        client.call(|request| {
             open(request, b"owner", 3, 0, b"file");
             write_current(request, 5000, b"x");
             request.read(&Stateid::CURRENT, 0, count);
-        }))
+        })
     };
-    assert_eq!(read(300), (Status::OK, 5));
-    assert_eq!(read(5001), (Status::REP_TOO_BIG, 5));
+    assert_eq!(outcome(&read(300)), (Status::OK, 5));
+    let reply = read(5001);
+    assert_eq!(outcome(&reply), (Status::REP_TOO_BIG, 5));
+    assert!(reply.len() < 1000 && reply.ends_with(&[0, 0, 0, 25, 0, 0, 0x27, 0x52]), "nothing is left of the payload");
     assert_eq!(outcome(&answered(&export, &create_session(id, sequence + 1, 100)).unwrap()), (Status::TOOSMALL, 1));
+}
+
+#[test]
+fn several_reads_in_one_compound_bring_each_its_own_bytes() {
+    let export = Export::new(1 << 22);
+    let mut client = Client::open(&export, b"client");
+    let reply = client.call(|request| {
+        open(request, b"owner", 3, 0, b"file");
+        write_current(request, (1 << 20) - 3, b"before and behind");
+        request.read(&Stateid::CURRENT, (1 << 20) - 3, 6);
+        request.read(&Stateid::CURRENT, (1 << 20) + 8, 100);
+        request.read(&Stateid::CURRENT, (1 << 20) - 5, 4);
+    });
+    assert_eq!(outcome(&reply), (Status::OK, 7));
+    let results: [&[u8]; 3] =
+        [b"\0\0\0\0\0\0\0\x06before\0\0", b"\0\0\0\x01\0\0\0\x06behind\0\0", b"\0\0\0\0\0\0\0\x04\0\0be"];
+    assert!(reply.ends_with(&results.join(b"\0\0\0\x19\0\0\0\0".as_slice())), "{reply:?}");
+}
+
+#[test]
+fn a_listing_keeps_to_the_bytes_of_names_that_it_is_asked_for() {
+    let export = Export::new(1 << 20);
+    let mut client = Client::open(&export, b"client");
+    for name in [b"first", b"other", b"third"] {
+        client.call(|request| make_directory(request, name));
+    }
+    // An entry's cookie and name take 20 bytes.
+    let mut entries = |dircount: u32| {
+        let reply = client.call(|request| {
+            bare(request, O::PUTROOTFH);
+            let out = request.operation(O::READDIR);
+            out.u64(0);
+            out.words([0, 0, dircount, 5000, 0]);
+        });
+        assert_eq!(outcome(&reply), (Status::OK, 3));
+        let names = [b"first", b"other", b"third"];
+        let count = names.iter().filter(|name| reply.windows(5).any(|window| window == **name)).count();
+        (count, reply.ends_with(&[0, 0, 0, 1]))
+    };
+    assert_eq!(entries(1), (1, false), "one entry in any case");
+    assert_eq!(entries(59), (2, false));
+    assert_eq!(entries(60), (3, true));
+    assert_eq!(entries(0), (3, true), "0 is no limit");
+    let mut from = |cookie, verifier| {
+        let build = |request: &mut Request<'_>| {
+            bare(request, O::PUTROOTFH);
+            let out = request.operation(O::READDIR);
+            out.words([0, cookie]);
+            out.u64(verifier);
+            out.words([0, 5000, 0]);
+        };
+        outcome(&client.call(build)).0
+    };
+    assert_eq!(from(3, export.instance), Status::OK);
+    assert_eq!(from(3, export.instance + 1), Status::NOT_SAME);
+    assert_eq!(from(2, export.instance), Status::BAD_COOKIE);
 }
 
 #[test]
