@@ -26,7 +26,7 @@ pub(crate) use files::{WANTED, decode_getattr};
 pub struct SessionOptions {
     /// TCP connections; all carry calls once the load runs.
     pub connections: usize,
-    /// Slots asked for; the server may grant fewer.
+    /// Slots asked for; the server may grant fewer, and no more than 64 are used.
     pub slots: u32,
     /// Who calls, by AUTH_SYS.
     pub uid: u32,
@@ -112,7 +112,11 @@ impl Session {
         let connection = self.connections.first_mut().ok_or(ClientError::Malformed("no connection"))?;
         connection.send(self.out.bytes(), &[])?;
         let mut results = connection.reply(xid)?;
-        results.sequence()?;
+        if let Err(error) = results.sequence() {
+            // Refused before it had its place in the slot, which the next call takes.
+            *sequence = sequence.wrapping_sub(1);
+            return Err(error);
+        }
         decode(&mut results)
     }
 }

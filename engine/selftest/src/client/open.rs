@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::call::{Connection, Request, Results};
 use super::{ClientError, OPERATIONS_WANTED, Session, SessionOptions};
 use crate::clock;
-use crate::limits::{COMPOUND_BYTES_MAX, RECORD_BYTES_MAX};
+use crate::limits::{COMPOUND_BYTES_MAX, RECORD_BYTES_MAX, SLOTS_MAX};
 use crate::nfs4::{Operation, SessionId, Status};
 use crate::xdr::{Decoder, Encoder, XdrError};
 
@@ -92,8 +92,9 @@ fn create_session(
     alone(connection, (xid, options), Operation::CREATE_SESSION, build, |results| {
         let (id, _sequence, _flags) = (results.from.fixed()?, results.from.u32()?, results.from.u32()?);
         let [_, request_bytes_max, response_bytes_max, _, _, slots] = decode_channel(&mut results.from)?;
-        // More than was asked for is not used.
-        Ok(Granted { id, request_bytes_max, response_bytes_max, slots: slots.min(options.slots) })
+        // More than was asked for is not used; nor is what an xid of the load has no room for.
+        let slots = slots.min(options.slots).min(SLOTS_MAX);
+        Ok(Granted { id, request_bytes_max, response_bytes_max, slots })
     })
 }
 
