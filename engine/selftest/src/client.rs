@@ -69,9 +69,8 @@ impl Session {
 
     /// The longest payload of one READ or WRITE: what fits into the server's requests and responses, at most 1 MiB.
     pub fn payload_bytes_max(&self) -> usize {
-        let around = crate::limits::COMPOUND_BYTES_MAX as u32;
         let both = self.request_bytes_max.min(self.response_bytes_max);
-        (both.saturating_sub(around) as usize).clamp(512, crate::limits::PAYLOAD_BYTES_MAX)
+        (both.saturating_sub(AROUND_BYTES_MAX) as usize).clamp(512, crate::limits::PAYLOAD_BYTES_MAX)
     }
 
     pub(crate) fn next_xid(&mut self) -> u32 {
@@ -131,6 +130,10 @@ impl Connection {
         Ok(Self::new(stream))
     }
 }
+
+/// What lies around the payload of a READ or WRITE: the RPC header (92), the COMPOUND (12), SEQUENCE (36), PUTFH with a
+/// handle of full length (136), WRITE (36), rounded up. Some servers grant little more than the payload.
+const AROUND_BYTES_MAX: u32 = 512;
 
 /// The operations of one COMPOUND that we ask room for.
 const OPERATIONS_WANTED: u32 = OPERATIONS_MAX as u32;
