@@ -8,6 +8,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{RootCertStore, SupportedProtocolVersion};
+use zeroize::Zeroizing;
 
 use crate::config::TlsVersions;
 
@@ -137,7 +138,7 @@ pub(crate) fn certificates(file: &PemSource) -> Result<Vec<CertificateDer<'stati
 }
 
 pub(crate) fn private_key(file: &PemSource) -> Result<PrivateKeyDer<'static>, TlsConfigError> {
-    let pem = file.read()?;
+    let pem = Zeroizing::new(file.read()?);
     PrivateKeyDer::from_pem_slice(&pem).map_err(|error| {
         let encrypted = [&b"BEGIN ENCRYPTED PRIVATE KEY"[..], &b"Proc-Type: 4,ENCRYPTED"[..]];
         if encrypted.iter().any(|mark| pem.windows(mark.len()).any(|window| window == *mark)) {
