@@ -12,6 +12,9 @@ use crate::handshake::{Established, HandshakeError, shake_hands};
 use crate::upstream;
 use crate::worker::{Context, Worker};
 
+/// An alert of two bytes, sealed by any suite of either version: 33 at most.
+const ALERT_RECORD_BYTES_MAX: usize = 64;
+
 /// What a session is made of.
 pub(crate) struct Prepared {
     pub(crate) plain: Socket,
@@ -82,7 +85,7 @@ pub(crate) async fn as_server(
     let reached = match reached {
         Either::Left(reached) => reached,
         Either::Right(Either::Right(())) => {
-            refuse(client, &mut established, AlertDescription::CLOSE_NOTIFY).await;
+            refuse(client, &mut established, AlertDescription::CLOSE_NOTIFY);
             tracing::info!(%peer, "closed: the tunnel stops");
             return None;
         }
@@ -96,7 +99,7 @@ pub(crate) async fn as_server(
         Ok(reached) => reached,
         Err(error) => {
             counters.upstream_failures_total.add(1);
-            refuse(client, &mut established, AlertDescription::INTERNAL_ERROR).await;
+            refuse(client, &mut established, AlertDescription::INTERNAL_ERROR);
             tracing::error!(%peer, server = %config.connect, "closed: {error}");
             return None;
         }
@@ -109,7 +112,7 @@ pub(crate) async fn as_server(
         };
         if let Err(error) = introduced {
             counters.upstream_failures_total.add(1);
-            refuse(client, &mut established, AlertDescription::INTERNAL_ERROR).await;
+            refuse(client, &mut established, AlertDescription::INTERNAL_ERROR);
             tracing::error!(%peer, %server, "closed: telling the server where the client is: {error}");
             return None;
         }
@@ -138,7 +141,8 @@ async fn welcome(
         let mut established = handshake.establish()?;
         if verdict.is_err() {
             // The client must forget the session (RFC 5246 section 7.2.2, RFC 8446 section 6.2) and comes back in full.
-            send_alert(client, &mut established, AlertDescription::CERTIFICATE_EXPIRED).await;
+            let mut record = [0; ALERT_RECORD_BYTES_MAX];
+            client.write(seal_alert(&mut established, AlertDescription::CERTIFICATE_EXPIRED, &mut record)).await?;
         }
         verdict.map(|()| Some(established))
     });
@@ -167,18 +171,20 @@ fn failed(peer: SocketAddr, context: &Context, error: &HandshakeError) {
     tracing::warn!(%peer, "closed: TLS handshake: {error}");
 }
 
-/// Tells a client that its connection ends here, as far as that goes without waiting for it; then resets it.
-async fn refuse(mut client: Connection, established: &mut Established, alert: AlertDescription) {
-    send_alert(&mut client, established, alert).await;
-    client.reset();
+/// Tells a client that its connection ends here, if there is room for that in its socket; then resets it.
+fn refuse(client: Connection, established: &mut Established, alert: AlertDescription) {
+    if let Ok(socket) = client.into_socket() {
+        let mut record = [0; ALERT_RECORD_BYTES_MAX];
+        // What does not fit into the socket now never will: the connection is reset next.
+        let _ = socket.try_send(seal_alert(established, alert, &mut record));
+        socket.abort();
+    }
 }
 
-async fn send_alert(client: &mut Connection, established: &mut Established, alert: AlertDescription) {
-    let mut record = [0; 64];
-    if let Ok(length) = established.sealer.seal_message(ContentType::ALERT, &alert.encode(), &mut record) {
-        // Nothing has been sent since the handshake: there is room for it, or the client has gone.
-        let _ = client.write(record.get(..length).unwrap_or_default()).await;
-    }
+/// The alert as a record in `place`; nothing when the key is used up.
+fn seal_alert<'p>(established: &mut Established, alert: AlertDescription, place: &'p mut [u8]) -> &'p [u8] {
+    let length = established.sealer.seal_message(ContentType::ALERT, &alert.encode(), place).unwrap_or(0);
+    place.get(..length).unwrap_or_default()
 }
 
 /// Takes both connections off the reactor.
