@@ -11,11 +11,14 @@ use sealane_relay::{Endpoint, IoChoice, ProxyProtocol, TlsVersions};
 
 /// A userspace TLS tunnel for NFS
 #[derive(Debug, Parser)]
-#[command(version, propagate_version = true)]
+#[command(version, propagate_version = true, after_help = FIRST_STEPS)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
 }
+
+const FIRST_STEPS: &str = "\
+'sealane demo' shows it at work. 'sealane client --help' and 'sealane server --help' have examples.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
