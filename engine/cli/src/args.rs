@@ -159,7 +159,8 @@ pub(crate) struct ServerOptions {
     #[arg(long, value_name = "FILE", help_heading = "Trust")]
     pub(crate) client_ca: Vec<PathBuf>,
 
-    /// TLS handshakes in progress at the same time; one more ends the oldest
+    /// TLS handshakes in progress at the same time, in equal shares for the threads; one more ends the one that has got
+    /// least far
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000), default_value = "256", help_heading = "Resources")]
     pub(crate) handshakes_max: usize,
 
@@ -190,7 +191,7 @@ pub(crate) struct TunnelOptions {
     #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "256M", help_heading = "Resources")]
     pub(crate) memory_max: usize,
 
-    /// Connections at the same time; further ones are reset
+    /// Connections at the same time; further ones are reset. Those of TLS clients count when their handshake is done
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000), default_value = "1024", help_heading = "Resources")]
     pub(crate) connections_max: usize,
 

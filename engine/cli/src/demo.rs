@@ -5,6 +5,7 @@
 //! Session -> sealane client -> TLS -> sealane server -> Server
 //! ```
 
+use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -47,21 +48,18 @@ const BAR_INTERVAL: Duration = Duration::from_millis(100);
 /// # Errors
 /// What could not be started, or the first call that failed, or the first byte that came back wrong.
 pub(crate) fn run(options: &DemoOptions) -> Result<()> {
-    log::start(&options.log_level)?;
-    let measured = Chain::start(options).and_then(|chain| chain.measure(options));
-    match &measured {
-        Ok(report) if options.json => println_if_open(&report.json().to_string()),
-        Ok(report) => println_if_open(&report.text()),
-        Err(error) if options.json => println_if_open(&report::failure(error).to_string()),
-        Err(_) => {}
+    let measured = log::start(&options.log_level).and_then(|()| Chain::start(options)?.measure(options));
+    let text = match &measured {
+        Ok(report) if options.json => report.json().to_string(),
+        Ok(report) => report.text(),
+        Err(error) if options.json => report::failure(error).to_string(),
+        Err(_) => return measured.map(drop),
+    };
+    // Not `println`: that panics when nobody reads.
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => measured.and(Err(error).context("standard output")),
+        _ => measured.map(drop),
     }
-    measured.map(drop)
-}
-
-/// Not `println`: that panics when standard output is a closed pipe.
-fn println_if_open(text: &str) {
-    use std::io::Write;
-    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 /// A tunnel that runs in threads of its own until it is dropped.

@@ -1,9 +1,22 @@
 //! Log lines on standard error.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tracing_subscriber::EnvFilter;
+
+mod queue;
+
+use queue::Queue;
+
+/// How long the end of the process waits for standard error to take the last lines.
+const FLUSH_MAX: Duration = Duration::from_millis(200);
+
+static QUEUE: OnceLock<Queue> = OnceLock::new();
 
 /// Sends log lines to standard error from now on: those that `RUST_LOG` asks for, else those of `level`.
 ///
@@ -14,9 +27,11 @@ pub(crate) fn start(level: &str) -> Result<()> {
         Ok(text) if !text.trim().is_empty() => EnvFilter::try_new(&text).with_context(|| format!("RUST_LOG={text}"))?,
         _ => EnvFilter::try_new(level)?,
     };
+    let queue = Queue::start(io::stderr()).context("starting a thread")?;
+    let queue = QUEUE.get_or_init(|| queue).clone();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(queue)
         .with_target(false)
         .with_ansi(io::stderr().is_terminal())
         // A tunnel whose standard error nobody reads any more goes on without a word.
@@ -26,9 +41,24 @@ pub(crate) fn start(level: &str) -> Result<()> {
     Ok(())
 }
 
-/// One line of reason before the process ends. Not `eprintln`: that panics when standard error is a closed pipe.
+/// Waits, not for long, until standard error has taken what was logged.
+pub(crate) fn flush() {
+    if let Some(queue) = QUEUE.get() {
+        queue.flush(FLUSH_MAX);
+    }
+}
+
+/// One line of reason before the process ends. Not `eprintln`: that panics when standard error is a closed pipe; and not
+/// on this thread: it would wait for one that is full.
 pub(crate) fn last_words(reason: &str) {
-    let _ = writeln!(io::stderr(), "sealane: {reason}");
+    flush();
+    let line = format!("sealane: {reason}\n");
+    let (done, said) = channel();
+    thread::spawn(move || {
+        let _ = io::stderr().write_all(line.as_bytes());
+        let _ = done.send(());
+    });
+    let _ = said.recv_timeout(FLUSH_MAX);
 }
 
 /// An error and its causes in one line; a cause that the error has named already is not repeated.

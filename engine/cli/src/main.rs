@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         Command::Server(options) => server::run(&options),
         Command::Demo(options) => demo::run(&options),
     };
+    log::flush();
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -22,7 +22,7 @@ impl Driver for Epoll {
 
     const NAME: &'static str = "epoll";
 
-    fn probe(_streams: usize) -> io::Result<()> {
+    fn probe() -> io::Result<()> {
         Ok(())
     }
 

@@ -17,7 +17,7 @@ const BACKLOG: i32 = 1024;
 /// How often a waiting peer is looked at while its server is sought.
 const GONE_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Source ports that only root may use, and that no well-known service wants (as the kernel's NFS client: 665 to 1023).
+/// Source ports that only root may use: those that the kernel's NFS client takes.
 const PRIVILEGED_PORTS: std::ops::RangeInclusive<u16> = 665..=1023;
 
 /// A listening socket.
@@ -110,19 +110,26 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Waits for the peer's first byte, at most for `limit`.
-    pub async fn first_look(&self, limit: Duration) -> FirstLook {
-        match rt::timeout(limit, self.stream.peek(&mut [0])).await {
+    /// Waits for the peer's first byte; at most for `limit`, if there is one.
+    pub async fn first_look(&self, limit: Option<Duration>) -> FirstLook {
+        let mut first = [0];
+        let peek = self.stream.peek(&mut first);
+        let seen = match limit {
+            Some(limit) => rt::timeout(limit, peek).await,
+            None => Some(peek.await),
+        };
+        match seen {
             None => FirstLook::Silent,
             Some(Ok(1..)) => FirstLook::Bytes,
             Some(Ok(0) | Err(_)) => FirstLook::Gone,
         }
     }
 
-    /// Waits until the peer has gone: reset, or closed without a byte to serve.
+    /// Waits until the peer has gone: reset, or closed without a byte to serve. `has_spoken`: there are such bytes, though
+    /// the socket has them no more, so that the end of the stream is no reason.
     ///
     /// Looks from time to time: readiness cannot tell, because the peer's first bytes stay in the socket.
-    pub async fn gone(&self) {
+    pub async fn gone(&self, has_spoken: bool) {
         loop {
             rt::sleep(GONE_INTERVAL).await;
             // A reset behind bytes that nobody has read shows here only.
@@ -131,6 +138,7 @@ impl Connection {
             }
             match SockRef::from(&self.stream).peek(&mut [std::mem::MaybeUninit::uninit()]) {
                 Ok(1..) => {}
+                Ok(0) if has_spoken => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Ok(0) | Err(_) => return,
             }
@@ -193,6 +201,24 @@ pub enum SourcePort {
     Any,
     /// Below 1024, for servers that demand it (`secure` in exports(5)).
     Privileged,
+}
+
+impl SourcePort {
+    /// Whether this process may have such a port.
+    ///
+    /// # Errors
+    /// What bind says to the first one that is free; one that is in use is somebody's who may.
+    pub fn check(self) -> io::Result<()> {
+        if self == Self::Any {
+            return Ok(());
+        }
+        let bind = |port| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port));
+        let refused = PRIVILEGED_PORTS.rev().find_map(|port| match bind(port) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
+            other => Some(other.map(drop)),
+        });
+        refused.unwrap_or(Ok(()))
+    }
 }
 
 /// From where, and with which options, outgoing connections are made.

@@ -64,11 +64,12 @@ pub trait Driver: Sized + 'static {
     /// Its name on the command line and in logs.
     const NAME: &'static str;
 
-    /// Whether this host can run the driver for as many streams on each of its threads.
+    /// Whether this host has what the driver needs. Whether there is enough of it for so many threads and streams shows when
+    /// they run: what a probe of that size had taken would not be given back in time.
     ///
     /// # Errors
     /// Why not.
-    fn probe(streams: usize) -> io::Result<()>;
+    fn probe() -> io::Result<()>;
 
     /// Runs `future`, and the tasks that it spawns, on this thread, for at most so many streams at once.
     ///

@@ -24,6 +24,8 @@ use crate::stream::{Driver, Patience, Received, Stream};
 /// stay together, which they would not if the queue were submitted in between.
 const ENTRIES_PER_STREAM: usize = 4;
 const ENTRIES_MIN: usize = 64;
+/// A ring to look at what the kernel has; small, because what it takes (RLIMIT_MEMLOCK) is given back late.
+const PROBE_ENTRIES: u32 = 4;
 /// The most that the kernel gives (`IORING_MAX_ENTRIES`). Beyond 8,192 streams on one thread the queue may fill: then a
 /// receive can lose its time limit, and its buffer stays out until bytes come or the socket ends; nothing else is lost.
 const ENTRIES_MAX: usize = 32_768;
@@ -40,8 +42,8 @@ impl Uring {
         entries.next_power_of_two() as u32 // at most ENTRIES_MAX
     }
 
-    fn probe_ring(streams: usize) -> io::Result<()> {
-        let ring = io_uring::IoUring::new(Self::entries(streams))?;
+    fn probe_ring() -> io::Result<()> {
+        let ring = io_uring::IoUring::new(PROBE_ENTRIES)?;
         let unsupported =
             |what| io::Error::new(io::ErrorKind::Unsupported, format!("the kernel's io_uring has no {what}"));
         if !ring.params().is_feature_fast_poll() || !ring.params().is_feature_nodrop() {
@@ -81,8 +83,8 @@ impl Driver for Uring {
 
     const NAME: &'static str = "io_uring";
 
-    fn probe(streams: usize) -> io::Result<()> {
-        Self::probe_ring(streams)
+    fn probe() -> io::Result<()> {
+        Self::probe_ring()
     }
 
     fn run<F: Future>(streams: usize, future: F) -> io::Result<F::Output> {

@@ -183,7 +183,8 @@ pub struct ClientMode {
 pub struct ServerMode {
     /// Our certificate, whom clients must be certified by, versions.
     pub tls: TlsServer,
-    /// Handshakes in progress, in all workers together. One more ends the oldest.
+    /// Handshakes in progress, in all workers together, which have equal shares of at least one. One more ends the one that
+    /// has got least far, of those the oldest.
     pub handshakes_max: usize,
     /// Tells the NFS server where its client really is.
     pub proxy_protocol: Option<ProxyProtocol>,

@@ -91,8 +91,11 @@ pub enum StartError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// io_uring was asked for by name.
-    #[error("io_uring is not available on this host: {0} (--io epoll runs without it)")]
+    #[error("io_uring is not available on this host: {} (--io epoll runs without it)", NoUring(.0))]
     NoUring(io::Error),
+    /// A privileged source port was asked for.
+    #[error("--source-port privileged: {0}: it needs CAP_NET_BIND_SERVICE")]
+    SourcePort(io::Error),
     /// A worker could not start.
     #[error("worker {worker}: {what}")]
     Worker {
@@ -109,4 +112,20 @@ pub enum StartError {
         /// What it said.
         source: io::Error,
     },
+}
+
+/// Why io_uring is not available, with what would help.
+pub(crate) struct NoUring<'e>(pub(crate) &'e io::Error);
+
+impl std::fmt::Display for NoUring<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0.kind() {
+            io::ErrorKind::OutOfMemory => write!(
+                f,
+                "{}: raise the limit of locked memory (ulimit -l, LimitMEMLOCK=), or lower --connections-max or --workers",
+                self.0
+            ),
+            _ => write!(f, "{}", self.0),
+        }
+    }
 }

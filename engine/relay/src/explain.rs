@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use rustls::{CertificateError, PeerIncompatible};
+use rustls::{AlertDescription, CertificateError, PeerIncompatible};
 use sealane_proto::tls::Role;
 
 /// What the other end of a connection is called.
@@ -27,6 +27,9 @@ impl fmt::Display for Explained<'_> {
                 write!(f, "{peer} showed no certificate, and --client-ca demands one (NoCertificatesPresented)")
             }
             E::InvalidMessage(_) => write!(f, "{peer} does not seem to speak TLS ({error})"),
+            E::AlertReceived(AlertDescription::CloseNotify) => {
+                write!(f, "{peer} closed the connection during the TLS handshake")
+            }
             E::AlertReceived(alert) => write!(f, "{peer} refused the handshake with the alert {alert:?}"),
             E::PeerIncompatible(
                 cause @ (PeerIncompatible::ServerDoesNotSupportTls12Or13

@@ -367,15 +367,21 @@ fn hand_over<Data: 'static>(
     Ok((sealer, inbound, Box::new(ByRustls { connection, version, ticket_sink }), facts))
 }
 
-/// Does a handshake over `connection`; what the peer has to be told about a failure is sent as far as possible.
+/// Does a handshake over `connection`; what the peer has to be told about a failure is sent as far as possible. `answered`
+/// is called when there is something to be sent: for a server, when it has understood a ClientHello.
 ///
 /// # Errors
 /// Why it failed.
-pub(crate) async fn shake_hands(connection: &mut Connection, handshake: &mut Handshake) -> Result<(), HandshakeError> {
+pub(crate) async fn shake_hands(
+    connection: &mut Connection,
+    handshake: &mut Handshake,
+    mut answered: impl FnMut(),
+) -> Result<(), HandshakeError> {
     loop {
         match handshake.advance() {
             Ok(Wanted::Done) => return Ok(()),
             Ok(Wanted::Write) => {
+                answered();
                 connection.write(handshake.output()).await?;
                 handshake.sent();
             }

@@ -7,10 +7,12 @@ use sealane_io::net::{Connection, FirstLook};
 use sealane_io::rt::{self, Broadcast, Either};
 use sealane_proto::tls::{AlertDescription, ContentType};
 
+use crate::admission::{Admitted, Stage};
 use crate::config::{ClientMode, ServerMode};
 use crate::handshake::{Established, HandshakeError, shake_hands};
+use crate::throttle::Loudness;
 use crate::upstream;
-use crate::worker::{Context, Worker};
+use crate::worker::{Context, Place, Worker};
 
 /// An alert of two bytes, sealed by any suite of either version: 33 at most.
 const ALERT_RECORD_BYTES_MAX: usize = 64;
@@ -22,6 +24,8 @@ pub(crate) struct Prepared {
     pub(crate) established: Established,
     /// The address of `connect` that was reached.
     pub(crate) server: SocketAddr,
+    /// Held while the session lasts. In client mode the limit has been kept when the connection was accepted.
+    pub(crate) seat: Option<[Place; 2]>,
 }
 
 /// The client's end: the NFS client has been accepted, its server is reached when it has something to say.
@@ -35,12 +39,12 @@ pub(crate) async fn as_client(
     stop: &Broadcast,
 ) -> Option<Prepared> {
     let Context { config, counters, .. } = context;
-    if client.first_look(config.timeouts.first_byte).await == FirstLook::Gone {
+    if client.first_look(Some(config.timeouts.first_byte)).await == FirstLook::Gone {
         counters.connections_probed_total.add(1);
         tracing::debug!(%peer, "closed: the client went away without a byte");
         return None;
     }
-    let reached = match rt::race(upstream::reach_tls(config, mode), rt::race(client.gone(), stop.wait())).await {
+    let reached = match rt::race(upstream::reach_tls(config, mode), rt::race(client.gone(false), stop.wait())).await {
         Either::Left(reached) => reached,
         Either::Right(Either::Right(())) => {
             client.reset();
@@ -65,7 +69,7 @@ pub(crate) async fn as_client(
     if !mode.verified {
         tracing::warn!(%peer, %server, "the server's certificate was NOT verified (--insecure-no-verify)");
     }
-    sockets(client, outgoing, peer).map(|(plain, tls)| Prepared { plain, tls, established, server })
+    sockets(client, outgoing, peer).map(|(plain, tls)| Prepared { plain, tls, established, server, seat: None })
 }
 
 /// The server's end: a TLS client has been accepted. It costs the NFS server nothing until it has shown who it is.
@@ -81,7 +85,18 @@ pub(crate) async fn as_server(
     let Context { config, counters, .. } = context;
     let listener = client.local_address();
     let mut established = welcome(&mut client, peer, context, mode, worker).await?;
-    let reached = rt::race(upstream::reach_plain(config), rt::race(client.gone(), worker.stop.wait())).await;
+    let Some(seat) = context.seat() else {
+        counters.connections_refused_total.add(1);
+        refuse(client, &mut established, AlertDescription::INTERNAL_ERROR);
+        let most = config.memory.connections_max;
+        let full = format!("closed: there are {most} connections already (--connections-max)");
+        complain(peer, worker, &full);
+        return None;
+    };
+    // Whoever has said all it has to say may have ended its direction: that has to be carried, and answered.
+    let has_spoken = established.peer_closed || !established.early.is_empty() || !established.left_over.is_empty();
+    let gone = client.gone(has_spoken);
+    let reached = rt::race(upstream::reach_plain(config), rt::race(gone, worker.stop.wait())).await;
     let reached = match reached {
         Either::Left(reached) => reached,
         Either::Right(Either::Right(())) => {
@@ -117,10 +132,11 @@ pub(crate) async fn as_server(
             return None;
         }
     }
-    sockets(outgoing, client, peer).map(|(plain, tls)| Prepared { plain, tls, established, server })
+    let seat = Some(seat);
+    sockets(outgoing, client, peer).map(|(plain, tls)| Prepared { plain, tls, established, server, seat })
 }
 
-/// Shakes hands with a client, unless it takes too long, or newer ones need its place.
+/// Shakes hands with a client, unless it takes too long, or others need its place.
 async fn welcome(
     client: &mut Connection,
     peer: SocketAddr,
@@ -131,44 +147,66 @@ async fn welcome(
     let Context { config, counters, .. } = context;
     let admitted = worker.handshakes.enter();
     let limit = config.timeouts.handshake;
-    let done = rt::timeout(limit, async {
-        if client.first_look(limit).await == FirstLook::Gone {
-            return Ok(None);
-        }
-        let mut handshake = mode.tls.handshake()?;
-        shake_hands(client, &mut handshake).await?;
-        let verdict = mode.tls.verify_again(&handshake);
-        let mut established = handshake.establish()?;
-        if verdict.is_err() {
-            // The client must forget the session (RFC 5246 section 7.2.2, RFC 8446 section 6.2) and comes back in full.
-            let mut record = [0; ALERT_RECORD_BYTES_MAX];
-            client.write(seal_alert(&mut established, AlertDescription::CERTIFICATE_EXPIRED, &mut record)).await?;
-        }
-        verdict.map(|()| Some(established))
-    });
-    match rt::race(done, rt::race(admitted.evicted(), worker.stop.wait())).await {
+    let done = rt::timeout(limit, handshake(client, mode, &admitted));
+    let why = match rt::race(done, rt::race(admitted.evicted(), worker.stop.wait())).await {
         Either::Left(Some(Ok(Some(established)))) => return Some(established),
         Either::Left(Some(Ok(None))) => {
             counters.connections_probed_total.add(1);
             tracing::debug!(%peer, "closed: the client went away without a byte");
+            return None;
         }
-        Either::Left(Some(Err(error))) => failed(peer, context, &error),
+        Either::Right(Either::Right(())) => {
+            tracing::info!(%peer, "closed: the tunnel stops");
+            return None;
+        }
+        Either::Left(Some(Err(error))) => {
+            counters.handshakes_failed_total.add(1);
+            format!("closed: TLS handshake: {error}")
+        }
         Either::Left(None) => {
             counters.handshakes_failed_total.add(1);
-            tracing::warn!(%peer, "closed: the TLS handshake was not done within {} s", limit.as_secs_f32());
+            format!("closed: the TLS handshake was not done within {} s", limit.as_secs_f32())
         }
         Either::Right(Either::Left(())) => {
             counters.handshakes_evicted_total.add(1);
-            tracing::warn!(%peer, "closed: the TLS handshake made way for newer ones (--handshakes-max)");
+            "closed: the TLS handshake made way for newer ones (--handshakes-max)".into()
         }
-        Either::Right(Either::Right(())) => tracing::info!(%peer, "closed: the tunnel stops"),
-    }
+    };
+    complain(peer, worker, &why);
     None
 }
 
-fn failed(peer: SocketAddr, context: &Context, error: &HandshakeError) {
-    context.counters.handshakes_failed_total.add(1);
-    tracing::warn!(%peer, "closed: TLS handshake: {error}");
+/// The server's end of a handshake; `None` when the client went away without a byte.
+async fn handshake(
+    client: &mut Connection,
+    mode: &ServerMode,
+    admitted: &Admitted,
+) -> Result<Option<Established>, HandshakeError> {
+    if client.first_look(None).await == FirstLook::Gone {
+        return Ok(None);
+    }
+    admitted.reached(Stage::Speaking);
+    let mut handshake = mode.tls.handshake()?;
+    shake_hands(client, &mut handshake, || admitted.reached(Stage::Answered)).await?;
+    let verdict = mode.tls.verify_again(&handshake);
+    let mut established = handshake.establish()?;
+    if verdict.is_err() {
+        // The client must forget the session (RFC 5246 section 7.2.2, RFC 8446 section 6.2) and comes back in full.
+        let mut record = [0; ALERT_RECORD_BYTES_MAX];
+        client.write(seal_alert(&mut established, AlertDescription::CERTIFICATE_EXPIRED, &mut record)).await?;
+    }
+    verdict.map(|()| Some(established))
+}
+
+/// Logs a client that gets no session; quietly when there are many, because anybody can be one.
+fn complain(peer: SocketAddr, worker: &Worker, why: &str) {
+    match worker.complaints.borrow_mut().event(rt::now()) {
+        Loudness::Aloud { missed: 0 } => tracing::warn!(%peer, "{why}"),
+        Loudness::Aloud { missed } => {
+            tracing::warn!(%peer, "{why}; {missed} more clients failed before and were logged at level debug only");
+        }
+        Loudness::Quiet => tracing::debug!(%peer, "{why}"),
+    }
 }
 
 /// Tells a client that its connection ends here, if there is room for that in its socket; then resets it.

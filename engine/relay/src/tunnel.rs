@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sealane_io::net::{Accepted, Listener};
 use sealane_io::rt::{self, Either, Receiver, Sender};
@@ -14,14 +14,12 @@ use sealane_io::{Driver, Epoll, PoolLayout, Uring, host};
 
 use crate::config::{IoChoice, Mode, TunnelConfig};
 use crate::counters::Counters;
-use crate::error::StartError;
-use crate::worker::{self, Assigned, Context, Place, STOP_MAX};
+use crate::error::{NoUring, StartError};
+use crate::throttle::{Loudness, Throttle};
+use crate::worker::{self, Assigned, Context, Place, STOP_MAX, WorkerError};
 
 /// After an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Repeated complaints of the accept loop are logged this often at the most.
-const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
-
 /// What workers get beyond their own limit when the tunnel stops.
 const STOP_GRACE: Duration = Duration::from_millis(200);
 const STOP_TICK: Duration = Duration::from_millis(5);
@@ -45,27 +43,68 @@ impl DriverKind {
     }
 }
 
-/// Chooses the driver for workers with so many connections each, and says why.
-///
-/// # Errors
-/// [`StartError::NoUring`] when io_uring was asked for by name and the host refuses it.
-pub fn choose_driver(choice: IoChoice, connections: usize) -> Result<(DriverKind, String), StartError> {
-    if choice == IoChoice::Epoll {
-        // Not even probed: a host may end a process that tries.
-        return Ok((DriverKind::Epoll, "asked for".into()));
-    }
-    match (choice, Uring::probe(2 * connections)) {
-        (IoChoice::Auto, Err(error)) => Ok((DriverKind::Epoll, format!("io_uring is not available: {error}"))),
-        (_, Err(error)) => Err(StartError::NoUring(error)),
-        (IoChoice::Auto, Ok(())) => Ok((DriverKind::Uring, "the host allows it".into())),
-        (_, Ok(())) => Ok((DriverKind::Uring, "asked for".into())),
-    }
-}
-
 struct WorkerHandle {
     queue: Sender<Assigned>,
     active: Arc<AtomicUsize>,
     thread: thread::JoinHandle<()>,
+}
+
+/// Starts all workers with one driver, or none.
+///
+/// # Errors
+/// The first failure; what had been started has ended again.
+fn start_workers(
+    driver: DriverKind,
+    config: &Arc<TunnelConfig>,
+    counters: &Arc<Counters>,
+    layout: PoolLayout,
+) -> Result<Vec<WorkerHandle>, StartError> {
+    if driver == DriverKind::Uring {
+        Uring::probe().map_err(StartError::NoUring)?;
+    }
+    let mut workers = Vec::new();
+    let sessions_of_all = Arc::default();
+    for worker in 0..config.memory.workers {
+        let context = Context {
+            config: Arc::clone(config),
+            counters: Arc::clone(counters),
+            worker,
+            active: Arc::default(),
+            sessions: Arc::default(),
+            sessions_of_all: Arc::clone(&sessions_of_all),
+        };
+        match start_worker(driver, context, layout) {
+            Ok(handle) => workers.push(handle),
+            Err(error) => {
+                // Without its queue a worker ends.
+                let threads: Vec<_> = workers.into_iter().map(|handle: WorkerHandle| handle.thread).collect();
+                threads.into_iter().for_each(|thread| drop(thread.join()));
+                return Err(error);
+            }
+        }
+    }
+    Ok(workers)
+}
+
+fn start_worker(driver: DriverKind, context: Context, layout: PoolLayout) -> Result<WorkerHandle, StartError> {
+    let (worker, active) = (context.worker, Arc::clone(&context.active));
+    let (queue, receiver) = rt::queue(context.config.memory.connections_per_worker());
+    let (ready, started) = mpsc::channel();
+    let body: fn(&Context, PoolLayout, Receiver<Assigned>, &mpsc::Sender<_>) = match driver {
+        DriverKind::Uring => worker::run::<Uring>,
+        DriverKind::Epoll => worker::run::<Epoll>,
+    };
+    let thread = thread::Builder::new()
+        .name(format!("{}-{worker}", context.config.mode.name()))
+        .spawn(move || body(&context, layout, receiver, &ready))
+        .map_err(|source| StartError::Io { op: "starting a thread", source })?;
+    let gone = |_| Err(WorkerError::Other("the thread ended".into()));
+    match started.recv().unwrap_or_else(gone) {
+        Ok(()) => Ok(WorkerHandle { queue, active, thread }),
+        Err(WorkerError::Driver(error)) if driver == DriverKind::Uring => Err(StartError::NoUring(error)),
+        Err(WorkerError::Driver(error)) => Err(StartError::Worker { worker, what: error.to_string() }),
+        Err(WorkerError::Other(what)) => Err(StartError::Worker { worker, what }),
+    }
 }
 
 /// A tunnel that listens.
@@ -87,7 +126,7 @@ impl Tunnel {
         let layout = config.memory.layout()?;
         let address = config.listen;
         let listener = Listener::bind(address).map_err(|source| StartError::Listen { address, source })?;
-        let (driver, driver_reason) = choose_driver(config.io, config.memory.connections_per_worker())?;
+        config.outgoing.source_port.check().map_err(StartError::SourcePort)?;
         // Only a client's tunnel is in the way of the dirty pages of this host.
         if let Mode::Client(_) = config.mode
             && let Err(error) = host::set_io_flusher()
@@ -97,37 +136,22 @@ impl Tunnel {
         if let Err(error) = host::raise_open_files() {
             tracing::debug!("raising the limit of open files: {error}");
         }
-        let mut tunnel = Self {
-            listener,
-            config: Arc::new(config),
-            counters: Arc::default(),
-            workers: Vec::new(),
-            driver,
-            driver_reason,
+        let (config, counters) = (Arc::new(config), Arc::default());
+        let start = |driver| start_workers(driver, &config, &counters, layout);
+        let (workers, driver, driver_reason) = match config.io {
+            // Not even probed: a host may end a process that tries.
+            IoChoice::Epoll => (start(DriverKind::Epoll)?, DriverKind::Epoll, "asked for".into()),
+            IoChoice::Uring => (start(DriverKind::Uring)?, DriverKind::Uring, "asked for".into()),
+            IoChoice::Auto => match start(DriverKind::Uring) {
+                Ok(workers) => (workers, DriverKind::Uring, "the host allows it".into()),
+                Err(StartError::NoUring(error)) => {
+                    let reason = format!("io_uring is not available: {}", NoUring(&error));
+                    (start(DriverKind::Epoll)?, DriverKind::Epoll, reason)
+                }
+                Err(error) => return Err(error),
+            },
         };
-        for worker in 0..tunnel.config.memory.workers {
-            tunnel.start_worker(worker, layout)?;
-        }
-        Ok(tunnel)
-    }
-
-    fn start_worker(&mut self, worker: usize, layout: PoolLayout) -> Result<(), StartError> {
-        let (queue, receiver) = rt::queue(self.config.memory.connections_per_worker());
-        let (ready, started) = mpsc::channel();
-        let context =
-            Context { config: Arc::clone(&self.config), counters: Arc::clone(&self.counters), active: Arc::default() };
-        let active = Arc::clone(&context.active);
-        let body: fn(&Context, PoolLayout, Receiver<Assigned>, &mpsc::Sender<_>) = match self.driver {
-            DriverKind::Uring => worker::run::<Uring>,
-            DriverKind::Epoll => worker::run::<Epoll>,
-        };
-        let thread = thread::Builder::new()
-            .name(format!("{}-{worker}", self.config.mode.name()))
-            .spawn(move || body(&context, layout, receiver, &ready))
-            .map_err(|source| StartError::Io { op: "starting a thread", source })?;
-        self.workers.push(WorkerHandle { queue, active, thread });
-        let gone = |_| Err("the thread ended".to_string());
-        started.recv().unwrap_or_else(gone).map_err(|what| StartError::Worker { worker, what })
+        Ok(Self { listener, config, counters, workers, driver, driver_reason })
     }
 
     /// Where it listens; the port is the kernel's choice where 0 was asked for.
@@ -171,7 +195,7 @@ impl Tunnel {
         let Self { listener, config, counters, workers, .. } = self;
         rt::run_on_reactor(async {
             let acceptor = listener.register()?;
-            let mut hand_out = HandOut { config, counters, workers, complained: None };
+            let mut hand_out = HandOut { config, counters, workers, complaints: Throttle::new(1) };
             let accepting = async {
                 loop {
                     match acceptor.accept().await {
@@ -199,20 +223,22 @@ struct HandOut {
     config: Arc<TunnelConfig>,
     counters: Arc<Counters>,
     workers: Vec<WorkerHandle>,
-    complained: Option<Instant>,
+    complaints: Throttle,
 }
 
 impl HandOut {
     fn assign(&mut self, accepted: Accepted, peer: SocketAddr) -> io::Result<()> {
         self.counters.connections_accepted_total.add(1);
         let most = self.config.memory.connections_max;
+        // TLS clients take their place when they have shown who they are; until then their handshakes have a limit.
+        let counts_here = matches!(self.config.mode, Mode::Client(_));
         let total: usize = self.workers.iter().map(|worker| worker.active.load(Ordering::Relaxed)).sum();
         let alive = self.workers.iter().filter(|worker| !worker.queue.is_closed());
         let Some(worker) = alive.min_by_key(|worker| worker.active.load(Ordering::Relaxed)) else {
             return Err(io::Error::other("every worker has died"));
         };
         let is_full = worker.active.load(Ordering::Relaxed) >= self.config.memory.connections_per_worker();
-        if total >= most || is_full {
+        if counts_here && (total >= most || is_full) {
             self.counters.connections_refused_total.add(1);
             accepted.reset();
             self.complain(&format!("{peer}: reset, there are {most} connections already (--connections-max)"));
@@ -220,7 +246,7 @@ impl HandOut {
         }
         let place = Place::take(&worker.active);
         if let Err(assigned) = worker.queue.try_send(Assigned { accepted, peer, place }) {
-            // The queue holds as many as the worker may have: only a worker that has died refuses.
+            // The queue holds as many as the worker may have: only one that has died, or cannot keep up, refuses.
             self.counters.connections_refused_total.add(1);
             assigned.accepted.reset();
             self.complain(&format!("{peer}: reset, its worker does not take it"));
@@ -238,12 +264,10 @@ impl HandOut {
     }
 
     fn complain(&mut self, what: &str) {
-        let now = rt::now();
-        if self.complained.is_none_or(|last| now - last >= COMPLAINT_INTERVAL) {
-            self.complained = Some(now);
-            tracing::error!("{what}");
-        } else {
-            tracing::debug!("{what}");
+        match self.complaints.event(rt::now()) {
+            Loudness::Aloud { missed: 0 } => tracing::error!("{what}"),
+            Loudness::Aloud { missed } => tracing::error!("{what} ({missed} more times before)"),
+            Loudness::Quiet => tracing::debug!("{what}"),
         }
     }
 }

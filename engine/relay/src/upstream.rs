@@ -171,7 +171,7 @@ async fn handshake(
     loop {
         let done = rt::timeout(limit, async {
             let mut handshake = tls.handshake(server_name, fresh)?;
-            shake_hands(&mut connection, &mut handshake).await?;
+            shake_hands(&mut connection, &mut handshake, || {}).await?;
             tls.verify_again(&handshake, server_name)?;
             handshake.establish()
         });

@@ -1,5 +1,7 @@
 //! One thread: its driver, its pool, and the connections that it was given.
 
+use std::cell::RefCell;
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use crate::error::SessionError;
 use crate::lending::Lender;
 use crate::prepare::{self, Prepared};
 use crate::session::{self, Ended, Parts};
+use crate::throttle::Throttle;
 
 /// How long sessions may take to tell both sides that the tunnel stops.
 pub(crate) const STOP_MAX: Duration = Duration::from_millis(700);
@@ -27,8 +30,23 @@ const STOP_TICK: Duration = Duration::from_millis(5);
 pub(crate) struct Context {
     pub(crate) config: Arc<TunnelConfig>,
     pub(crate) counters: Arc<Counters>,
+    /// The worker's number.
+    pub(crate) worker: usize,
     /// Connections that the worker has, those on their way to it included.
     pub(crate) active: Arc<AtomicUsize>,
+    /// Sessions of the worker.
+    pub(crate) sessions: Arc<AtomicUsize>,
+    /// Sessions of all workers.
+    pub(crate) sessions_of_all: Arc<AtomicUsize>,
+}
+
+impl Context {
+    /// A session's places, in this worker and in the tunnel; `None` when either has as many sessions as it may.
+    pub(crate) fn seat(&self) -> Option<[Place; 2]> {
+        let memory = &self.config.memory;
+        let own = Place::take_below(&self.sessions, memory.connections_per_worker())?;
+        Some([own, Place::take_below(&self.sessions_of_all, memory.connections_max)?])
+    }
 }
 
 /// What the connections of one worker share.
@@ -37,15 +55,21 @@ pub(crate) struct Worker {
     pub(crate) lender: Lender,
     pub(crate) stop: Rc<Broadcast>,
     pub(crate) handshakes: Admission,
+    /// What is said about clients that fail before their session begins.
+    pub(crate) complaints: Rc<RefCell<Throttle>>,
 }
+
+/// Lines about failed clients in an interval: enough to see what is wrong, too few to fill a disk.
+const COMPLAINTS_MAX: u64 = 20;
 
 impl Worker {
     fn new(pool: Pool, config: &TunnelConfig) -> Self {
         let most = match &config.mode {
             Mode::Client(_) => usize::MAX,
-            Mode::Server(mode) => mode.handshakes_max.div_ceil(config.memory.workers.max(1)),
+            Mode::Server(mode) => mode.handshakes_max / config.memory.workers.max(1),
         };
-        Self { lender: Lender::new(pool), stop: Rc::default(), handshakes: Admission::new(most) }
+        let complaints = Rc::new(RefCell::new(Throttle::new(COMPLAINTS_MAX)));
+        Self { lender: Lender::new(pool), stop: Rc::default(), handshakes: Admission::new(most), complaints }
     }
 }
 
@@ -56,13 +80,19 @@ pub(crate) struct Assigned {
     pub(crate) place: Place,
 }
 
-/// A connection's place among those of its worker; dropping it frees the place.
+/// One of a counted number of things; dropping it gives it back.
 pub(crate) struct Place(Arc<AtomicUsize>);
 
 impl Place {
     pub(crate) fn take(active: &Arc<AtomicUsize>) -> Self {
         active.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(active))
+    }
+
+    /// Takes one unless there are `most` already.
+    fn take_below(active: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
+        let more = |active| (active < most).then_some(active + 1);
+        active.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok().map(|_| Self(Arc::clone(active)))
     }
 }
 
@@ -72,19 +102,28 @@ impl Drop for Place {
     }
 }
 
+/// Why a worker could not start.
+#[derive(Debug)]
+pub(crate) enum WorkerError {
+    /// The host does not give what the driver needs.
+    Driver(io::Error),
+    /// Anything else.
+    Other(String),
+}
+
 /// Serves connections until the queue is closed. `ready` is told once whether the worker could start.
 pub(crate) fn run<D: Driver>(
     context: &Context,
     layout: PoolLayout,
     mut queue: Receiver<Assigned>,
-    ready: &std::sync::mpsc::Sender<Result<(), String>>,
+    ready: &std::sync::mpsc::Sender<Result<(), WorkerError>>,
 ) {
     // A connection is two streams.
     let streams = 2 * context.config.memory.connections_per_worker();
     let served = D::run(streams, async {
         let worker = match Pool::new(layout) {
             Ok(pool) => Worker::new(pool, &context.config),
-            Err(error) => return drop(ready.send(Err(error.to_string()))),
+            Err(error) => return drop(ready.send(Err(WorkerError::Other(error.to_string())))),
         };
         // The tunnel waits for this; if it is gone, so is the queue.
         let _ = ready.send(Ok(()));
@@ -98,7 +137,7 @@ pub(crate) fn run<D: Driver>(
         }
     });
     if let Err(error) = served {
-        let _ = ready.send(Err(format!("cannot run {}: {error}", D::NAME)));
+        let _ = ready.send(Err(WorkerError::Driver(error)));
     }
 }
 
@@ -121,13 +160,14 @@ async fn serve<D: Driver>(accepted: Accepted, peer: SocketAddr, context: &Contex
     if let Err(error) = connection.set_options(&socket_options_for(peer.ip(), &config.accepted)) {
         tracing::debug!(%peer, "socket options of the accepted connection: {error}");
     }
+    tracing::debug!(%peer, worker = context.worker, "accepted");
     let preparing = async {
         match &config.mode {
             Mode::Client(mode) => prepare::as_client(connection, peer, context, mode, &worker.stop).await,
             Mode::Server(mode) => prepare::as_server(connection, peer, context, mode, &worker).await,
         }
     };
-    let Some(Prepared { plain, tls, established, server }) = preparing.await else { return };
+    let Some(Prepared { plain, tls, established, server, seat }) = preparing.await else { return };
     let facts = established.facts;
     counters.connections_established_total.add(1);
     counters.handshakes_resumed_total.add(u64::from(facts.resumed));
@@ -138,6 +178,7 @@ async fn serve<D: Driver>(accepted: Accepted, peer: SocketAddr, context: &Contex
     let parts = Parts { plain, tls, peer, established, config, counters, lender, stop };
     let ended = session::run::<D::Stream>(parts).await;
     report(&ended, context, peer, server, &facts.to_string());
+    drop(seat);
 }
 
 fn report(ended: &Ended, context: &Context, peer: SocketAddr, server: SocketAddr, facts: &str) {
