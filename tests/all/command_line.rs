@@ -1,11 +1,15 @@
 //! What goes wrong before the tunnel runs: one line, the right exit code.
 
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Output, Stdio};
 
+use crate::support::bytes::call;
+use crate::support::peer::Peer;
 use crate::support::pki::Pki;
-use crate::support::process::scratch;
-use crate::support::sealane::binary;
+use crate::support::process::{SOON, have, now, scratch};
+use crate::support::sealane::{DRIVERS, Sealane, binary, command, listening_port, server_command};
+use crate::support::{is_root, not_run};
 
 fn run(args: &[&str]) -> Output {
     Command::new(binary()).args(args).stdin(Stdio::null()).env_remove("RUST_LOG").output().unwrap()
@@ -202,4 +206,101 @@ fn a_closed_standard_error_is_no_reason_to_end() {
     assert!(child.try_wait().unwrap().is_none(), "it ended");
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+#[test]
+fn a_standard_error_that_nobody_reads_stops_nothing() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    for driver in DRIVERS {
+        let mut command = server_command(driver, listener.local_addr().unwrap().port(), &["--workers", "1"]);
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        // Read as far as the port, and no further.
+        let mut log = BufReader::with_capacity(1, child.stderr.take().unwrap());
+        let mut line = String::new();
+        let port = loop {
+            line.clear();
+            log.read_line(&mut line).unwrap();
+            if let Some(port) = listening_port(&line) {
+                break port;
+            }
+        };
+        let mut client = Peer::connect(&rustls::version::TLS13, port);
+        let (mut server, _) = listener.accept().unwrap();
+        // Every one of these leaves lines in the log: several times what a pipe takes.
+        for _ in 0..2000 {
+            let mut stranger = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            let _ = stranger.write_all(b"GET / HTTP/1.0\r\n\r\n");
+            let _ = stranger.read_to_end(&mut Vec::new());
+        }
+        client.send(&call(1, b"still here"));
+        let mut heard = vec![0; call(1, b"still here").len()];
+        server.set_read_timeout(Some(SOON)).unwrap();
+        server.read_exact(&mut heard).unwrap();
+        assert_eq!(heard, call(1, b"still here"), "{driver}");
+        let started = now();
+        assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+        let ended = loop {
+            match child.try_wait().unwrap() {
+                Some(status) => break status,
+                None if now() - started > SOON => {
+                    child.kill().unwrap();
+                    panic!("{driver}: does not end");
+                }
+                None => std::thread::sleep(std::time::Duration::from_millis(5)),
+            }
+        };
+        assert_eq!(ended.code(), Some(0), "{driver}");
+        assert!(now() - started < std::time::Duration::from_millis(1200), "{driver}: {:?}", now() - started);
+        let mut rest = String::new();
+        log.read_to_string(&mut rest).unwrap();
+        assert!(rest.len() > 60_000, "{driver}: the pipe was never full: {} bytes", rest.len());
+    }
+}
+
+/// The same command as a user without privileges, with so much memory that may be locked.
+fn unprivileged(command: &Command, memlock: &str) -> Command {
+    // The binary's own directory may be closed to others.
+    let binary = scratch("unprivileged").join("sealane");
+    std::fs::copy(command.get_program(), &binary).unwrap();
+    let mut wrapped = Command::new("prlimit");
+    wrapped.args([memlock, "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+    wrapped.arg(binary).args(command.get_args()).stdin(Stdio::null()).env_remove("RUST_LOG");
+    wrapped
+}
+
+#[test]
+fn a_host_with_too_little_memory_to_lock_gets_epoll_and_is_told_why() {
+    const NAME: &str = "command_line::a_host_with_too_little_memory_to_lock_gets_epoll_and_is_told_why";
+    if !is_root() || !have("setpriv") || !have("prlimit") {
+        return not_run(NAME, "needs root, setpriv and prlimit");
+    }
+    let args = ["--insecure-no-verify", "--workers", "4"];
+    let tunnel = Sealane::from_command(&mut unprivileged(&command("auto", 1, &args), "--memlock=262144"));
+    tunnel.wait_for("driver epoll (io_uring is not available: Cannot allocate memory");
+    tunnel.wait_for("raise the limit of locked memory (ulimit -l");
+    let output = unprivileged(&command("uring", 1, &args), "--memlock=262144").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    let last = text.lines().last().unwrap();
+    assert!(last.starts_with("sealane: io_uring is not available on this host: Cannot allocate memory"), "{text}");
+    let one = ["--insecure-no-verify", "--workers", "1"];
+    let enough = Sealane::from_command(&mut unprivileged(&command("auto", 1, &one), "--memlock=8388608"));
+    enough.wait_for("driver io_uring (the host allows it)");
+}
+
+#[test]
+fn a_privileged_port_that_cannot_be_had_is_said_at_the_start() {
+    const NAME: &str = "command_line::a_privileged_port_that_cannot_be_had_is_said_at_the_start";
+    if !is_root() || !have("setpriv") || !have("prlimit") {
+        return not_run(NAME, "needs root, setpriv and prlimit");
+    }
+    let args = ["--insecure-no-verify", "--source-port", "privileged"];
+    let output = unprivileged(&command("epoll", 1, &args), "--memlock=8388608").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    let last = text.lines().last().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert_eq!(
+        last,
+        "sealane: --source-port privileged: Permission denied (os error 13): it needs CAP_NET_BIND_SERVICE"
+    );
 }

@@ -99,6 +99,26 @@ fn one_byte_that_differs_is_a_loud_failure() {
 }
 
 #[test]
+fn a_failure_before_the_start_is_json_too() {
+    let output = command(&["--json"]).env("RUST_LOG", "a=b=c").output().unwrap();
+    let report = json(&output);
+    assert_eq!((output.status.code(), &report["ok"]), (Some(1), &false.into()));
+    assert!(report["error"].as_str().unwrap().starts_with("RUST_LOG=a=b=c"), "{report}");
+}
+
+#[test]
+fn a_terminal_gets_a_progress_bar() {
+    if !have("script") {
+        return not_run("demo::a_terminal_gets_a_progress_bar", "script is not installed");
+    }
+    let line = format!("{} demo --passes 4 --calls 2000", binary().display());
+    let output = Command::new("script").args(["-qec", &line, "/dev/null"]).stdin(Stdio::null()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("% of 4512 NFS calls"), "{text}");
+    assert!(text.contains("ok: every byte"), "{text}");
+}
+
+#[test]
 fn the_driver_that_was_asked_for_is_taken_or_refused() {
     if !have("strace") {
         return not_run("demo::the_driver_that_was_asked_for_is_taken_or_refused", "strace is not installed");
@@ -120,7 +140,13 @@ fn it_needs_no_privileges_and_nobody_who_reads() {
     }
     let output = unprivileged.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    // Standard output is closed before anything is printed.
+    // A report that cannot be written is not one.
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = command(&["--passes", "1", "--calls", "10"]).stdout(full).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.starts_with("sealane: standard output: No space left on device"), "{text}");
+    // Standard output is closed before anything is printed: whoever closed it knows.
     let mut child = command(&["--passes", "1", "--calls", "10"]).stdout(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     assert_eq!(child.wait().unwrap().code(), Some(0));

@@ -308,6 +308,15 @@ fn one_renegotiation_request_is_put_up_with() {
     assert_eq!(line.send(22, &[0, 0, 0, 0]).1, Ok(Progress::Renegotiation));
     line.fails(22, &[0, 0, 0, 0], TlsError::PeerMisbehaved(PeerMisbehaved::TooManyRenegotiations));
     Line::new(Version::Tls12).fails(22, &[0, 0, 0, 1, 0], TlsError::Invalid(Invalid::HelloRequest));
+    // What asks a client for it is HelloRequest, what asks a server is ClientHello; each is nothing to the other.
+    let mut line = Line::with(Version::Tls12, Suite::Aes128Gcm, Role::Server);
+    assert_eq!(line.send(22, &[1, 0, 0, 2, 3, 3]).1, Ok(Progress::Renegotiation));
+    line.fails(22, &[1, 0, 0, 2, 3, 3], TlsError::PeerMisbehaved(PeerMisbehaved::TooManyRenegotiations));
+    let mut line = Line::with(Version::Tls12, Suite::Aes128Gcm, Role::Server);
+    line.fails(22, &[0, 0, 0, 0], TlsError::PeerMisbehaved(PeerMisbehaved::HandshakeType(0)));
+    Line::new(Version::Tls12).fails(22, &[1, 0, 0, 0], TlsError::PeerMisbehaved(PeerMisbehaved::HandshakeType(1)));
+    let mut line = Line::with(Version::Tls13, Suite::Aes128Gcm, Role::Server);
+    line.fails(22, &[1, 0, 0, 0], TlsError::PeerMisbehaved(PeerMisbehaved::HandshakeType(1)));
     Line::new(Version::Tls13).fails(22, &[0, 0, 0, 0], TlsError::PeerMisbehaved(PeerMisbehaved::HandshakeType(0)));
 }
 

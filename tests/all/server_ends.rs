@@ -12,7 +12,7 @@ use crate::support::bytes::{Random, call, reply};
 use crate::support::peer::{Peer, PeerEnd, VERSIONS};
 use crate::support::pki::{NAME, Pki};
 use crate::support::process::{SOON, eventually, now};
-use crate::support::sealane::{DRIVERS, Sealane, expect_reset};
+use crate::support::sealane::{DRIVERS, Sealane, expect_reset, server_command};
 
 /// A TLS client and an NFS server, joined by server mode.
 struct Joined {
@@ -156,11 +156,15 @@ fn a_tls_12_key_that_is_used_up_ends_the_connection_at_a_boundary() {
     for driver in DRIVERS {
         let args = ["--records-per-key-max", "40"];
         let Joined { mut sealane, mut client, mut server, .. } = join(driver, &rustls::version::TLS12, &args);
+        server.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
         let mut rounds = 0;
-        // A call can cross with the end: then it has no answer, and a client makes it again on its next connection.
+        // A call can cross with the end: then it is not delivered, and a client makes it again on its next connection.
         let end = loop {
             client.send(&call(rounds, &[5; 3000]));
-            hear(&mut server, &call(rounds, &[5; 3000]));
+            let mut heard = vec![0; call(0, &[5; 3000]).len()];
+            if server.read_exact(&mut heard).is_err() {
+                break client.read_to_end();
+            }
             server.write_all(&reply(rounds, &[6; 100])).unwrap();
             match client.try_read(128) {
                 Ok(heard) => assert_eq!(heard, reply(rounds, &[6; 100]), "{driver}: round {rounds}"),
@@ -175,6 +179,100 @@ fn a_tls_12_key_that_is_used_up_ends_the_connection_at_a_boundary() {
         sealane.wait_for("closed: the TLS 1.2 key was used up");
         sealane.process.signal("TERM");
         sealane.process.wait();
+    }
+}
+
+#[test]
+fn a_used_up_tls_12_key_leaves_no_call_without_its_reply() {
+    const DEPTH: u32 = 8;
+    for driver in DRIVERS {
+        let args = ["--records-per-key-max", "300"];
+        let Joined { sealane, mut client, mut server, .. } = join(driver, &rustls::version::TLS12, &args);
+        // A server that takes its time and answers in pairs, with a callback now and then; it says what it has executed.
+        let answering = std::thread::spawn(move || {
+            let (size, mut executed) = (call(0, &[5; 3000]).len(), 0);
+            let mut heard = vec![0; 2 * size];
+            while server.read_exact(&mut heard).is_ok() {
+                std::thread::sleep(Duration::from_millis(1));
+                let mut answers = [reply(executed, &[6; 700]), reply(executed + 1, &[6; 700])].concat();
+                if executed % 10 == 0 {
+                    answers.extend(call(1_000_000 + executed, b"CB_NOTIFY"));
+                }
+                executed += 2;
+                server.write_all(&answers).unwrap();
+            }
+            executed
+        });
+        // The client has eight calls outstanding at all times, as long as it is let; so the number of calls is even.
+        let (mut sent, mut answered, mut heard) = (0, 0, Vec::new());
+        let end = loop {
+            while sent < answered + DEPTH {
+                client.send(&[call(sent, &[5; 3000]), call(sent + 1, &[5; 3000])].concat());
+                sent += 2;
+            }
+            match client.try_read(1) {
+                Ok(first) => heard.extend(first),
+                Err(end) => break end,
+            }
+            heard.extend(client.take());
+            while heard.len() >= 4 {
+                let length = u32::from_be_bytes(heard[..4].try_into().unwrap()) as usize & 0x7fff_ffff;
+                if heard.len() < 4 + length {
+                    break;
+                }
+                let message: Vec<u8> = heard.drain(..4 + length).collect();
+                if message[11] == 1 {
+                    assert_eq!(message, reply(answered, &[6; 700]), "{driver}");
+                    answered += 1;
+                }
+            }
+            assert!(sent < 1000, "{driver}: the key is never given up");
+        };
+        assert_eq!((end, heard.len()), (PeerEnd::Closed, 0), "{driver}: close_notify, at a boundary");
+        client.send_record(ContentType::ALERT, &[1, 0]);
+        sealane.wait_for("closed: the TLS 1.2 key was used up");
+        drop(client);
+        let executed = answering.join().unwrap();
+        // What was not executed is made again on the next connection; nothing was executed and not answered.
+        assert_eq!(executed, answered, "{driver}: {sent} calls made");
+        assert!(executed >= 100 && sealane.process.count("replies outstanding") == 0, "{driver}");
+    }
+}
+
+#[test]
+fn a_client_that_has_said_all_is_served_by_a_server_that_comes_late() {
+    for driver in DRIVERS {
+        for version in VERSIONS {
+            let port = crate::support::process::free_port();
+            let sealane = Sealane::server(driver, port, &[]);
+            let mut stream = sealane.connect();
+            let config = Pki::get().client_config(version);
+            let mut connection = ClientConnection::new(config, NAME.try_into().unwrap()).unwrap();
+            while connection.is_handshaking() || connection.wants_write() {
+                if version == &rustls::version::TLS13 && !connection.is_handshaking() {
+                    break;
+                }
+                if connection.wants_write() {
+                    connection.write_tls(&mut stream).unwrap();
+                } else {
+                    connection.read_tls(&mut stream).unwrap();
+                    connection.process_new_packets().unwrap();
+                }
+            }
+            connection.writer().write_all(&call(1, b"the whole request")).unwrap();
+            connection.send_close_notify();
+            let mut flight = Vec::new();
+            while connection.wants_write() {
+                connection.write_tls(&mut flight).unwrap();
+            }
+            stream.write_all(&flight).unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+            std::thread::sleep(Duration::from_millis(900));
+            let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+            let mut heard = Vec::new();
+            accept(&listener).read_to_end(&mut heard).unwrap();
+            assert_eq!(heard, call(1, b"the whole request"), "{driver} {version:?}");
+        }
     }
 }
 
@@ -282,6 +380,54 @@ fn slow_handshakes_make_way_for_those_that_get_on() {
 }
 
 #[test]
+fn silent_clients_take_no_place_from_those_that_speak() {
+    for driver in DRIVERS {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        // Fewer connections than handshakes, and all but one in use.
+        let args = ["--connections-max", "4", "--workers", "1"];
+        let sealane = Sealane::server(driver, port, &args);
+        let _open: Vec<_> =
+            (0..3).map(|_| (Peer::connect(&rustls::version::TLS13, sealane.port), accept(&listener))).collect();
+        let _silent: Vec<_> = (0..60).map(|_| sealane.connect()).collect();
+        let mut client = Peer::connect(&rustls::version::TLS13, sealane.port);
+        let mut server = accept(&listener);
+        client.send(&call(1, b"the fourth"));
+        hear(&mut server, &call(1, b"the fourth"));
+        // A slow but honest one, between many that never say a word: they go first.
+        let args = ["--handshakes-max", "8", "--workers", "1"];
+        let sealane = Sealane::server(driver, port, &args);
+        let mut honest = sealane.connect_and_say(&[22, 3, 1, 0, 200]);
+        let mut silent = Vec::new();
+        for _ in 0..50 {
+            silent.extend((0..10).map(|_| sealane.connect()));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        eventually("the silent have gone", || sealane.process.count("made way for newer ones") >= silent.len() - 8);
+        honest.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        let still_waited_for = honest.read(&mut [0]).unwrap_err().kind();
+        assert_eq!(still_waited_for, ErrorKind::WouldBlock, "{driver}");
+    }
+}
+
+#[test]
+fn what_strangers_do_is_not_logged_without_end() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut command = server_command("epoll", port, &["--workers", "1"]);
+    command.env("RUST_LOG", "info");
+    let mut sealane = Sealane::from_command(&mut command);
+    for _ in 0..300 {
+        let _ = sealane.connect_and_say(b"GET / HTTP/1.0\r\n\r\n").read_to_end(&mut Vec::new());
+    }
+    sealane.process.signal("TERM");
+    sealane.process.wait();
+    sealane.wait_for("handshakes_failed_total=300");
+    let lines = sealane.process.count("does not seem to speak TLS");
+    assert!((20..=40).contains(&lines), "{lines} lines");
+}
+
+#[test]
 fn sigterm_ends_handshakes_searches_and_sessions_within_a_second() {
     for driver in DRIVERS {
         let Joined { listener, mut sealane, mut client, mut server } = join(driver, &rustls::version::TLS13, &[]);
@@ -304,7 +450,7 @@ fn sigterm_ends_handshakes_searches_and_sessions_within_a_second() {
 }
 
 #[test]
-fn connections_beyond_the_limit_are_reset_and_the_others_go_on() {
+fn sessions_beyond_the_limit_are_refused_and_the_others_go_on() {
     for driver in DRIVERS {
         let args = ["--connections-max", "3", "--workers", "1"];
         let Joined { listener, sealane, client, server } = join(driver, &rustls::version::TLS13, &args);
@@ -313,13 +459,21 @@ fn connections_beyond_the_limit_are_reset_and_the_others_go_on() {
             let client = Peer::connect(&rustls::version::TLS13, sealane.port);
             open.push((client, accept(&listener)));
         }
-        expect_reset(&mut sealane.connect(), Duration::from_secs(1));
+        // The alert comes behind the tickets, or between them.
+        match Peer::try_connect(&rustls::version::TLS13, sealane.port) {
+            Ok(mut refused) => {
+                let alert = PeerEnd::Tls(TlsError::PeerAlert(AlertDescription::INTERNAL_ERROR));
+                assert_eq!(refused.read_to_end(), alert, "{driver}");
+            }
+            Err(error) => assert!(error.to_string().contains("InternalError"), "{driver}: {error}"),
+        }
+        sealane.wait_for("closed: there are 3 connections already (--connections-max)");
         for (index, (client, server)) in open.iter_mut().enumerate() {
             client.send(&call(index as u32, b"one of three"));
             hear(server, &call(index as u32, b"one of three"));
         }
         drop(open.pop());
-        eventually("a place is free", || sealane.process.count("closed:") >= 1);
+        eventually("a place is free", || sealane.process.count("the stream was cut off") >= 1);
         let _fourth = Peer::connect(&rustls::version::TLS13, sealane.port);
         accept(&listener);
     }

@@ -165,6 +165,25 @@ fn our_key_is_updated_when_it_is_due_and_the_clients_is_asked_for() {
     }
 }
 
+#[test]
+fn a_client_that_wants_to_renegotiate_is_told_no_and_only_once() {
+    for driver in DRIVERS {
+        let plain = Plain::bind();
+        let mut sealane = Sealane::server(driver, plain.port(), &[]);
+        let mut client = SClient::start(sealane.port, &["-tls1_2"]);
+        let mut server = plain.accept();
+        lines(&mut client, &mut server, "before R");
+        // OpenSSL's own client ends when it is refused; that is its choice.
+        client.line("R");
+        client.process.wait_for("no renegotiation");
+        drop(client);
+        sealane.wait_for("closed: ");
+        sealane.process.signal("TERM");
+        sealane.process.wait();
+        sealane.wait_for("renegotiations_refused_total=1");
+    }
+}
+
 /// Connects once more with the session in `file`, while another connection keeps the first worker busy, so that a worker
 /// gets it that has not made the session.
 fn resumes(sealane: &Sealane, plain: &Plain, version: &[&str]) {
@@ -179,7 +198,11 @@ fn resumes(sealane: &Sealane, plain: &Plain, version: &[&str]) {
     let mut server = plain.accept();
     lines(&mut second, &mut server, "resumed");
     second.process.wait_for("Reused, TLSv1.");
-    assert_eq!(sealane.process.count(" resumed "), before + 1, "{version:?}: {}", sealane.process.output());
+    let log = sealane.process.output();
+    assert_eq!(sealane.process.count(" resumed "), before + 1, "{version:?}: {log}");
+    let workers: Vec<_> = log.split("accepted peer=").skip(1).map(|line| line.split_whitespace().nth(1)).collect();
+    let [.., first, second] = workers[..] else { panic!("{log}") };
+    assert_ne!(first, second, "{version:?}: one worker served both: {log}");
 }
 
 #[test]
@@ -193,8 +216,8 @@ fn sessions_are_resumed_by_ticket_and_by_identifier_whichever_worker_made_them()
         let show = &Pki::get().client;
         let show = ["-cert", show.cert.to_str().unwrap(), "-key", show.key.to_str().unwrap()];
         let sealane = Sealane::server(driver, plain.port(), &[&["--workers", "2"][..], &demand()].concat());
-        for version in ["-tls1_3", "-tls1_2"] {
-            resumes(&sealane, &plain, &[&[version][..], &show].concat());
+        for version in [&["-tls1_3"][..], &["-tls1_2"], &["-tls1_2", "-no_ticket"]] {
+            resumes(&sealane, &plain, &[version, &show].concat());
         }
     }
 }

@@ -54,10 +54,12 @@ pub(crate) fn last_words(reason: &str) {
     flush();
     let line = format!("sealane: {reason}\n");
     let (done, said) = channel();
-    thread::spawn(move || {
+    let speak = move || {
         let _ = io::stderr().write_all(line.as_bytes());
         let _ = done.send(());
-    });
+    };
+    // Without a thread there is no word: the status says that something was wrong.
+    let _ = thread::Builder::new().spawn(speak);
     let _ = said.recv_timeout(FLUSH_MAX);
 }
 

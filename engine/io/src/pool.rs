@@ -340,6 +340,20 @@ impl Slices<'_> {
         true
     }
 
+    /// Keeps the first `bytes` of what the ranges cover.
+    pub fn truncate(&mut self, mut bytes: usize) {
+        let mut kept = 0;
+        for slice in self.slices.iter_mut().take(*self.count) {
+            if bytes == 0 {
+                break;
+            }
+            slice.iov_len = slice.iov_len.min(bytes);
+            bytes -= slice.iov_len;
+            kept += 1;
+        }
+        *self.count = kept;
+    }
+
     /// Lets the last range end at `end` instead; ignored when it would shrink or leave the buffer.
     pub fn grow_last(&mut self, end: usize) {
         let base = self.base.as_ptr() as usize;
@@ -392,6 +406,21 @@ mod tests {
         }
         for (index, buffer) in all.iter().enumerate() {
             assert!(buffer.bytes().iter().all(|byte| *byte == index as u8), "buffer {index}");
+        }
+    }
+
+    #[test]
+    fn truncated_slices_cover_what_is_kept_and_no_more() {
+        let pool = Pool::new(layout()).unwrap();
+        let mut buffer = pool.big().unwrap();
+        let cases: [(usize, &[(usize, usize)]); 5] =
+            [(0, &[]), (1, &[(0, 1)]), (10, &[(0, 10)]), (11, &[(0, 10), (50, 51)]), (99, &[(0, 10), (50, 70)])];
+        for (keep, left) in cases {
+            let mut slices = buffer.slices();
+            slices.clear();
+            assert!(slices.push(0..10) && slices.push(50..70));
+            slices.truncate(keep);
+            assert_eq!(buffer.ranges().map(|range| (range.start, range.end)).collect::<Vec<_>>(), left, "{keep}");
         }
     }
 

@@ -83,13 +83,32 @@ impl RecordScanner {
         self.bytes = self.bytes.wrapping_add(bytes.len() as u64);
         let mut ended = 0;
         while !bytes.is_empty() {
-            bytes = match self.state {
-                State::Mark { word, seen } => self.mark(word, seen, bytes)?,
-                State::Fragment { left, last } => self.fragment(left, last, bytes, &mut ended)?,
-                State::Refused => return Err(RecordError::NotRpc),
-            };
+            bytes = self.step(bytes, &mut ended)?;
         }
         if matches!(self.state, State::Refused) { Err(RecordError::NotRpc) } else { Ok(ended) }
+    }
+
+    /// Looks at the next `bytes` as far as the current record goes, or at a boundary the next one, and returns how many
+    /// belong to it. The others have not been looked at.
+    ///
+    /// # Errors
+    /// As [`RecordScanner::advance`].
+    pub fn advance_in_record(&mut self, bytes: &[u8]) -> Result<usize, RecordError> {
+        let (mut rest, mut ended) = (bytes, 0);
+        while !rest.is_empty() && ended == 0 {
+            rest = self.step(rest, &mut ended)?;
+        }
+        let taken = bytes.len() - rest.len();
+        self.bytes = self.bytes.wrapping_add(taken as u64);
+        Ok(taken)
+    }
+
+    fn step<'b>(&mut self, bytes: &'b [u8], ended: &mut usize) -> Result<&'b [u8], RecordError> {
+        match self.state {
+            State::Mark { word, seen } => self.mark(word, seen, bytes),
+            State::Fragment { left, last } => self.fragment(left, last, bytes, ended),
+            State::Refused => Err(RecordError::NotRpc),
+        }
     }
 
     /// Calls whose head has been seen: forward calls from a client, callbacks from a server.
@@ -283,6 +302,33 @@ mod tests {
             }
         }
         (Ok(total), scanner)
+    }
+
+    #[test]
+    fn a_record_at_a_time_ends_at_every_boundary_however_the_stream_is_cut() {
+        let stream = sample();
+        for step in 1..=stream.len() {
+            let (mut scanner, mut ends, mut at) = (RecordScanner::new(), Vec::new(), 0);
+            for piece in stream.chunks(step) {
+                let mut rest = piece;
+                while !rest.is_empty() {
+                    let taken = scanner.advance_in_record(rest).unwrap();
+                    assert!(taken > 0);
+                    at += taken;
+                    rest = rest.split_at(taken).1;
+                    if scanner.at_boundary() {
+                        ends.push(at);
+                    }
+                }
+            }
+            let records = [message(0, 9).len() + 4, message(1, 3).len() + 16, message(0, 400).len() + 8];
+            let wanted = [records[0], records[0] + records[1], records.iter().sum::<usize>(), stream.len()];
+            assert_eq!(ends, wanted, "step {step}");
+            assert_eq!((scanner.calls(), scanner.replies_ended(), scanner.bytes()), (2, 2, stream.len() as u64));
+        }
+        let mut scanner = RecordScanner::new();
+        assert_eq!(scanner.advance_in_record(b"GET / HTTP/1.1"), Err(RecordError::NotRpc));
+        assert_eq!(scanner.advance_in_record(b"more"), Err(RecordError::NotRpc));
     }
 
     #[test]

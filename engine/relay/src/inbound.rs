@@ -8,8 +8,8 @@ use std::time::Duration;
 use sealane_io::rt::{self, Either};
 use sealane_io::{Received, Slices, Stream};
 use sealane_proto::limits::{BUFFER_SMALL_BYTES, RECORD_PLAIN_BYTES_MAX};
-use sealane_proto::rpc::RecordScanner;
-use sealane_proto::tls::{Inbound, Pieces, Progress, TlsError, Version, Window};
+use sealane_proto::rpc::{RecordError, RecordScanner, is_reply};
+use sealane_proto::tls::{Inbound, Pieces, Progress, Role, TlsError, Version, Window};
 
 use crate::error::{SessionError, Side};
 use crate::lending::{Lender, Loan, Terms};
@@ -31,6 +31,8 @@ pub(crate) struct InboundHalf<'s, S: Stream> {
     want_big: bool,
     /// The peer was asked for its next key and has not gone over to it.
     key_requested: bool,
+    /// The connection drains: what comes is not delivered any more.
+    discards: bool,
 }
 
 /// Plaintext ranges become the slices of the write.
@@ -65,6 +67,7 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
             window: Window::default(),
             want_big: false,
             key_requested: false,
+            discards: false,
         }
     }
 
@@ -117,8 +120,17 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
         Ok(())
     }
 
+    /// Whether a peer whose calls are not taken any more has had its time to close.
+    fn has_waited_for_close(&self) -> bool {
+        let Some(closed) = self.shared.closed.get().filter(|_| self.discards) else { return false };
+        rt::now() - closed >= self.shared.config.timeouts.close
+    }
+
     /// Receives once, opens what is whole, and sends it to the plain side.
     async fn turn(&mut self) -> Result<Turn, SessionError> {
+        if self.has_waited_for_close() {
+            return Ok(Turn::Last);
+        }
         let mut loan = self.take_loan()?;
         let bytes_max = loan.bytes_max();
         let (bytes, mut slices) = loan.buffer.split();
@@ -223,7 +235,7 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
             self.shared.peer_closed.set(true);
             self.shared.wake_outbound.set();
         }
-        if loan.buffer.slices_bytes() > 0 {
+        if loan.buffer.slices_bytes() > 0 && !self.discards {
             loan = self.deliver(loan).await?;
         }
         Ok((loan, closed))
@@ -273,24 +285,61 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
     /// Lets the scanner see the plaintext and sends it to the plain side.
     async fn deliver(&mut self, mut loan: Loan) -> Result<Loan, SessionError> {
         let shared = self.shared;
-        let mut count = 0;
-        for range in loan.buffer.ranges() {
-            count += range.len();
-            let bytes = loan.buffer.bytes().get(range).ok_or(SessionError::Internal("a slice outside"))?;
-            if self.scanner.advance(bytes).is_err() {
-                shared.note_not_rpc(Side::Tls, self.peer);
-            }
+        let count = self.look_at(&loan)?;
+        if self.discards {
+            loan.buffer.slices().truncate(count);
+        }
+        // Before the bytes go: what waits for the last reply must know of a call that is on its way.
+        shared.back.note(&self.scanner);
+        if shared.drain_due.get() {
+            shared.wake_outbound.set();
+        }
+        if count == 0 {
+            return Ok(loan);
         }
         shared.back_last.set(rt::now());
         let (sent, buffer) = shared.send(Side::Plain, loan.buffer).await;
         loan.buffer = buffer;
         sent.map_err(Shared::<S>::io_error(Side::Plain, "sendmsg"))?;
-        shared.back.note(&self.scanner);
         shared.counters.plain_sent_bytes_total.add(count as u64);
-        if shared.drain_due.get() {
-            shared.wake_outbound.set();
-        }
         Ok(loan)
+    }
+
+    /// Lets the scanner see the plaintext; returns how much of it is to be delivered, which is all, but for the calls that
+    /// a draining server does not take any more.
+    fn look_at(&mut self, loan: &Loan) -> Result<usize, SessionError> {
+        let takes_calls = self.shared.role() == Role::Client || !self.shared.drain_due.get();
+        let mut count = 0;
+        for range in loan.buffer.ranges() {
+            let bytes = loan.buffer.bytes().get(range).ok_or(SessionError::Internal("a slice outside"))?;
+            let taken = match takes_calls {
+                true => self.scanner.advance(bytes).map(|_| bytes.len()),
+                false => self.look_for_calls(bytes),
+            };
+            count += taken.unwrap_or_else(|_| {
+                self.shared.note_not_rpc(Side::Tls, self.peer);
+                bytes.len()
+            });
+            if self.discards {
+                break;
+            }
+        }
+        Ok(count)
+    }
+
+    /// Lets the scanner see replies, and the rest of a call that has begun, up to the next call; from there on everything
+    /// is discarded. A client makes those calls again on its next connection.
+    fn look_for_calls(&mut self, bytes: &[u8]) -> Result<usize, RecordError> {
+        let mut rest = bytes;
+        while !rest.is_empty() && !self.discards {
+            if self.scanner.at_boundary() && is_reply(rest) != Some(true) {
+                self.discards = true;
+                break;
+            }
+            let taken = self.scanner.advance_in_record(rest)?;
+            rest = rest.get(taken..).unwrap_or_default();
+        }
+        Ok(bytes.len() - rest.len())
     }
 
     /// Waits until the TLS peer says something; when both our close_notify is sent and nothing is awaited, not for ever.

@@ -7,7 +7,7 @@ use sealane_io::rt::{self, Either};
 use sealane_io::{Buffer, Patience, Received, Stream};
 use sealane_proto::limits::RECORD_PLAIN_BYTES_MAX;
 use sealane_proto::rpc::{RecordScanner, is_reply};
-use sealane_proto::tls::{AlertDescription, ContentType, Sealer, TlsError, Version, key_update};
+use sealane_proto::tls::{AlertDescription, ContentType, Role, Sealer, TlsError, Version, key_update};
 
 use crate::error::{SessionError, Side};
 use crate::lending::{Lender, Loan, Terms};
@@ -246,29 +246,41 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
         }
     }
 
-    /// A TLS 1.2 key is used up: takes no new call, but still carries the plain side's replies, until nothing is
-    /// outstanding or the time is over.
+    /// A TLS 1.2 key is used up: takes no new call, but still carries the replies that are due, until nothing is
+    /// outstanding or the time is over. The server's end lets the receiving direction hold the calls back, and carries
+    /// whatever the NFS server says until it has answered those that it was given.
     async fn drain(&mut self) -> Result<(), SessionError> {
-        let started = rt::now();
-        let limit = self.shared.config.timeouts.drain;
+        let (started, shared) = (rt::now(), self.shared);
+        let limit = shared.config.timeouts.drain;
+        let is_server = shared.role() == Role::Server;
         tracing::info!(peer = %self.peer, "the TLS 1.2 key is used up; the connection ends when nothing is outstanding");
-        while !self.shared.is_failing() && !self.must_stop() && rt::now() - started < limit {
+        while !shared.is_failing() && !self.must_stop() && rt::now() - started < limit {
             if self.scanner.is_refused() {
                 return Err(SessionError::Tls(TlsError::KeyExhausted));
             }
-            if self.scanner.at_boundary() && self.shared.nothing_outstanding() {
+            let is_done = if is_server { shared.replies_owed() == 0 } else { shared.nothing_outstanding() };
+            if self.scanner.at_boundary() && is_done {
                 return Ok(());
             }
             let mut head = [0; 12];
-            let there = self.shared.plain.socket().peek(&mut head).unwrap_or(0);
-            let is_due_reply = there == head.len() && is_reply(&head) == Some(true);
-            if self.scanner.at_boundary() && !is_due_reply {
-                rt::race(self.shared.wake_outbound.wait(), rt::sleep(TICK)).await;
+            let there = shared.plain.socket().peek(&mut head).unwrap_or(0);
+            let is_due = there == head.len() && (is_server || is_reply(&head) == Some(true));
+            if self.scanner.at_boundary() && !is_due {
+                let some_time = rt::sleep(TICK);
+                if is_server && there == 0 {
+                    rt::race(rt::race(shared.plain.readable(), shared.wake_outbound.wait()), some_time).await;
+                } else {
+                    rt::race(shared.wake_outbound.wait(), some_time).await;
+                }
             } else if self.scanner.at_boundary() {
                 self.take_record_head().await?;
             } else if let Turn::Last = self.turn().await? {
                 return Ok(());
             }
+        }
+        let left = shared.replies_due() + shared.replies_owed();
+        if left > 0 && !shared.is_failing() {
+            tracing::warn!(peer = %self.peer, "the connection ends with {left} replies outstanding");
         }
         Ok(())
     }

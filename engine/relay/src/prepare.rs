@@ -76,7 +76,7 @@ pub(crate) async fn as_client(
 ///
 /// `None` when nothing comes of it; that has been logged and counted.
 pub(crate) async fn as_server(
-    mut client: Connection,
+    client: Connection,
     peer: SocketAddr,
     context: &Context,
     mode: &ServerMode,
@@ -84,7 +84,7 @@ pub(crate) async fn as_server(
 ) -> Option<Prepared> {
     let Context { config, counters, .. } = context;
     let listener = client.local_address();
-    let mut established = welcome(&mut client, peer, context, mode, worker).await?;
+    let (client, mut established) = welcome(client, peer, context, mode, worker).await?;
     let Some(seat) = context.seat() else {
         counters.connections_refused_total.add(1);
         refuse(client, &mut established, AlertDescription::INTERNAL_ERROR);
@@ -138,24 +138,25 @@ pub(crate) async fn as_server(
 
 /// Shakes hands with a client, unless it takes too long, or others need its place.
 async fn welcome(
-    client: &mut Connection,
+    mut client: Connection,
     peer: SocketAddr,
     context: &Context,
     mode: &ServerMode,
     worker: &Worker,
-) -> Option<Established> {
+) -> Option<(Connection, Established)> {
     let Context { config, counters, .. } = context;
     let admitted = worker.handshakes.enter();
     let limit = config.timeouts.handshake;
-    let done = rt::timeout(limit, handshake(client, mode, &admitted));
+    let done = rt::timeout(limit, handshake(&mut client, mode, &admitted));
     let why = match rt::race(done, rt::race(admitted.evicted(), worker.stop.wait())).await {
-        Either::Left(Some(Ok(Some(established)))) => return Some(established),
+        Either::Left(Some(Ok(Some(established)))) => return Some((client, established)),
         Either::Left(Some(Ok(None))) => {
             counters.connections_probed_total.add(1);
             tracing::debug!(%peer, "closed: the client went away without a byte");
             return None;
         }
         Either::Right(Either::Right(())) => {
+            client.reset();
             tracing::info!(%peer, "closed: the tunnel stops");
             return None;
         }
@@ -164,10 +165,12 @@ async fn welcome(
             format!("closed: TLS handshake: {error}")
         }
         Either::Left(None) => {
+            client.reset();
             counters.handshakes_failed_total.add(1);
             format!("closed: the TLS handshake was not done within {} s", limit.as_secs_f32())
         }
         Either::Right(Either::Left(())) => {
+            client.reset();
             counters.handshakes_evicted_total.add(1);
             "closed: the TLS handshake made way for newer ones (--handshakes-max)".into()
         }

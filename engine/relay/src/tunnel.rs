@@ -86,9 +86,18 @@ fn start_workers(
     Ok(workers)
 }
 
+/// Connections that may wait until their worker looks at them: as many as it can have, handshakes included.
+fn waiting_max(config: &TunnelConfig) -> usize {
+    let handshakes = match &config.mode {
+        Mode::Client(_) => 0,
+        Mode::Server(mode) => mode.handshakes_max,
+    };
+    config.memory.connections_per_worker() + handshakes
+}
+
 fn start_worker(driver: DriverKind, context: Context, layout: PoolLayout) -> Result<WorkerHandle, StartError> {
     let (worker, active) = (context.worker, Arc::clone(&context.active));
-    let (queue, receiver) = rt::queue(context.config.memory.connections_per_worker());
+    let (queue, receiver) = rt::queue(waiting_max(&context.config));
     let (ready, started) = mpsc::channel();
     let body: fn(&Context, PoolLayout, Receiver<Assigned>, &mpsc::Sender<_>) = match driver {
         DriverKind::Uring => worker::run::<Uring>,

@@ -165,6 +165,11 @@ impl Peer {
     /// A client's connection to the TLS server on `port`, which may say nothing before it is told to: tickets are the
     /// only messages that are taken with the handshake.
     pub fn connect(version: &'static SupportedProtocolVersion, port: u16) -> Self {
+        Self::try_connect(version, port).unwrap()
+    }
+
+    /// The same, when the server may refuse.
+    pub fn try_connect(version: &'static SupportedProtocolVersion, port: u16) -> std::io::Result<Self> {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         stream.set_read_timeout(Some(SOON)).unwrap();
         stream.set_write_timeout(Some(SOON)).unwrap();
@@ -172,14 +177,14 @@ impl Peer {
         let mut connection =
             ClientConnection::new(Pki::get().client_config(version), NAME.try_into().unwrap()).unwrap();
         while connection.is_handshaking() || connection.wants_write() {
-            connection.complete_io(&mut stream).unwrap();
+            connection.complete_io(&mut stream)?;
         }
         // The tickets of TLS 1.3 come behind the handshake: into rustls, or the keys would be extracted in between.
         while version == &rustls::version::TLS13 && connection.tls13_tickets_received() < TICKETS {
-            connection.complete_io(&mut stream).unwrap();
+            connection.complete_io(&mut stream)?;
         }
         let secrets = connection.dangerous_extract_secrets().unwrap();
-        Self::new(Role::Client, version_of(version), stream, &secrets)
+        Ok(Self::new(Role::Client, version_of(version), stream, &secrets))
     }
 
     /// Takes out the sending half until [`Peer::rejoin`].

@@ -115,7 +115,8 @@ impl Sealane {
     }
 }
 
-fn listening_port(log: &str) -> Option<u16> {
+/// The port in the line that says where the program listens.
+pub fn listening_port(log: &str) -> Option<u16> {
     let rest = log.split("listening on 127.0.0.1:").nth(1)?;
     rest.split(',').next()?.parse().ok()
 }

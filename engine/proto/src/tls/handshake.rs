@@ -9,6 +9,7 @@ use crate::limits::HANDSHAKE_MESSAGE_BYTES_MAX;
 const HEADER_BYTES: usize = 4;
 
 pub(super) const HELLO_REQUEST: u8 = 0;
+pub(super) const CLIENT_HELLO: u8 = 1;
 pub(super) const NEW_SESSION_TICKET: u8 = 4;
 pub(super) const KEY_UPDATE: u8 = 24;
 

@@ -7,7 +7,7 @@ use core::ops::Range;
 
 use bytes::Bytes;
 
-use super::handshake::{HELLO_REQUEST, Joiner, KEY_UPDATE, NEW_SESSION_TICKET};
+use super::handshake::{CLIENT_HELLO, HELLO_REQUEST, Joiner, KEY_UPDATE, NEW_SESSION_TICKET};
 use super::key::{TrafficKey, Version};
 use super::open::Opener;
 use super::record::ContentType;
@@ -234,6 +234,11 @@ impl Inbound {
         Ok(false)
     }
 
+    fn renegotiation(&mut self) -> Result<Option<Progress>, TlsError> {
+        count(&mut self.floods.renegotiations, RENEGOTIATIONS_MAX, PeerMisbehaved::TooManyRenegotiations)?;
+        Ok(Some(Progress::Renegotiation))
+    }
+
     /// Judges the next whole handshake message, if there is one.
     fn message(&mut self) -> Result<Option<Progress>, TlsError> {
         let Some((kind, body)) = self.joiner.next()? else { return Ok(None) };
@@ -258,9 +263,10 @@ impl Inbound {
                 if !body.is_empty() {
                     return Err(TlsError::Invalid(Invalid::HelloRequest));
                 }
-                count(&mut self.floods.renegotiations, RENEGOTIATIONS_MAX, PeerMisbehaved::TooManyRenegotiations)?;
-                Ok(Some(Progress::Renegotiation))
+                self.renegotiation()
             }
+            // Whatever it offers is refused, so nobody looks.
+            (Version::Tls12, CLIENT_HELLO) if self.role == Role::Server => self.renegotiation(),
             _ => Err(TlsError::PeerMisbehaved(PeerMisbehaved::HandshakeType(kind))),
         }
     }
