@@ -8,12 +8,22 @@ use std::time::{Duration, Instant};
 use crate::limits::{CLIENTS_MAX, LEASE_SECONDS, SESSIONS_MAX};
 use crate::nfs4::{SessionId, Status};
 
-/// One slot: the last request, and what was replied.
+/// One slot: the sequence of the last request, and what became of it.
 #[derive(Debug, Default)]
 struct Slot {
     sequence: u32,
-    busy: bool,
-    reply: Option<Arc<[u8]>>,
+    last: Last,
+}
+
+/// The last request of a slot.
+#[derive(Debug, Default)]
+enum Last {
+    /// There was none: the sequence in front of the first is that of no request.
+    #[default]
+    None,
+    Busy,
+    /// With the reply, if it was kept.
+    Done(Option<Arc<[u8]>>),
 }
 
 /// What a channel takes, as negotiated (`channel_attrs4`).
@@ -52,24 +62,23 @@ impl Session {
     /// Begins a request (RFC 8881 section 2.10.6.1).
     pub(super) fn begin(&self, slot: u32, sequence: u32) -> Result<Sequenced, Status> {
         let mut slot = lock(self.slots.get(slot as usize).ok_or(Status::BADSLOT)?);
-        if sequence == slot.sequence.wrapping_add(1) && !slot.busy {
-            *slot = Slot { sequence, busy: true, reply: None };
-            return Ok(Sequenced::New);
-        }
-        match (sequence == slot.sequence, slot.busy) {
-            (false, _) => Err(Status::SEQ_MISORDERED),
-            (true, true) => Err(Status::DELAY),
-            // Nothing was ever requested on this slot.
-            (true, false) if sequence == 0 => Err(Status::SEQ_MISORDERED),
-            (true, false) => Ok(Sequenced::Replay(slot.reply.clone())),
+        let is_next = sequence == slot.sequence.wrapping_add(1);
+        let is_last = sequence == slot.sequence;
+        match &slot.last {
+            Last::Busy if is_last => Err(Status::DELAY),
+            Last::Done(reply) if is_last => Ok(Sequenced::Replay(reply.clone())),
+            Last::None | Last::Done(_) if is_next => {
+                *slot = Slot { sequence, last: Last::Busy };
+                Ok(Sequenced::New)
+            }
+            _ => Err(Status::SEQ_MISORDERED),
         }
     }
 
     /// Ends a request, with the reply to be kept.
     pub(super) fn done(&self, slot: u32, reply: Option<&[u8]>) {
         if let Some(slot) = self.slots.get(slot as usize) {
-            let mut slot = lock(slot);
-            (slot.busy, slot.reply) = (false, reply.map(Arc::from));
+            lock(slot).last = Last::Done(reply.map(Arc::from));
         }
     }
 }
@@ -287,14 +296,18 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_goes_on_behind_the_largest_sequence() {
+    fn a_slot_goes_on_behind_the_largest_sequence_and_repeats_what_it_replied_there() {
         let now = start();
         let mut clients = Clients::new(1, now);
         let (_, session) = open(&mut clients, 1, now, &mut Vec::new()).unwrap();
-        lock(&session.slots[0]).sequence = u32::MAX;
-        assert_eq!(session.begin(0, 0), Ok(Sequenced::New));
-        session.done(0, Some(b"reply"));
-        assert_eq!(session.begin(0, 1), Ok(Sequenced::New));
+        lock(&session.slots[0]).sequence = u32::MAX - 1;
+        for sequence in [u32::MAX, 0, 1] {
+            assert_eq!(session.begin(0, sequence), Ok(Sequenced::New), "{sequence}");
+            assert_eq!(session.begin(0, sequence), Err(Status::DELAY), "{sequence}");
+            session.done(0, Some(&sequence.to_be_bytes()));
+            let kept = Some(sequence.to_be_bytes().as_slice().into());
+            assert_eq!(session.begin(0, sequence), Ok(Sequenced::Replay(kept)), "{sequence}");
+        }
     }
 
     #[test]
