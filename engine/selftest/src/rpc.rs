@@ -9,7 +9,7 @@ use crate::xdr::{Decoder, Encoder, XdrError};
 
 /// The bit of a record mark that says "last fragment" (RFC 5531 section 11).
 const LAST_FRAGMENT: u32 = 1 << 31;
-const MARK_BYTES: usize = 4;
+pub(crate) const MARK_BYTES: usize = 4;
 
 const CALL: u32 = 0;
 const REPLY: u32 = 1;

@@ -18,6 +18,7 @@ mod content;
 mod export;
 mod opens;
 mod operation;
+mod room;
 mod tree;
 
 use export::Export;

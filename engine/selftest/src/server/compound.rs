@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::clients::{Sequenced, Session};
 use super::export::{Export, Handle, Place, Reply};
+use super::room::{self, Room};
 use crate::limits::{REPLY_CACHED_BYTES_MAX, TAG_BYTES_MAX};
 use crate::nfs4::{MINOR_VERSION, Operation, PROCEDURE_COMPOUND, PROCEDURE_NULL, PROGRAM, Stateid, Status, VERSION};
 use crate::rpc::{self, Accepted, CallError, CallHeader, Credential};
@@ -48,8 +49,7 @@ pub(super) fn answer(export: &Export, record: &[u8], out: &mut Reply) -> Result<
 pub(super) struct Busy {
     pub(super) session: Arc<Session>,
     slot: u32,
-    /// The client wants the reply to be kept.
-    cache_this: bool,
+    room: Room,
 }
 
 /// A COMPOUND that is being executed.
@@ -65,6 +65,8 @@ pub(super) struct Compound<'c> {
     pub(super) out: &'c mut Reply,
     request_bytes: usize,
     begin: Place,
+    /// Operations behind the one that is being executed.
+    left: u32,
 }
 
 /// How SEQUENCE ended when it did not fail.
@@ -78,7 +80,7 @@ enum Begun {
 impl<'c> Compound<'c> {
     fn new(export: &'c Export, credential: Credential, request_bytes: usize, begin: Place, out: &'c mut Reply) -> Self {
         let (current, stateid, saved, busy) = (None, None, None, None);
-        Self { export, credential, current, stateid, saved, busy, out, request_bytes, begin }
+        Self { export, credential, current, stateid, saved, busy, out, request_bytes, begin, left: 0 }
     }
 
     /// Executes all operations.
@@ -98,6 +100,7 @@ impl<'c> Compound<'c> {
             status = Status::MINOR_VERS_MISMATCH;
         }
         while status == Status::OK && done < count {
+            self.left = count - done - 1;
             let operation = from.u32().map_or(Operation::ILLEGAL, Operation);
             if operation == Operation::SEQUENCE && done == 0 {
                 status = match self.sequence(from, count) {
@@ -125,9 +128,11 @@ impl<'c> Compound<'c> {
         self.out.bytes.set_u32(status_at, status.0);
         self.out.bytes.set_u32(count_at, done);
         if let Some(busy) = self.busy {
-            let reply = self.out.since(body);
-            let is_whole = self.out.payload_bytes(body) == 0 && reply.len() <= REPLY_CACHED_BYTES_MAX;
-            busy.session.done(busy.slot, is_whole.then_some(reply));
+            // What is short and lies in one piece is kept unasked: that costs nothing.
+            let is_short = self.out.payload_bytes(body) == 0 && self.out.len(body) <= REPLY_CACHED_BYTES_MAX;
+            debug_assert!(!busy.room.is_kept() || self.out.len(body) <= REPLY_CACHED_BYTES_MAX);
+            let reply = (busy.room.is_kept() || is_short).then(|| self.out.joined(body));
+            busy.session.done(busy.slot, reply.as_deref());
         }
         Ok(())
     }
@@ -138,7 +143,14 @@ impl<'c> Compound<'c> {
         let status_at = self.out.bytes.len();
         self.out.bytes.u32(0);
         let place = self.out.place();
-        let executed = execute(self).and_then(|()| self.check_length(operation));
+        let executed = match room::result_bytes_max(operation) {
+            Some(longest) => self.check_room(longest).and_then(|()| {
+                execute(self)?;
+                debug_assert!(self.out.len(place) <= longest, "{operation} has {} bytes", self.out.len(place));
+                Ok(())
+            }),
+            None => execute(self).and_then(|()| self.check_room(0)),
+        };
         let Err(status) = executed else { return Status::OK };
         self.out.go_back(place);
         self.out.bytes.set_u32(status_at, status.0);
@@ -148,23 +160,13 @@ impl<'c> Compound<'c> {
         status
     }
 
-    /// Refuses what makes the reply too long for the session. All that can is without effect, so it may be done first.
-    fn check_length(&self, operation: Operation) -> Result<(), Status> {
-        use Operation as O;
-        let Some(busy) = &self.busy else { return Ok(()) };
-        let length = self.out.len(self.begin);
-        let fore = &busy.session.fore;
-        match operation {
-            O::READ | O::READDIR | O::READLINK | O::GETATTR if length > fore.response_bytes_max as usize => {
-                Err(Status::REP_TOO_BIG)
-            }
-            O::READ | O::READDIR | O::READLINK | O::GETATTR
-                if busy.cache_this && length > fore.response_cached_bytes_max as usize =>
-            {
-                Err(Status::REP_TOO_BIG_TO_CACHE)
-            }
-            _ => Ok(()),
-        }
+    /// Whether there is room for what the reply has and `more` bytes.
+    fn check_room(&self, more: usize) -> Result<(), Status> {
+        self.busy.as_ref().map_or(Ok(()), |busy| busy.room.check(self.reply_bytes() + more, self.left == 0))
+    }
+
+    fn reply_bytes(&self) -> usize {
+        self.out.len(self.begin) - rpc::MARK_BYTES
     }
 
     /// SEQUENCE as the first operation (RFC 8881 section 18.46).
@@ -180,6 +182,8 @@ impl<'c> Compound<'c> {
             if count > session.fore.operations_max {
                 return Err(Status::TOO_MANY_OPS);
             }
+            let room = Room::new(&session.fore, cache_this);
+            room.check(this.reply_bytes() + room::SEQUENCE_BYTES, this.left == 0)?;
             let sequenced = session.begin(slot, sequence)?;
             let out = &mut this.out.bytes;
             out.fixed(&id);
@@ -187,7 +191,7 @@ impl<'c> Compound<'c> {
             // The status flags: nothing to report.
             out.words([sequence, slot, highest.min(slot_last), slot_last, 0]);
             begun = Ok(match sequenced {
-                Sequenced::New => Begun::New(Busy { session, slot, cache_this }),
+                Sequenced::New => Begun::New(Busy { session, slot, room }),
                 Sequenced::Replay(Some(reply)) => Begun::Replay(reply),
                 Sequenced::Replay(None) => Begun::Forgotten,
             });

@@ -1,5 +1,6 @@
 //! What all connections of a server share, and the replies that they send.
 
+use std::borrow::Cow;
 use std::io::IoSlice;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -118,15 +119,24 @@ impl Reply {
         self.payloads.truncate(place.payloads);
     }
 
-    pub(super) fn since(&self, place: Place) -> &[u8] {
-        self.bytes.bytes().get(place.bytes..).unwrap_or_default()
+    /// What has been added since, in one piece.
+    pub(super) fn joined(&self, since: Place) -> Cow<'_, [u8]> {
+        if self.payloads.len() == since.payloads {
+            return Cow::Borrowed(self.bytes.bytes().get(since.bytes..).unwrap_or_default());
+        }
+        Cow::Owned(self.slices_since(since).iter().flat_map(|slice| slice.iter().copied()).collect())
     }
 
     /// All of it in order, payloads in their places.
     pub(super) fn slices(&self) -> Vec<IoSlice<'_>> {
-        let mut slices = Vec::with_capacity(2 * self.payloads.len() + 1);
-        let (mut rest, mut taken) = (self.bytes.bytes(), 0);
-        for payload in &self.payloads {
+        self.slices_since(Place { bytes: 0, payloads: 0 })
+    }
+
+    fn slices_since(&self, since: Place) -> Vec<IoSlice<'_>> {
+        let payloads = self.payloads.get(since.payloads..).unwrap_or_default();
+        let mut slices = Vec::with_capacity(2 * payloads.len() + 1);
+        let (mut rest, mut taken) = (self.bytes.bytes().get(since.bytes..).unwrap_or_default(), since.bytes);
+        for payload in payloads {
             let (head, behind) = rest.split_at_checked(payload.at - taken).unwrap_or((rest, &[]));
             slices.push(IoSlice::new(head));
             slices.push(IoSlice::new(payload.held.bytes()));

@@ -70,11 +70,15 @@ fn exchange(export: &Export, owner: &[u8], verifier: u64) -> (u64, u32) {
 }
 
 fn create_session(id: u64, sequence: u32, response_bytes_max: u32) -> Vec<u8> {
+    create_session_keeping(id, sequence, response_bytes_max, 4000)
+}
+
+fn create_session_keeping(id: u64, sequence: u32, response_bytes_max: u32, cached_bytes_max: u32) -> Vec<u8> {
     record(2, |request| {
         let out = request.operation(O::CREATE_SESSION);
         out.u64(id);
         out.words([sequence, 2]);
-        out.words([0, 1 << 21, response_bytes_max, 4000, 100, 8, 0]);
+        out.words([0, 1 << 21, response_bytes_max, cached_bytes_max, 100, 8, 0]);
         out.words([0, 4096, 4096, 0, 2, 1, 0]);
         out.words([0x4000_0000, 1, 1, 0, 0, 0, 0, 0]); // callbacks with AUTH_SYS
     })
@@ -86,6 +90,25 @@ impl<'e> Client<'e> {
         let reply = answered(export, &create_session(id, sequence, 1 << 21)).unwrap();
         assert_eq!(outcome(&reply), (Status::OK, 1));
         Self { export, id, session: *reply[44..].first_chunk().unwrap(), sequence: 0 }
+    }
+
+    /// Another session of the same client, with room for so much.
+    fn limited(&self, response_bytes_max: u32, cached_bytes_max: u32) -> Self {
+        let call = create_session_keeping(self.id, 2, response_bytes_max, cached_bytes_max);
+        let reply = answered(self.export, &call).unwrap();
+        assert_eq!(outcome(&reply), (Status::OK, 1));
+        Self { session: *reply[44..].first_chunk().unwrap(), sequence: 0, ..*self }
+    }
+
+    /// A call on slot 0 whose reply is to be kept; and again.
+    fn call_twice(&self, sequence: u32, build: impl Fn(&mut Request<'_>)) -> [Vec<u8>; 2] {
+        let call = record(9, |request| {
+            let out = request.operation(O::SEQUENCE);
+            out.fixed(&self.session);
+            out.words([sequence, 0, 7, 1]);
+            build(request);
+        });
+        [(); 2].map(|()| answered(self.export, &call).unwrap())
     }
 
     /// A call on slot 0 in the right order.
@@ -244,6 +267,50 @@ fn the_reply_to_a_read_is_not_kept_and_its_repetition_is_told_so() {
     assert_eq!(outcome(&reply), (Status::OK, 4));
     assert!(reply.ends_with(b"\0\0\0\x01\0\0\0\x05yload\0\0\0"));
     assert_eq!(outcome(&client.call_at(0, client.sequence, read)), (Status::RETRY_UNCACHED_REP, 2));
+}
+
+#[test]
+fn what_was_removed_behind_a_read_whose_reply_is_to_be_kept_is_removed_once() {
+    let export = Export::new(1 << 20);
+    let mut client = Client::open(&export, b"client");
+    client.call(|request| {
+        open(request, b"owner", 3, 0, b"file");
+        write_current(request, 0, &[7; 4096]);
+    });
+    let removal = |count| {
+        move |request: &mut Request<'_>| {
+            open(request, b"owner", 3, 0, b"file");
+            request.read(&Stateid::CURRENT, 0, count);
+            bare(request, O::PUTROOTFH);
+            request.operation(O::REMOVE).opaque(b"file");
+        }
+    };
+    let twice = |sequence, count| {
+        let [reply, again] = client.call_twice(sequence, removal(count));
+        assert!(reply == again, "{count} bytes: {:?}, then {:?}", outcome(&reply), outcome(&again));
+        assert!(reply.len() <= 4000, "{count} bytes");
+        (outcome(&reply), reply.windows(8).any(|window| window == [7; 8]))
+    };
+    // The session keeps 4,000 bytes; 196 of them are not the payload's.
+    assert_eq!(twice(2, 3808), ((Status::REP_TOO_BIG_TO_CACHE, 6), true), "by REMOVE");
+    assert_eq!(twice(3, 4000), ((Status::REP_TOO_BIG_TO_CACHE, 4), false), "by READ");
+    assert_eq!(twice(4, 3804), ((Status::OK, 6), true));
+    assert_eq!(twice(5, 3804), ((Status::OK, 6), false), "OPEN has made another");
+}
+
+#[test]
+fn what_is_refused_for_want_of_room_is_not_done() {
+    for limit in (0..300).step_by(4) {
+        let export = Export::new(1 << 20);
+        let mut client = Client::open(&export, b"client");
+        let [reply, _] = client.limited(1 << 21, limit).call_twice(1, |request| make_directory(request, b"once"));
+        let look_up = client.call(|request| {
+            bare(request, O::PUTROOTFH);
+            request.operation(O::LOOKUP).opaque(b"once");
+        });
+        assert_eq!(outcome(&reply).0 == Status::OK, outcome(&look_up).0 == Status::OK, "{limit}");
+        assert_eq!(outcome(&reply).0 == Status::OK, limit >= 128, "{limit}");
+    }
 }
 
 #[test]
@@ -503,25 +570,68 @@ fn file_committed_and_closed(request: &mut Request<'_>) {
 }
 
 /// Calls with nearly every operation, all of them lawful in this order; again they are not all.
+const EVERY_OPERATION: [fn(&mut Request<'_>); 7] = [
+    |request| make_directory(request, b"directory"),
+    file_written_read_linked,
+    link_renamed_listed_removed,
+    symbolic_link,
+    names_looked_up,
+    file_committed_and_closed,
+    |request| {
+        let out = request.operation(O::TEST_STATEID);
+        out.u32(1);
+        Stateid::ANONYMOUS.encode(out);
+    },
+];
+
 fn every_operation(client: &mut Client<'_>) -> Vec<Vec<u8>> {
-    let builds: [&dyn Fn(&mut Request<'_>); 7] = [
-        &|request| make_directory(request, b"directory"),
-        &file_written_read_linked,
-        &link_renamed_listed_removed,
-        &symbolic_link,
-        &names_looked_up,
-        &file_committed_and_closed,
-        &|request| {
-            let out = request.operation(O::TEST_STATEID);
-            out.u32(1);
-            Stateid::ANONYMOUS.encode(out);
-        },
-    ];
-    let mut record_of = |build: &&dyn Fn(&mut Request<'_>)| {
+    let mut record_of = |build: &fn(&mut Request<'_>)| {
         client.sequence += 1;
         client.record_at(0, client.sequence, build)
     };
-    builds.iter().map(|build| record_of(build)).collect()
+    EVERY_OPERATION.iter().map(|build| record_of(build)).collect()
+}
+
+/// The replies to the `number`th of these calls and to its repetition, in a session of so much room.
+fn with_room(number: usize, response_bytes_max: u32, cached_bytes_max: u32) -> [Vec<u8>; 2] {
+    let export = Export::new(1 << 20);
+    let mut client = Client::open(&export, b"client");
+    for before in &EVERY_OPERATION[..number] {
+        assert_eq!(outcome(&client.call(before)).0, Status::OK);
+    }
+    client.limited(response_bytes_max, cached_bytes_max).call_twice(1, EVERY_OPERATION[number])
+}
+
+#[test]
+fn a_reply_that_was_to_be_kept_is_repeated_whatever_the_room() {
+    for number in 0..EVERY_OPERATION.len() {
+        let [full, again] = with_room(number, 1 << 21, 4096);
+        assert!(outcome(&full).0 == Status::OK && full == again, "call {number}");
+        for limit in (0..full.len() + 40).step_by(4) {
+            let [reply, again] = with_room(number, 1 << 21, limit as u32);
+            assert!(reply == again, "call {number} in {limit}");
+            let (status, results) = outcome(&reply);
+            // A result's longest length is not always its length.
+            let expected = if limit < full.len() { Status::REP_TOO_BIG_TO_CACHE } else { Status::OK };
+            assert!(status == expected || (full.len()..full.len() + 8).contains(&limit), "call {number} in {limit}");
+            assert!(reply.len() <= limit || results == 1, "call {number} in {limit}");
+        }
+    }
+}
+
+#[test]
+fn no_reply_is_longer_than_the_session_takes() {
+    for number in 0..EVERY_OPERATION.len() {
+        let [full, _] = with_room(number, 1 << 21, 4096);
+        for limit in (512..full.len() + 40).step_by(4) {
+            let [reply, again] = with_room(number, limit as u32, 4096);
+            assert!(reply == again, "call {number} in {limit}");
+            let expected = if limit < full.len() { Status::REP_TOO_BIG } else { Status::OK };
+            let status = outcome(&reply).0;
+            assert!(status == expected || (full.len()..full.len() + 8).contains(&limit), "call {number} in {limit}");
+            assert!(reply.len() <= limit, "call {number} in {limit}");
+        }
+    }
 }
 
 #[test]
