@@ -4,7 +4,6 @@
 //! time, on all connections, are made by [`crate::load`]. Callbacks are not answered: nothing is asked for that a server
 //! would have to call back about.
 
-use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use crate::limits::OPERATIONS_MAX;
@@ -16,7 +15,7 @@ mod error;
 mod files;
 mod open;
 
-pub(crate) use call::{Connection, Request, Results, reply_of, send};
+pub(crate) use call::{Connection, Request, Results, Socket, reply_of};
 pub use error::ClientError;
 pub use files::{Attributes, Create, Entry, Handle, OpenFile, Written};
 pub(crate) use files::{WANTED, decode_getattr};
@@ -117,17 +116,6 @@ impl Session {
             return Err(error);
         }
         decode(&mut results)
-    }
-}
-
-impl Connection {
-    pub(crate) fn open(address: SocketAddr, options: &SessionOptions) -> Result<Self, ClientError> {
-        let io = |op| move |source| ClientError::Io { op, source };
-        let stream = TcpStream::connect_timeout(&address, options.patience).map_err(io("connect"))?;
-        stream.set_nodelay(true).map_err(io("setsockopt TCP_NODELAY"))?;
-        stream.set_read_timeout(Some(options.patience)).map_err(io("setsockopt SO_RCVTIMEO"))?;
-        stream.set_write_timeout(Some(options.patience)).map_err(io("setsockopt SO_SNDTIMEO"))?;
-        Ok(Self::new(stream))
     }
 }
 

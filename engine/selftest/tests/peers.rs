@@ -2,7 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sealane_selftest::client::{Create, OpenFile};
@@ -266,4 +267,51 @@ fn what_is_not_nfs_is_an_error_that_says_so() {
     assert!(matches!(Session::open(address, &SessionOptions::default()), Err(ClientError::Malformed(_))));
     assert!(matches!(Session::open(address, &SessionOptions::default()), Err(ClientError::Closed)));
     thread.join().unwrap();
+}
+
+#[test]
+fn a_server_that_does_not_answer_is_named_with_the_time_that_it_had() {
+    let patience = Duration::from_millis(200);
+    let options = SessionOptions { patience, ..SessionOptions::default() };
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let answer = Session::open(listener.local_addr().unwrap(), &options);
+    let Err(error @ ClientError::Silent { op: "recv", .. }) = answer else { panic!("{answer:?}") };
+    assert_eq!(error.to_string(), "the server did not answer within 0.2 s (recv)");
+}
+
+/// Stands between a client and a server, and takes nothing from the client while it is `deaf`.
+fn between(server: SocketAddr, deaf: Arc<AtomicBool>) -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let address = listener.local_addr().expect("its address");
+    std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().expect("the client");
+        let mut server = TcpStream::connect(server).expect("the server");
+        let (mut from_server, mut to_client) =
+            (server.try_clone().expect("a descriptor"), client.try_clone().expect("a descriptor"));
+        std::thread::spawn(move || std::io::copy(&mut from_server, &mut to_client));
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = client.read(&mut buffer) {
+            while deaf.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            if server.write_all(&buffer[..count]).is_err() {
+                return;
+            }
+        }
+    });
+    address
+}
+
+#[test]
+fn a_load_on_a_server_that_takes_and_answers_nothing_ends_and_says_so() {
+    let server = Server::start(&ServerOptions::default()).unwrap();
+    let deaf = Arc::default();
+    let options = SessionOptions { patience: Duration::from_millis(300), ..SessionOptions::default() };
+    let mut session = Session::open(between(server.local_address(), Arc::clone(&deaf)), &options).unwrap();
+    let workload = Workload { depth: 16, ..Workload::default() };
+    let files = workload.prepare(&mut session).unwrap();
+    deaf.store(true, Ordering::Relaxed);
+    let failed = files.write(&mut session, 0, &Progress::default());
+    deaf.store(false, Ordering::Relaxed);
+    assert!(matches!(failed, Err(LoadError::Client(ClientError::Silent { .. }))), "{failed:?}");
 }

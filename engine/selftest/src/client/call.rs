@@ -1,8 +1,10 @@
 //! One call: the COMPOUND that is sent, the results that come back.
 
 use std::io::IoSlice;
-use std::net::TcpStream;
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
 
+use super::SessionOptions;
 use super::error::ClientError;
 use crate::limits::TAG_BYTES_MAX;
 use crate::nfs4::{MINOR_VERSION, Operation, PROCEDURE_COMPOUND, PROCEDURE_NULL, SessionId, Stateid, Status};
@@ -129,31 +131,69 @@ impl Results<'_> {
     }
 }
 
+/// A socket, and for how long it waits: a thread can send on it while another reads from it.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    stream: TcpStream,
+    patience: Duration,
+}
+
+impl Socket {
+    pub(super) fn open(address: SocketAddr, patience: Duration) -> Result<Self, ClientError> {
+        let failed = |op| move |source| ClientError::of_socket(op, patience, source);
+        let stream = TcpStream::connect_timeout(&address, patience).map_err(failed("connect"))?;
+        stream.set_nodelay(true).map_err(failed("setsockopt TCP_NODELAY"))?;
+        stream.set_read_timeout(Some(patience)).map_err(failed("setsockopt SO_RCVTIMEO"))?;
+        stream.set_write_timeout(Some(patience)).map_err(failed("setsockopt SO_SNDTIMEO"))?;
+        Ok(Self { stream, patience })
+    }
+
+    /// Sends a call.
+    pub(crate) fn send(&self, head: &[u8], payload: &[u8]) -> Result<(), ClientError> {
+        let mut slices = [IoSlice::new(head), IoSlice::new(payload)];
+        let failed = |source| ClientError::of_socket("sendmsg", self.patience, source);
+        write_all_vectored(&self.stream, &mut slices).map_err(failed)
+    }
+
+    /// The next record; `None` at the end of the stream.
+    pub(crate) fn record<'r>(&self, records: &'r mut RecordReader) -> Result<Option<&'r [u8]>, ClientError> {
+        records.record(&mut &self.stream).map_err(|error| ClientError::of_record(error, self.patience))
+    }
+
+    fn next_is_call(&self, records: &mut RecordReader) -> Result<bool, ClientError> {
+        records.next_is_call(&mut &self.stream).map_err(|error| ClientError::of_record(error, self.patience))
+    }
+
+    pub(crate) fn shutdown(&self, how: Shutdown) -> Result<(), ClientError> {
+        self.stream.shutdown(how).map_err(|source| ClientError::Io { op: "shutdown", source })
+    }
+}
+
 /// A connection of a session.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    pub(crate) stream: TcpStream,
+    pub(crate) socket: Socket,
     pub(crate) records: RecordReader,
 }
 
 impl Connection {
-    pub(crate) fn new(stream: TcpStream) -> Self {
-        Self { stream, records: RecordReader::new() }
+    pub(crate) fn open(address: SocketAddr, options: &SessionOptions) -> Result<Self, ClientError> {
+        Ok(Self { socket: Socket::open(address, options.patience)?, records: RecordReader::new() })
     }
 
     pub(crate) fn send(&self, head: &[u8], payload: &[u8]) -> Result<(), ClientError> {
-        send(&self.stream, head, payload)
+        self.socket.send(head, payload)
     }
 
     /// The next record.
     pub(crate) fn record(&mut self) -> Result<&[u8], ClientError> {
-        self.records.record(&mut &self.stream)?.ok_or(ClientError::Closed)
+        self.socket.record(&mut self.records)?.ok_or(ClientError::Closed)
     }
 
     /// The reply to the only call that is outstanding.
     pub(crate) fn reply(&mut self, xid: u32) -> Result<Results<'_>, ClientError> {
         // In two steps, as a borrow that is returned from inside a loop would last through all of it.
-        while self.records.next_is_call(&mut &self.stream)? {
+        while self.socket.next_is_call(&mut self.records)? {
             self.record()?;
         }
         match reply_of(self.record()?)? {
@@ -174,10 +214,4 @@ impl Connection {
             _ => Err(ClientError::Malformed("a reply to no call")),
         }
     }
-}
-
-/// Sends a call.
-pub(crate) fn send(stream: &TcpStream, head: &[u8], payload: &[u8]) -> Result<(), ClientError> {
-    let mut slices = [IoSlice::new(head), IoSlice::new(payload)];
-    write_all_vectored(stream, &mut slices).map_err(|source| ClientError::Io { op: "sendmsg", source })
 }

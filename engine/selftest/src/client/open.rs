@@ -145,13 +145,12 @@ impl Session {
         alone(connection, call, Operation::DESTROY_SESSION, |to| to.fixed(&id), |_| Ok(()))?;
         let call = (xid.wrapping_add(1), &self.options);
         alone(connection, call, Operation::DESTROY_CLIENTID, |to| to.u64(client), |_| Ok(()))?;
-        for connection in &mut self.connections {
-            let io = |source| ClientError::Io { op: "shutdown", source };
-            connection.stream.shutdown(Shutdown::Write).map_err(io)?;
+        for connection in &self.connections {
+            connection.socket.shutdown(Shutdown::Write)?;
         }
         // Until the other side has closed too, what lies between may not have seen ours.
-        for connection in &mut self.connections {
-            while connection.records.record(&mut &connection.stream)?.is_some() {}
+        for Connection { socket, records } in &mut self.connections {
+            while socket.record(records)?.is_some() {}
         }
         Ok(())
     }

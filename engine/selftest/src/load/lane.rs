@@ -1,12 +1,12 @@
 //! One connection of a load.
 
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
 use super::{File, Kind, LoadError, Outcome, Shared, Until};
-use crate::client::{ClientError, Connection, Request, Results, WANTED, Written, decode_getattr, reply_of, send};
+use crate::client::{ClientError, Connection, Request, Results, Socket, WANTED, Written, decode_getattr, reply_of};
 use crate::clock;
 use crate::limits::PAYLOAD_BYTES_MAX;
 use crate::nfs4::{Operation, SessionId, Stable};
@@ -69,7 +69,7 @@ impl Caller<'_> {
 /// Sends WRITEs until there are no more.
 fn send_writes(
     caller: &Caller<'_>,
-    stream: &TcpStream,
+    socket: &Socket,
     pass: u32,
     calls: &mpsc::Receiver<Call<'_>>,
 ) -> Result<(), ClientError> {
@@ -79,7 +79,7 @@ fn send_writes(
         pattern::fill(&mut payload, call.file.number, call.offset, pass);
         head.truncate(0);
         caller.encode(&call, &mut head);
-        send(stream, head.bytes(), &payload)?;
+        socket.send(head.bytes(), &payload)?;
     }
     Ok(())
 }
@@ -107,23 +107,23 @@ impl<'l> Lane<'l> {
     pub(super) fn run(self) -> Result<Outcome, LoadError> {
         let Self { caller, sequences, connection } = self;
         let failed = &caller.shared.failed;
-        let Connection { stream, records } = connection;
-        let stream = &*stream;
+        let Connection { socket, records } = connection;
+        let socket = &*socket;
         let done = if let Kind::Write { pass } = caller.shared.load.kind {
             let (queue, calls) = mpsc::channel();
             thread::scope(|scope| {
                 let caller = &caller;
                 let writer = scope.spawn(move || {
                     // The reader would wait for a reply to what was never sent.
-                    send_writes(caller, stream, pass, &calls).inspect_err(|_| drop(stream.shutdown(Shutdown::Both)))
+                    send_writes(caller, socket, pass, &calls).inspect_err(|_| drop(socket.shutdown(Shutdown::Both)))
                 });
-                let read = Reader::new(caller, sequences)?.run(stream, records, |calls| {
+                let read = Reader::new(caller, sequences)?.run(socket, records, |calls| {
                     let gone = |_| LoadError::Internal("the sending thread has ended");
                     calls.drain(..).try_for_each(|call| queue.send(call).map_err(gone))
                 });
                 drop(queue);
                 if read.is_err() {
-                    drop(stream.shutdown(Shutdown::Both));
+                    drop(socket.shutdown(Shutdown::Both));
                 }
                 let written = writer.join().unwrap_or(Err(ClientError::Malformed("the sending thread panicked")));
                 // What kept the writer from sending is the cause of what the reader missed.
@@ -136,10 +136,10 @@ impl<'l> Lane<'l> {
             })
         } else {
             let mut heads = Encoder::new();
-            Reader::new(&caller, sequences)?.run(stream, records, |calls| {
+            Reader::new(&caller, sequences)?.run(socket, records, |calls| {
                 heads.truncate(0);
                 calls.drain(..).for_each(|call| caller.encode(&call, &mut heads));
-                Ok(send(stream, heads.bytes(), &[])?)
+                Ok(socket.send(heads.bytes(), &[])?)
             })
         };
         done.inspect_err(|_| failed.store(true, Ordering::Relaxed))
@@ -184,7 +184,7 @@ impl<'c> Reader<'c> {
 
     fn run(
         mut self,
-        stream: &TcpStream,
+        socket: &Socket,
         records: &mut RecordReader,
         mut make: impl FnMut(&mut Vec<Call<'c>>) -> Result<(), LoadError>,
     ) -> Result<Outcome, LoadError> {
@@ -201,7 +201,7 @@ impl<'c> Reader<'c> {
             }
             // Replies that came together are followed by calls that go together.
             loop {
-                let record = records.record(&mut &*stream).map_err(ClientError::from)?.ok_or(ClientError::Closed)?;
+                let record = socket.record(records)?.ok_or(ClientError::Closed)?;
                 if let Some((xid, results)) = reply_of(record)? {
                     free.push(self.reply(xid, results)?);
                     outstanding -= 1;
