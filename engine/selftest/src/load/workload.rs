@@ -185,3 +185,80 @@ impl Prepared<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::thread;
+
+    use super::*;
+    use crate::client::SessionOptions;
+    use crate::limits::TAG_BYTES_MAX;
+    use crate::nfs4::{Operation, PROCEDURE_COMPOUND, SessionId};
+    use crate::rpc::{CallHeader, RecordReader};
+    use crate::server::{Server, ServerOptions};
+    use crate::stream::write_all_vectored;
+    use crate::xdr::{Decoder, XdrError};
+
+    /// The operation behind SEQUENCE and PUTFH.
+    fn third_operation(call: &[u8]) -> Result<Operation, XdrError> {
+        let mut from = Decoder::new(call);
+        let header = CallHeader::decode(&mut from).map_err(|_| XdrError::Truncated)?;
+        let (_tag, _minor, _count) = (from.opaque(TAG_BYTES_MAX)?, from.u32()?, from.u32()?);
+        let (first, _session) = (from.u32()?, from.fixed::<{ size_of::<SessionId>() }>()?);
+        let (_sequence, _slot, _highest, _cache_this) = (from.u32()?, from.u32()?, from.u32()?, from.u32()?);
+        let (second, _handle) = (from.u32()?, from.opaque(128)?);
+        let begins_so = [first, second] == [Operation::SEQUENCE.0, Operation::PUTFH.0];
+        let found = if begins_so { Operation(from.u32()?) } else { Operation::ILLEGAL };
+        Ok(if header.procedure == PROCEDURE_COMPOUND { found } else { Operation::ILLEGAL })
+    }
+
+    /// Stands before a server that seems to have started again after so many WRITEs and COMMITs: the verifier, which is
+    /// the end of the replies to them, is another one from there on.
+    fn restarting(server: SocketAddr, after: usize) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            let (client, server) = (listener.accept().unwrap().0, TcpStream::connect(server).unwrap());
+            let (mut calls, mut replies, mut seen) = (RecordReader::new(), RecordReader::new(), 0);
+            let send = |to: &TcpStream, record: &[u8]| {
+                let mark = (record.len() as u32 | 1 << 31).to_be_bytes();
+                write_all_vectored(to, &mut [IoSlice::new(&mark), IoSlice::new(record)])
+            };
+            while let Ok(Some(call)) = calls.record(&mut &client) {
+                let has_verifier = matches!(third_operation(call), Ok(Operation::WRITE | Operation::COMMIT));
+                send(&server, call).unwrap();
+                let Ok(Some(reply)) = replies.record(&mut &server) else { return };
+                let mut reply = reply.to_vec();
+                seen += usize::from(has_verifier);
+                if has_verifier && seen > after {
+                    *reply.last_mut().unwrap() ^= 1;
+                }
+                // A client that has seen enough is gone.
+                if send(&client, &reply).is_err() {
+                    return;
+                }
+            }
+        });
+        address
+    }
+
+    #[test]
+    fn a_server_that_starts_again_between_a_write_and_its_commit_is_noticed() {
+        let server = Server::start(&ServerOptions::default()).unwrap();
+        let workload = Workload { files: 2, file_bytes: 8192, payload_bytes: 4096, depth: 2, ..Workload::default() };
+        // Two WRITEs and a COMMIT of each file.
+        for after in 0..=6 {
+            let address = restarting(server.local_address(), after);
+            let mut session = Session::open(address, &SessionOptions::default()).unwrap();
+            let files = workload.prepare(&mut session).unwrap();
+            let written = files.write(&mut session, 0, &Progress::default());
+            match after {
+                // All of it happened after the start, or before.
+                0 | 6 => assert_eq!(written.unwrap().calls, 4, "after {after}"),
+                _ => assert!(matches!(written, Err(LoadError::VerifierChanged)), "after {after}: {written:?}"),
+            }
+        }
+    }
+}
