@@ -81,3 +81,7 @@ pub(crate) const FILE_BYTES_MAX: u64 = 1 << 40;
 
 /// How long a client may be silent before another may take its place, and what it is told.
 pub(crate) const LEASE_SECONDS: u32 = 60;
+
+/// How long a connection may be silent where its peer owes something: the first call, the rest of a record, room for
+/// replies. As long as a lease: whoever is silent for longer than that is taken for gone elsewhere too.
+pub(crate) const SILENCE_SECONDS_MAX: u32 = LEASE_SECONDS;

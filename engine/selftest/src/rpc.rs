@@ -78,6 +78,14 @@ impl RecordReader {
         }
     }
 
+    /// Waits for the first byte of the next record; `false` when the stream ends before it.
+    ///
+    /// # Errors
+    /// When reading fails; at the stream's time limit that is [`io::ErrorKind::WouldBlock`], and can be tried again.
+    pub(crate) fn begins(&mut self, from: &mut impl Read) -> Result<bool, RecordError> {
+        Ok(self.buffered() > 0 || self.fill(from, MARK_BYTES)?)
+    }
+
     /// Whether the next record can be had without reading, as far as its first fragment tells.
     pub(crate) fn has_record(&self) -> bool {
         self.mark().is_some_and(|mark| self.buffered() >= MARK_BYTES + (mark & !LAST_FRAGMENT) as usize)

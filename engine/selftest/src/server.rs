@@ -2,6 +2,10 @@
 //!
 //! A thread for each connection reads calls and answers them in order. The payload of a READ is sent from where the
 //! file has it; the payload of a WRITE is copied once, from where it was received.
+//!
+//! A connection that makes no call, or stops inside one, or does not take its replies, ends after 60 s of that. One that
+//! has made a call keeps its place until its peer closes, however long it is idle: mounts are. So peers that mean it can
+//! take all places; this is a server for tests, and lets everybody in who can connect.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -21,6 +25,7 @@ mod operation;
 mod room;
 mod tree;
 
+use crate::limits::SILENCE_SECONDS_MAX;
 use export::Export;
 
 /// How a server is to be.
@@ -30,7 +35,8 @@ pub struct ServerOptions {
     pub listen: SocketAddr,
     /// The most that the files' bytes may take; beyond it a WRITE gets `NFS4ERR_NOSPC`.
     pub bytes_max: u64,
-    /// Connections at a time; one more is closed at once. Each takes a thread and a buffer of a little over 1 MiB.
+    /// Connections at a time; one more is closed at once. Each takes a thread and a buffer of a little over 1 MiB. An
+    /// idle one counts, unless it never made a call: that ends after 60 s.
     pub connections_max: usize,
 }
 
@@ -84,7 +90,7 @@ impl Shared {
         let export = Arc::clone(&self.export);
         let started = thread::Builder::new().name("nfs".into()).spawn(move || {
             // How a connection ends is its peer's affair: there is nobody here to be told.
-            let _ = connection::serve(&stream, &export);
+            let _ = connection::serve(&stream, &export, Duration::from_secs(SILENCE_SECONDS_MAX.into()));
             let _ = stream.shutdown(Shutdown::Both);
         });
         if let Ok(thread) = started {
