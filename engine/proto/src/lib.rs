@@ -11,6 +11,8 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod limits;
 pub mod rpc;
 pub mod tls;

@@ -1,0 +1,5 @@
+//! RPC record boundaries.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| sealane_proto::fuzzing::records(data));
