@@ -13,10 +13,10 @@ use rustls::client::UnbufferedClientConnection;
 use rustls::kernel::KernelConnection;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
 use rustls::{ClientConfig, ExtractedSecrets, HandshakeKind, ProtocolVersion, ServerConfig};
 use sealane_io::net::Connection;
-use sealane_proto::limits::{RECORD_HEADER_BYTES, RECORD_WIRE_BYTES_MAX};
+use sealane_proto::limits::{RECORD_HEADER_BYTES, RECORD_WIRE_BYTES_MAX, TAG_BYTES};
 use sealane_proto::tls::{Inbound, Role, Sealer, Version};
 
 use crate::explain::{Explained, peer_of};
@@ -28,8 +28,6 @@ const INPUT_BYTES_MAX: usize = 160 * 1024;
 const READ_BYTES_MIN: usize = 8 * 1024;
 /// The most application data that may come with the handshake; what is not read yet waits in the socket.
 const EARLY_BYTES_MAX: usize = INPUT_BYTES_MAX;
-/// An alert as a record, encrypted or not.
-const ALERT_BYTES_MAX: usize = 64;
 
 /// Why a handshake failed. The [`Role`] is ours: the other end is to blame.
 #[derive(Debug, thiserror::Error)]
@@ -155,7 +153,7 @@ impl Handshake {
     /// Goes on with what has been read, and says what is wanted next.
     ///
     /// # Errors
-    /// Why it failed; [`Handshake::output`] is then the alert for the peer, if there is one.
+    /// Why it failed; [`Handshake::output`] is then what the peer still has to be told, an alert last, if anything.
     pub fn advance(&mut self) -> Result<Wanted, HandshakeError> {
         loop {
             match self.step() {
@@ -269,13 +267,15 @@ impl Handshake {
         self.yields.peer_closed || !begins_with_whole_record
     }
 
-    /// After an error rustls has an alert to send.
+    /// After an error rustls may have an alert to send, behind what it had queued before. If it has none it looks at the
+    /// input again, and panics if that does not begin with the half message that it has already seen.
     fn put_alert(&mut self) {
-        let output = &mut self.yields.output;
+        let Self { ends, input, filled, yields: Yields { output, .. } } = self;
+        let there = input.get_mut(..*filled).unwrap_or_default();
         output.clear();
-        match &mut self.ends {
-            Ends::Client(connection) => encode_alert(connection.process_tls_records(&mut []), output),
-            Ends::Server(connection) => encode_alert(connection.process_tls_records(&mut []), output),
+        match ends {
+            Ends::Client(connection) => while encode_next(connection.process_tls_records(there), output) {},
+            Ends::Server(connection) => while encode_next(connection.process_tls_records(there), output) {},
         }
     }
 }
@@ -298,14 +298,8 @@ impl Yields {
     fn take_state<Data>(&mut self, role: Role, state: ConnectionState<'_, '_, Data>) -> Result<Step, HandshakeError> {
         match state {
             ConnectionState::EncodeTlsData(mut data) => {
-                let at = self.output.len();
-                let needed = match data.encode(&mut []) {
-                    Err(EncodeError::InsufficientSize(size)) => size.required_size,
-                    _ => 0,
-                };
-                self.output.resize(at + needed, 0);
-                let done = data.encode(self.output.get_mut(at..).unwrap_or_default());
-                done.map(|_| Step::Again).map_err(|_| HandshakeError::Internal("encoding a handshake message"))
+                let done = encode(&mut data, &mut self.output);
+                if done { Ok(Step::Again) } else { Err(HandshakeError::Internal("encoding a handshake message")) }
             }
             ConnectionState::TransmitTlsData(data) => {
                 data.done();
@@ -340,12 +334,34 @@ impl Yields {
     }
 }
 
-fn encode_alert<Data>(status: UnbufferedStatus<'_, '_, Data>, output: &mut Vec<u8>) {
-    if let Ok(ConnectionState::EncodeTlsData(mut data)) = status.state {
-        output.resize(ALERT_BYTES_MAX, 0);
-        let length = data.encode(output).unwrap_or(0);
-        output.truncate(length);
+/// Adds the next record that rustls has queued to `output`; false when that was the alert, or there was none.
+fn encode_next<Data>(status: UnbufferedStatus<'_, '_, Data>, output: &mut Vec<u8>) -> bool {
+    let at = output.len();
+    match status.state {
+        Ok(ConnectionState::EncodeTlsData(mut data)) => {
+            let done = encode(&mut data, output);
+            // Asked again behind its alert, rustls may fail again and want to send another one, which it must not.
+            done && !is_alert(output.get(at..).unwrap_or_default())
+        }
+        _ => false,
     }
+}
+
+/// Whether a record is an alert: by its type, or under TLS 1.3 by its length, which no other message has.
+fn is_alert(record: &[u8]) -> bool {
+    const CIPHERTEXT_BYTES: u8 = (2 + 1 + TAG_BYTES) as u8;
+    matches!(record, [21, ..] | [23, _, _, 0, CIPHERTEXT_BYTES, ..])
+}
+
+/// Adds one queued record to `output`.
+fn encode<Data>(data: &mut EncodeTlsData<'_, Data>, output: &mut Vec<u8>) -> bool {
+    let at = output.len();
+    let needed = match data.encode(&mut []) {
+        Err(EncodeError::InsufficientSize(size)) => size.required_size,
+        _ => 0,
+    };
+    output.resize(at + needed, 0);
+    data.encode(output.get_mut(at..).unwrap_or_default()).is_ok()
 }
 
 type HandedOver = (Sealer, Inbound, Box<dyn KeySchedule>, TlsFacts);
