@@ -11,6 +11,8 @@ mod config;
 mod counters;
 mod error;
 mod explain;
+#[doc(hidden)]
+pub mod fuzzing;
 mod handshake;
 mod inbound;
 mod keys;

@@ -33,7 +33,7 @@ pub struct TlsServerOptions {
 /// What all connections of clients share: our certificate, trust, ticket keys, sessions to be resumed.
 #[derive(Clone, Debug)]
 pub struct TlsServer {
-    config: Arc<ServerConfig>,
+    pub(crate) config: Arc<ServerConfig>,
     /// Judges clients' certificates; again when a session is resumed, because rustls does not.
     verifier: Option<Arc<dyn ClientCertVerifier>>,
 }
