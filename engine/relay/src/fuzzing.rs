@@ -6,5 +6,7 @@
 mod ends;
 mod handshake;
 mod live;
+mod session;
 
 pub use handshake::{handshake, handshake_client, handshake_server};
+pub use session::session;
