@@ -7,6 +7,7 @@
 mod support;
 
 mod command_line;
+mod corpus;
 mod demo;
 mod ends;
 mod far_ends;

@@ -8,5 +8,5 @@ mod handshake;
 mod live;
 mod session;
 
-pub use handshake::{handshake, handshake_client, handshake_server};
+pub use handshake::{flights, handshake, handshake_client, handshake_server};
 pub use session::session;

@@ -46,6 +46,35 @@ fn alone(data: &[u8], end: impl Fn(u8) -> Handshake) {
     assert_eq!(outcome(end(bits), bytes, seed), whole, "seed {seed}");
 }
 
+/// The flights of a whole handshake: the client's first, the server's, the client's last. For seeds.
+///
+/// # Panics
+/// When it fails.
+pub fn flights(bits: u8) -> [Vec<u8>; 3] {
+    let (client, server) = Ends::new(bits).configs(None);
+    let mut client = Handshake::client(&client, &name()).expect("a new handshake");
+    let mut server = Handshake::server(&server).expect("a new handshake");
+    let hello = flight(&mut client, &[]);
+    let answer = flight(&mut server, &hello);
+    let last = flight(&mut client, &answer);
+    [hello, answer, last]
+}
+
+/// What an end says to `heard`.
+fn flight(end: &mut Handshake, heard: &[u8]) -> Vec<u8> {
+    if !heard.is_empty() {
+        let space = end.space().expect("space");
+        space.iter_mut().zip(heard).for_each(|(to, from)| *to = *from);
+        end.filled(heard.len()).expect("a flight");
+    }
+    let mut said = Vec::new();
+    while end.advance().expect("a handshake") == Wanted::Write {
+        said.extend_from_slice(end.output());
+        end.sent();
+    }
+    said
+}
+
 /// How a handshake with these bytes ended, in words.
 fn outcome(mut handshake: Handshake, mut bytes: &[u8], seed: u16) -> String {
     let mut cuts = Cuts::new(seed);

@@ -1,0 +1,109 @@
+//! Every input of the fuzz corpus, through the same functions that the fuzz targets run, and what they have found.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use sealane_proto::fuzzing as proto;
+use sealane_relay::fuzzing as relay;
+
+type Target = (&'static str, fn(&[u8]));
+
+const TARGETS: [Target; 7] = [
+    ("handshake", relay::handshake),
+    ("handshake_client", relay::handshake_client),
+    ("handshake_server", relay::handshake_server),
+    ("open", proto::open),
+    ("records", proto::records),
+    ("seal", proto::seal),
+    ("session", relay::session),
+];
+
+fn fuzz() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz")
+}
+
+fn names_in(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn every_target_is_replayed_and_has_a_dictionary() {
+    let targets: Vec<_> = TARGETS.iter().map(|(name, _)| *name).collect();
+    let stems = |directory, ending: &str| {
+        let names = names_in(&fuzz().join(directory)).into_iter();
+        names.map(|name| name.strip_suffix(ending).unwrap_or(&name).to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(stems("fuzz_targets", ".rs"), targets);
+    assert_eq!(stems("dictionaries", ".dict"), targets);
+    assert_eq!(stems("corpus", ""), targets);
+}
+
+fn replay(target: &str) {
+    let (_, run) = TARGETS.iter().find(|(name, _)| *name == target).unwrap();
+    let directory = fuzz().join("corpus").join(target);
+    let names = names_in(&directory);
+    assert!(!names.is_empty(), "{} is empty", directory.display());
+    let mut failed = Vec::new();
+    for name in names {
+        let file = directory.join(name);
+        let input = std::fs::read(&file).unwrap();
+        if catch_unwind(AssertUnwindSafe(|| run(&input))).is_err() {
+            eprintln!("failed: {}", file.display());
+            failed.push(file);
+        }
+    }
+    assert!(failed.is_empty(), "failed with {failed:?}");
+}
+
+#[test]
+fn handshakes_agree_or_fail_at_both_ends() {
+    replay("handshake");
+}
+
+#[test]
+fn a_client_survives_any_server() {
+    replay("handshake_client");
+}
+
+#[test]
+fn a_server_survives_any_client() {
+    replay("handshake_server");
+}
+
+#[test]
+fn records_open_to_what_was_sent_however_they_come() {
+    replay("open");
+}
+
+#[test]
+fn record_boundaries_are_found_however_the_stream_is_cut() {
+    replay("records");
+}
+
+#[test]
+fn what_is_sealed_opens() {
+    replay("seal");
+}
+
+#[test]
+fn sessions_deliver_what_was_said_or_fail() {
+    replay("session");
+}
+
+/// rustls keeps a place in the input, and panicked when it was shown none to look for its alert.
+#[test]
+fn what_is_no_record_behind_half_a_handshake_message_is_an_error_and_no_panic() {
+    relay::handshake_client(&[5, 0, 28, 22, 3, 1, 0, 4, 0, 51, 0, 2, 0, 23, 136]);
+    relay::handshake_server(&[
+        172, 0, 1, 22, 3, 75, 0, 11, 0, 2, 1, 0, 255, 101, 111, 101, 101, 101, 101, 0, 1, 4, 0, 10,
+    ]);
+}
+
+/// A fragment of the server's hello took the place of the alert behind it.
+#[test]
+fn an_alert_behind_a_flight_that_was_queued_is_sent_behind_it() {
+    relay::handshake(&[0x10, 2, 4, 5, 1, 0xf5]);
+}
