@@ -17,6 +17,7 @@ fn main() -> std::io::Result<()> {
     seal(&write)?;
     handshake(&write)?;
     session(&write)?;
+    xdr(&write)?;
     Ok(())
 }
 
@@ -156,4 +157,40 @@ fn session(write: Write<'_>) -> std::io::Result<()> {
         start("flood-of-small-records", 0, 0, &[&[0][..], &[3, 0, 2].repeat(70), &[14, 9, 255]].concat())?;
     }
     Ok(())
+}
+
+fn xdr(write: Write<'_>) -> std::io::Result<()> {
+    let words = |words: &[u32]| words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<u8>>();
+    let items = [&words(&[7, 0, 9, 0, 8, 1])[..], b"sixsix\0\0", &words(&[3]), b"sea\0", &words(&[2, 1 << 4, 1 << 20])];
+    let rest = words(&[1, 0, 0, 0, 2]);
+    write("xdr", "items", &[&[0, 9, 0, 1, 2, 3, 4, 5, 6, 7, 8], &items.concat(), &rest])?;
+    write("xdr", "records", &[&[1, 0x21, 0x43], &record(0, 40, 4096), &record(1, 12, 5), &record(0, 100, 40)])?;
+    write("xdr", "cut-record", &[&[1, 0, 1], &record(0, 40, 4096), &record(1, 12, 8)[..25]])?;
+    write("xdr", "too-long-record", &[&[1, 0, 1], &record(0, 40, 4096), &words(&[0x8010_1001, 1])])?;
+    let call = |rpc: u32, program: u32, version: u32, procedure: u32, credential: &[u32]| {
+        let head = words(&[9, 0, rpc, program, version, procedure]);
+        let call = [&head[..], &words(credential)].concat();
+        [&[1, call.len() as u8][..], &call].concat()
+    };
+    let none = [0, 0, 0, 0];
+    let calls = [call(2, 100_003, 4, 0, &none), call(3, 100_003, 4, 0, &none), call(2, 100_003, 3, 0, &none)];
+    let more = [call(2, 100_005, 4, 0, &none), call(2, 100_003, 4, 1, &none), call(2, 100_003, 4, 0, &[6, 0, 0, 0])];
+    write("xdr", "calls", &[&[2], &calls.concat(), &more.concat(), &[1, 3, 1, 2, 3]])?;
+    let operation = |number: u8, arguments: &[u8]| [&[number, arguments.len() as u8], arguments].concat();
+    let name = |name: &[u8; 1]| [&words(&[1])[..], name, &[0; 3]].concat();
+    let create = operation(6, &[words(&[2]), name(b"d"), words(&[0, 0])].concat());
+    let getattr = operation(9, &words(&[2, 0x0010_011a, 0x0030_a23a]));
+    let readdir = operation(26, &words(&[0, 0, 0, 0, 4096, 4096, 1, 0x18]));
+    let tree = [&[0, 3][..], &create, &getattr, &operation(10, &[]), &[0, 2], &readdir, &getattr];
+    let more = [&[0, 3][..], &operation(15, &name(b"d")), &operation(16, &[]), &operation(28, &name(b"d"))];
+    write("xdr", "tree", &[&[2], &tree.concat(), &more.concat(), &[2, 1], &operation(44, &[0; 16])])?;
+    // Writes, a change of the size, reads; in the first block, over the edge of two, far behind the end.
+    let act = |kind: u8, place: u16, length: u16| {
+        let ([p, q], [l, m]) = (place.to_be_bytes(), length.to_be_bytes());
+        [kind, p, q, l, m]
+    };
+    let (near, edge, far) = (4 * 2048, 4 * 1500 + 1, 4 * 3000 + 3);
+    let first = [act(0, near, 4999), act(3, near, 4999), act(0, edge, 3000), act(3, edge, 4000), act(3, far, 9)];
+    let then = [act(2, edge, 0), act(3, edge, 4999), act(0, far, 100), act(3, edge, 4999), act(0x30, near, 7)];
+    write("xdr", "file", &[&[3], &first.concat(), &then.concat(), &act(0x33, near, 4000)])
 }

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use sealane_proto::fuzzing as proto;
 use sealane_relay::fuzzing as relay;
+use sealane_selftest::fuzzing as selftest;
 
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 7] = [
+const TARGETS: [Target; 8] = [
     ("handshake", relay::handshake),
     ("handshake_client", relay::handshake_client),
     ("handshake_server", relay::handshake_server),
@@ -16,6 +17,7 @@ const TARGETS: [Target; 7] = [
     ("records", proto::records),
     ("seal", proto::seal),
     ("session", relay::session),
+    ("xdr", selftest::xdr),
 ];
 
 fn fuzz() -> PathBuf {
@@ -91,6 +93,11 @@ fn what_is_sealed_opens() {
 #[test]
 fn sessions_deliver_what_was_said_or_fail() {
     replay("session");
+}
+
+#[test]
+fn the_peers_answer_every_call_and_keep_what_was_written() {
+    replay("xdr");
 }
 
 /// rustls keeps a place in the input, and panicked when it was shown none to look for its alert.

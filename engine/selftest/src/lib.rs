@@ -29,6 +29,8 @@
 
 pub mod client;
 mod clock;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod limits;
 pub mod load;
 pub mod nfs4;

@@ -20,6 +20,7 @@ mod compound;
 mod connection;
 mod content;
 mod export;
+pub(crate) mod fuzzing;
 mod opens;
 mod operation;
 mod room;

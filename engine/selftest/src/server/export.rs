@@ -31,8 +31,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Export {
     pub(super) fn new(bytes_max: u64) -> Self {
+        let now = clock::wall();
+        Self::with_instance(bytes_max, (now.seconds as u64) << 32 | u64::from(now.nanoseconds))
+    }
+
+    /// An export whose handles and identifiers follow from `instance`.
+    pub(super) fn with_instance(bytes_max: u64, instance: u64) -> Self {
         let (now, started) = (clock::wall(), clock::monotonic());
-        let instance = (now.seconds as u64) << 32 | u64::from(now.nanoseconds);
         let clients = Mutex::new(Clients::new(instance as u32 ^ (instance >> 32) as u32, started));
         Self { instance, clients, opens: Mutex::default(), tree: Mutex::new(Tree::new(bytes_max, now)) }
     }
