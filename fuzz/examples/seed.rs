@@ -61,6 +61,11 @@ fn open(write: Write<'_>) -> std::io::Result<()> {
         write("open", &format!("long-records-{setup}"), &[&[setup, 0x52, setup, 0, 0], &[3, 2].repeat(9), &[5, 1, 0]])?;
         write("open", &format!("last-of-a-key-{setup}"), &[&[setup | 16, 0, 9, 0, 0], &[0, 9].repeat(8)])?;
     }
+    // Short records behind long ones, at the end of the buffer and at its front.
+    for seed in 2..14 {
+        let acts = [3, 1, 3, seed, 0, 9, 0, 7, 0, 5, 2, 5, seed, 0, 3, 0, 8].repeat(4);
+        write("open", &format!("mixed-records-{seed}"), &[&[seed % 6, 0, seed, 0, 0], &acts])?;
+    }
     for (name, acts) in [
         ("tickets", &[0, 1, 8, 0, 60, 0xff, 8, 15, 0, 2, 0, 4, 8, 0, 0, 1][..]),
         ("key-updates", &[0, 1, 9, 0, 0, 1, 9, 1, 0, 1, 9, 5, 2, 9, 9, 4, 0, 7]),
@@ -108,6 +113,10 @@ fn handshake(write: Write<'_>) -> std::io::Result<()> {
         // Without a change, behind the client's last flight: data, KeyUpdates whole and split, data, half of a record.
         let updates: &[u8] = &[0, 0, 0, 0, 6, 1, 9, 6, 1, 2, 5, 1, 9, 6, 0, 1, 2, 16, 0, 0, 0, 2, 5, 1, 40, 0];
         write("handshake", &name("key-updates"), &[&[options, 8, 0x52, options], updates])?;
+        // The same so long that the server's first read ends between the halves of a KeyUpdate.
+        let halves: &[u8] = &[0, 0, 0, 4, 2, 0x3e, 0x80, 2, 1, 0xea, 6, 1, 2, 1, 5, 0, 2, 1, 40, 7];
+        write("handshake", &name("halves"), &[&[options | 32, 0, 0, 0], halves])?;
+        write("handshake", &name("slow"), &[&[options | 32, 0, 0, 0], acts])?;
         // The first flights in two records each.
         write("handshake", &name("split"), &[&[options, 0, 0, 9, 6, 4, 6, 1, 6, 30, 0, 1, 1, 9]])?;
     }

@@ -142,6 +142,8 @@ struct Line<'s, 'd> {
     cuts: Cuts,
     /// Whether nothing was changed on the way.
     honest: bool,
+    /// Whether what one end says is carried only when it has said all: the server reads data behind the last flight.
+    is_slow: bool,
 }
 
 /// A client and a server shake hands, and then say something. The line cuts what it carries as it likes. If it changed
@@ -170,7 +172,8 @@ pub fn handshake(data: &[u8]) {
             incoming: Vec::new(),
         };
         let mut ends = [shaking(Handshake::client(&client, &name)), shaking(Handshake::server(&server))];
-        let mut line = Line { script: &mut script, cuts: Cuts::new(seed), honest: true };
+        let is_slow = bits & 32 != 0;
+        let mut line = Line { script: &mut script, cuts: Cuts::new(seed), honest: true, is_slow };
         line.run(&mut ends);
         let [State::Live(client), State::Live(server)] = ends.map(|end| end.state) else {
             assert!(!line.honest, "the handshake failed over an honest line");
@@ -208,8 +211,9 @@ impl Line<'_, '_> {
     fn run(&mut self, ends: &mut [End; 2]) {
         for _ in 0..LOOKS_MAX {
             let [client, server] = ends;
-            let went_on = [self.look(client, server), self.look(server, client)];
-            if went_on == [false, false] {
+            let went_on = self.look(client, server);
+            let went_on = (went_on && self.is_slow) || self.look(server, client) || went_on;
+            if !went_on {
                 // Both wait: one of them must have failed, or nothing is left to be said.
                 let waits = |end: &End| matches!(end.state, State::Shaking(_));
                 assert!(!self.honest || !ends.iter().any(waits), "both ends wait for ever");
