@@ -211,8 +211,10 @@ impl Line<'_, '_> {
     fn run(&mut self, ends: &mut [End; 2]) {
         for _ in 0..LOOKS_MAX {
             let [client, server] = ends;
-            let went_on = self.look(client, server);
-            let went_on = (went_on && self.is_slow) || self.look(server, client) || went_on;
+            let mut went_on = self.look(client, server);
+            if !(went_on && self.is_slow) {
+                went_on |= self.look(server, client);
+            }
             if !went_on {
                 // Both wait: one of them must have failed, or nothing is left to be said.
                 let waits = |end: &End| matches!(end.state, State::Shaking(_));
