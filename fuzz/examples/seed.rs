@@ -85,6 +85,7 @@ fn open(write: Write<'_>) -> std::io::Result<()> {
         ("plain-bytes", &[0, 9, 15, 5, 23, 3, 3, 0, 16, 0, 9]),
         ("other-type", &[11, 20, 1, 1]),
         ("too-long-record", &[3, 0]),
+        ("too-long-behind-a-gap", &[14, 0, 0, 9, 12, 9, 0x41, 0]),
     ] {
         write("open", name, &[&[0, 0x21, 0x43, 0, 0], acts])?;
     }

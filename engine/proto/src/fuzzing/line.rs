@@ -297,14 +297,13 @@ impl Line {
             self.mark(start + RECORD_HEADER_BYTES, Err(TlsError::Invalid(Invalid::NotTls)));
         } else if !is_13 && matches!(tampered, Some(1 | 2)) {
             self.mark(start + RECORD_HEADER_BYTES, Err(TlsError::Invalid(Invalid::RecordVersion)));
+        } else if whole - start - RECORD_HEADER_BYTES > RECORD_PLAIN_BYTES_MAX + 256 {
+            self.mark(start + RECORD_HEADER_BYTES, Err(TlsError::RecordOverflow));
         } else if tampered.is_some() || self.model.broken {
             self.mark(whole, Err(TlsError::BadRecordMac));
         } else if inner.len() > RECORD_PLAIN_BYTES_MAX {
             // The padding counts (RFC 8446 section 5.4).
-            let outer = inner.len() + if is_13 { 1 } else { 0 };
-            let most = RECORD_PLAIN_BYTES_MAX + 256 - if is_13 { 16 } else { 24 };
-            let at = if outer > most { start + RECORD_HEADER_BYTES } else { whole };
-            self.mark(at, Err(TlsError::RecordOverflow));
+            self.mark(whole, Err(TlsError::RecordOverflow));
         } else {
             let before = self.expected.events.len();
             let result = if self.is_open() { self.model.take(kind, content, &mut self.expected) } else { Ok(false) };
