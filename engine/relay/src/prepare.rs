@@ -11,7 +11,7 @@ use crate::admission::{Admitted, Stage};
 use crate::config::{ClientMode, ServerMode};
 use crate::handshake::{Established, HandshakeError, shake_hands};
 use crate::throttle::Loudness;
-use crate::upstream;
+use crate::upstream::{self, UpstreamError};
 use crate::worker::{Context, Place, Worker};
 
 /// An alert of two bytes, sealed by any suite of either version: 33 at most.
@@ -44,25 +44,12 @@ pub(crate) async fn as_client(
         tracing::debug!(%peer, "closed: the client went away without a byte");
         return None;
     }
-    let reached = match rt::race(upstream::reach_tls(config, mode), rt::race(client.gone(false), stop.wait())).await {
-        Either::Left(reached) => reached,
-        Either::Right(Either::Right(())) => {
-            client.reset();
-            tracing::info!(%peer, "closed: the tunnel stops");
-            return None;
-        }
-        Either::Right(Either::Left(())) => {
-            counters.connections_probed_total.add(1);
-            tracing::info!(%peer, "closed: the client went away before the server was reached");
-            return None;
-        }
-    };
-    let (outgoing, established, server) = match reached {
+    let reaching = upstream::reach_tls(config, mode);
+    let (outgoing, established, server) = match reach(reaching, &client, false, peer, context, stop).await {
         Ok(reached) => reached,
-        Err(error) => {
-            counters.upstream_failures_total.add(1);
+        Err(Farewell::Gone) => return None,
+        Err(Farewell::Refused(_)) => {
             client.reset();
-            tracing::error!(%peer, server = %config.connect, "closed: {error}");
             return None;
         }
     };
@@ -95,27 +82,12 @@ pub(crate) async fn as_server(
     };
     // Whoever has said all it has to say may have ended its direction: that has to be carried, and answered.
     let has_spoken = established.peer_closed || !established.early.is_empty() || !established.left_over.is_empty();
-    let gone = client.gone(has_spoken);
-    let reached = rt::race(upstream::reach_plain(config), rt::race(gone, worker.stop.wait())).await;
-    let reached = match reached {
-        Either::Left(reached) => reached,
-        Either::Right(Either::Right(())) => {
-            refuse(client, &mut established, AlertDescription::CLOSE_NOTIFY);
-            tracing::info!(%peer, "closed: the tunnel stops");
-            return None;
-        }
-        Either::Right(Either::Left(())) => {
-            counters.connections_probed_total.add(1);
-            tracing::info!(%peer, "closed: the client went away before the server was reached");
-            return None;
-        }
-    };
-    let (mut outgoing, server) = match reached {
+    let reaching = upstream::reach_plain(config);
+    let (mut outgoing, server) = match reach(reaching, &client, has_spoken, peer, context, &worker.stop).await {
         Ok(reached) => reached,
-        Err(error) => {
-            counters.upstream_failures_total.add(1);
-            refuse(client, &mut established, AlertDescription::INTERNAL_ERROR);
-            tracing::error!(%peer, server = %config.connect, "closed: {error}");
+        Err(Farewell::Gone) => return None,
+        Err(Farewell::Refused(alert)) => {
+            refuse(client, &mut established, alert);
             return None;
         }
     };
@@ -134,6 +106,43 @@ pub(crate) async fn as_server(
     }
     let seat = Some(seat);
     sockets(outgoing, client, peer).map(|(plain, tls)| Prepared { plain, tls, established, server, seat })
+}
+
+/// How a client that waited for its server ends.
+enum Farewell {
+    /// It went away itself.
+    Gone,
+    /// It is reset; over TLS it is told this before.
+    Refused(AlertDescription),
+}
+
+/// Waits for `reaching` the server while the client stays. What comes of it otherwise has been logged and counted.
+async fn reach<T>(
+    reaching: impl Future<Output = Result<T, UpstreamError>>,
+    client: &Connection,
+    has_spoken: bool,
+    peer: SocketAddr,
+    context: &Context,
+    stop: &Broadcast,
+) -> Result<T, Farewell> {
+    let Context { config, counters, .. } = context;
+    match rt::race(reaching, rt::race(client.gone(has_spoken), stop.wait())).await {
+        Either::Left(Ok(reached)) => Ok(reached),
+        Either::Left(Err(error)) => {
+            counters.upstream_failures_total.add(1);
+            tracing::error!(%peer, server = %config.connect, "closed: {error}");
+            Err(Farewell::Refused(AlertDescription::INTERNAL_ERROR))
+        }
+        Either::Right(Either::Right(())) => {
+            tracing::info!(%peer, "closed: the tunnel stops");
+            Err(Farewell::Refused(AlertDescription::CLOSE_NOTIFY))
+        }
+        Either::Right(Either::Left(())) => {
+            counters.connections_probed_total.add(1);
+            tracing::info!(%peer, "closed: the client went away before the server was reached");
+            Err(Farewell::Gone)
+        }
+    }
 }
 
 /// Shakes hands with a client, unless it takes too long, or others need its place.
