@@ -1,5 +1,9 @@
 //! Records in, records out, without a socket.
 
+mod room;
+
+use room::every_operation;
+
 use super::super::attributes::SUPPORTED;
 use super::super::export::{Export, Handle, Reply};
 use super::answer;
@@ -11,10 +15,6 @@ use crate::xdr::{Decoder, Encoder};
 
 /// Who calls in the tests.
 const ROOT: (u32, u32) = (0, 0);
-
-mod room;
-
-use room::every_operation;
 
 /// Answers one record; `None` where the connection would be closed.
 fn answered(export: &Export, record: &[u8]) -> Option<Vec<u8>> {
