@@ -250,7 +250,7 @@ fn a_standard_error_that_nobody_reads_stops_nothing() {
             }
         };
         assert_eq!(ended.code(), Some(0), "{driver}");
-        assert!(now() - started < std::time::Duration::from_millis(1200), "{driver}: {:?}", now() - started);
+        assert!(now() - started < std::time::Duration::from_secs(2), "{driver}: {:?}", now() - started);
         let mut rest = String::new();
         log.read_to_string(&mut rest).unwrap();
         assert!(rest.len() > 60_000, "{driver}: the pipe was never full: {} bytes", rest.len());
@@ -276,6 +276,10 @@ fn a_host_with_too_little_memory_to_lock_gets_epoll_and_is_told_why() {
     }
     let args = ["--insecure-no-verify", "--workers", "4"];
     let tunnel = Sealane::from_command(&mut unprivileged(&command("auto", 1, &args), "--memlock=262144"));
+    tunnel.wait_for("listening on ");
+    if tunnel.process.count("driver io_uring") > 0 {
+        return not_run(NAME, "this kernel does not count rings against the limit of locked memory");
+    }
     tunnel.wait_for("driver epoll (io_uring is not available: Cannot allocate memory");
     tunnel.wait_for("raise the limit of locked memory (ulimit -l");
     let output = unprivileged(&command("uring", 1, &args), "--memlock=262144").output().unwrap();
@@ -293,6 +297,10 @@ fn a_privileged_port_that_cannot_be_had_is_said_at_the_start() {
     const NAME: &str = "command_line::a_privileged_port_that_cannot_be_had_is_said_at_the_start";
     if !is_root() || !have("setpriv") || !have("prlimit") {
         return not_run(NAME, "needs root, setpriv and prlimit");
+    }
+    let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or_default();
+    if first.trim().parse().is_ok_and(|first: u16| first < 1024) {
+        return not_run(NAME, "anybody may have such a port here (net.ipv4.ip_unprivileged_port_start)");
     }
     let args = ["--insecure-no-verify", "--source-port", "privileged"];
     let output = unprivileged(&command("epoll", 1, &args), "--memlock=8388608").output().unwrap();

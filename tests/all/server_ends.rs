@@ -156,7 +156,7 @@ fn a_tls_12_key_that_is_used_up_ends_the_connection_at_a_boundary() {
     for driver in DRIVERS {
         let args = ["--records-per-key-max", "40"];
         let Joined { mut sealane, mut client, mut server, .. } = join(driver, &rustls::version::TLS12, &args);
-        server.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        server.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
         let mut rounds = 0;
         // A call can cross with the end: then it is not delivered, and a client makes it again on its next connection.
         let end = loop {
@@ -188,26 +188,31 @@ fn a_used_up_tls_12_key_leaves_no_call_without_its_reply() {
     for driver in DRIVERS {
         let args = ["--records-per-key-max", "300"];
         let Joined { sealane, mut client, mut server, .. } = join(driver, &rustls::version::TLS12, &args);
-        // A server that takes its time and answers in pairs, with a callback now and then; it says what it has executed.
+        // A server that takes its time, with a callback now and then; it says how many calls it has executed.
         let answering = std::thread::spawn(move || {
-            let (size, mut executed) = (call(0, &[5; 3000]).len(), 0);
-            let mut heard = vec![0; 2 * size];
+            let mut heard = call(0, &[5; 3000]);
+            let mut executed = 0;
             while server.read_exact(&mut heard).is_ok() {
-                std::thread::sleep(Duration::from_millis(1));
-                let mut answers = [reply(executed, &[6; 700]), reply(executed + 1, &[6; 700])].concat();
+                std::thread::sleep(Duration::from_micros(500));
+                let mut answer = reply(executed, &[6; 700]);
                 if executed % 10 == 0 {
-                    answers.extend(call(1_000_000 + executed, b"CB_NOTIFY"));
+                    answer.extend(call(1_000_000 + executed, b"CB_NOTIFY"));
                 }
-                executed += 2;
-                server.write_all(&answers).unwrap();
+                executed += 1;
+                server.write_all(&answer).unwrap();
             }
             executed
         });
-        // The client has eight calls outstanding at all times, as long as it is let; so the number of calls is even.
+        // The client has eight calls outstanding at all times, as long as it is let.
         let (mut sent, mut answered, mut heard) = (0, 0, Vec::new());
         let end = loop {
             while sent < answered + DEPTH {
-                client.send(&[call(sent, &[5; 3000]), call(sent + 1, &[5; 3000])].concat());
+                // Records end anywhere, often inside of a call's first words, and what follows takes a moment.
+                let two = [call(sent, &[5; 3000]), call(sent + 1, &[5; 3000])].concat();
+                let cut = [1, 4, 9, 12, 600, two.len() / 2 + 8][sent as usize / 2 % 6];
+                client.send(&two[..cut]);
+                std::thread::sleep(Duration::from_micros(300));
+                client.send(&two[cut..]);
                 sent += 2;
             }
             match client.try_read(1) {
@@ -235,7 +240,55 @@ fn a_used_up_tls_12_key_leaves_no_call_without_its_reply() {
         let executed = answering.join().unwrap();
         // What was not executed is made again on the next connection; nothing was executed and not answered.
         assert_eq!(executed, answered, "{driver}: {sent} calls made");
-        assert!(executed >= 100 && sealane.process.count("replies outstanding") == 0, "{driver}");
+        let left = sealane.process.count("replies outstanding");
+        assert!(executed >= 100 && left == 0, "{driver}: {executed} executed, {left}");
+    }
+}
+
+#[test]
+fn a_server_that_ends_while_its_connection_drains_is_not_waited_for() {
+    for driver in DRIVERS {
+        let args = ["--records-per-key-max", "40"];
+        let Joined { sealane, mut client, mut server, .. } = join(driver, &rustls::version::TLS12, &args);
+        client.send(&call(0, b"never answered"));
+        hear(&mut server, &call(0, b"never answered"));
+        server.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        for xid in 1.. {
+            assert!(xid < 60, "{driver}: the key is never given up");
+            client.send(&call(xid, b"x"));
+            // Once it drains, no call is delivered any more.
+            if server.read_exact(&mut call(xid, b"x")).is_err() {
+                break;
+            }
+            server.write_all(&reply(xid, b"x")).unwrap();
+            assert_eq!(client.read(29), reply(xid, b"x"));
+        }
+        let started = now();
+        server.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(client.read_to_end(), PeerEnd::Closed, "{driver}");
+        assert!(now() - started < Duration::from_secs(2), "{driver}: {:?}", now() - started);
+        client.send_record(ContentType::ALERT, &[1, 0]);
+        sealane.wait_for("the connection ends with ");
+        sealane.wait_for("closed: the TLS 1.2 key was used up");
+    }
+}
+
+#[test]
+fn what_came_before_close_notify_arrives_though_its_sender_is_gone() {
+    for driver in DRIVERS {
+        for version in VERSIONS {
+            // The client says much, ends and goes, while the NFS server takes its time: our answer meets a closed socket.
+            let Joined { sealane: _sealane, mut client, mut server, .. } = join(driver, version, &[]);
+            socket2::SockRef::from(&server).set_recv_buffer_size(64 * 1024).unwrap();
+            let all = call(1, &Random::new(5).bytes(3_800_000));
+            client.send(&all);
+            client.send_record(ContentType::ALERT, &[1, 0]);
+            drop(client);
+            std::thread::sleep(Duration::from_millis(900));
+            let mut heard = Vec::new();
+            server.read_to_end(&mut heard).unwrap();
+            assert!(heard == all, "{driver} {version:?}: {} of {} bytes", heard.len(), all.len());
+        }
     }
 }
 
@@ -381,22 +434,30 @@ fn slow_handshakes_make_way_for_those_that_get_on() {
 
 #[test]
 fn silent_clients_take_no_place_from_those_that_speak() {
+    for (driver, workers) in DRIVERS.into_iter().flat_map(|driver| [(driver, "1"), (driver, "2")]) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        // Fewer connections than handshakes, and all but one in use, whichever worker has it.
+        for silent in 59..=62 {
+            let args = ["--connections-max", "4", "--workers", workers];
+            let sealane = Sealane::server(driver, port, &args);
+            let _open: Vec<_> =
+                (0..3).map(|_| (Peer::connect(&rustls::version::TLS13, sealane.port), accept(&listener))).collect();
+            let _silent: Vec<_> = (0..silent).map(|_| sealane.connect()).collect();
+            let mut client = Peer::connect(&rustls::version::TLS13, sealane.port);
+            let mut server = accept(&listener);
+            client.send(&call(1, b"the fourth"));
+            hear(&mut server, &call(1, b"the fourth"));
+        }
+    }
+}
+
+#[test]
+fn a_slow_client_that_has_spoken_outlasts_any_number_of_silent_ones() {
     for driver in DRIVERS {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        // Fewer connections than handshakes, and all but one in use.
-        let args = ["--connections-max", "4", "--workers", "1"];
-        let sealane = Sealane::server(driver, port, &args);
-        let _open: Vec<_> =
-            (0..3).map(|_| (Peer::connect(&rustls::version::TLS13, sealane.port), accept(&listener))).collect();
-        let _silent: Vec<_> = (0..60).map(|_| sealane.connect()).collect();
-        let mut client = Peer::connect(&rustls::version::TLS13, sealane.port);
-        let mut server = accept(&listener);
-        client.send(&call(1, b"the fourth"));
-        hear(&mut server, &call(1, b"the fourth"));
-        // A slow but honest one, between many that never say a word: they go first.
-        let args = ["--handshakes-max", "8", "--workers", "1"];
-        let sealane = Sealane::server(driver, port, &args);
+        let sealane = Sealane::server(driver, port, &["--handshakes-max", "8", "--workers", "1"]);
         let mut honest = sealane.connect_and_say(&[22, 3, 1, 0, 200]);
         let mut silent = Vec::new();
         for _ in 0..50 {
@@ -424,7 +485,7 @@ fn what_strangers_do_is_not_logged_without_end() {
     sealane.process.wait();
     sealane.wait_for("handshakes_failed_total=300");
     let lines = sealane.process.count("does not seem to speak TLS");
-    assert!((20..=40).contains(&lines), "{lines} lines");
+    assert!((20..=100).contains(&lines), "{lines} of 300 lines");
 }
 
 #[test]

@@ -78,7 +78,7 @@ fn stunnel_is_a_client_of_server_mode() {
             // Beside them there is the probe that waited for stunnel.
             let whole = format!("out_bytes={0} back_bytes={0}", bytes.len());
             eventually("three connections carried all", || server.process.count(&whole) == 3);
-            assert_eq!(server.process.count("opened:"), server.process.count(&format!("opened: TLS {tls}")));
+            assert_eq!(server.process.count("opened:"), server.process.count(&format!("opened: TLS {tls}")), "{tls}");
         }
     }
 }
@@ -166,7 +166,7 @@ fn our_key_is_updated_when_it_is_due_and_the_clients_is_asked_for() {
 }
 
 #[test]
-fn a_client_that_wants_to_renegotiate_is_told_no_and_only_once() {
+fn a_client_that_wants_to_renegotiate_is_told_no() {
     for driver in DRIVERS {
         let plain = Plain::bind();
         let mut sealane = Sealane::server(driver, plain.port(), &[]);
@@ -198,8 +198,8 @@ fn resumes(sealane: &Sealane, plain: &Plain, version: &[&str]) {
     let mut server = plain.accept();
     lines(&mut second, &mut server, "resumed");
     second.process.wait_for("Reused, TLSv1.");
+    eventually("it is logged as resumed", || sealane.process.count(" resumed ") == before + 1);
     let log = sealane.process.output();
-    assert_eq!(sealane.process.count(" resumed "), before + 1, "{version:?}: {log}");
     let workers: Vec<_> = log.split("accepted peer=").skip(1).map(|line| line.split_whitespace().nth(1)).collect();
     let [.., first, second] = workers[..] else { panic!("{log}") };
     assert_ne!(first, second, "{version:?}: one worker served both: {log}");

@@ -37,7 +37,13 @@ pub(crate) fn start(level: &str) -> Result<()> {
         // A tunnel whose standard error nobody reads any more goes on without a word.
         .log_internal_errors(false)
         .init();
-    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    std::panic::set_hook(Box::new(|panic| {
+        tracing::error!("{panic}");
+        // Elsewhere a panic ends a connection; here it ends the process.
+        if thread::current().name() == Some("main") {
+            flush();
+        }
+    }));
     Ok(())
 }
 

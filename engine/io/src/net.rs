@@ -125,6 +125,11 @@ impl Connection {
         }
     }
 
+    /// Whether the peer has sent something that has not been read.
+    pub fn has_bytes(&self) -> bool {
+        matches!(SockRef::from(&self.stream).peek(&mut [std::mem::MaybeUninit::uninit()]), Ok(1..))
+    }
+
     /// Waits until the peer has gone: reset, or closed without a byte to serve. `has_spoken`: there are such bytes, though
     /// the socket has them no more, so that the end of the stream is no reason.
     ///
@@ -212,10 +217,13 @@ impl SourcePort {
         if self == Self::Any {
             return Ok(());
         }
-        let bind = |port| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port));
+        let bind = |port| {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+            socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())
+        };
         let refused = PRIVILEGED_PORTS.rev().find_map(|port| match bind(port) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
-            other => Some(other.map(drop)),
+            other => Some(other),
         });
         refused.unwrap_or(Ok(()))
     }

@@ -96,11 +96,15 @@ impl RecordScanner {
     pub fn advance_in_record(&mut self, bytes: &[u8]) -> Result<usize, RecordError> {
         let (mut rest, mut ended) = (bytes, 0);
         while !rest.is_empty() && ended == 0 {
-            rest = self.step(rest, &mut ended)?;
+            rest = self.step(rest, &mut ended).inspect_err(|_| self.count_bytes(bytes.len()))?;
         }
         let taken = bytes.len() - rest.len();
-        self.bytes = self.bytes.wrapping_add(taken as u64);
+        self.count_bytes(taken);
         Ok(taken)
+    }
+
+    fn count_bytes(&mut self, count: usize) {
+        self.bytes = self.bytes.wrapping_add(count as u64);
     }
 
     fn step<'b>(&mut self, bytes: &'b [u8], ended: &mut usize) -> Result<&'b [u8], RecordError> {

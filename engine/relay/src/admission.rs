@@ -2,8 +2,9 @@
 //!
 //! A handshake takes an honest client a few round trips. Whoever opens connections and says little, to use up what we
 //! have, would shut the others out if the limit refused the newest. So it ends the one that has got least far, and of
-//! those the oldest: first the silent, then those without a whole ClientHello. To hold a place against an honest client,
-//! one has to do what an honest client does.
+//! those the oldest: first the silent, then those without a whole ClientHello. Only where these have less than a quarter
+//! of the places does one go whose ClientHello was answered: newcomers must have a chance to get as far. To hold a place
+//! against an honest client, one has to do what an honest client does.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -24,6 +25,9 @@ pub(crate) enum Stage {
 
 const STAGES: usize = 3;
 
+/// This part of the places, at least one, is for those whose ClientHello has not been answered yet.
+const EARLY_PART: usize = 4;
+
 /// The handshakes of one worker that are in progress.
 #[derive(Clone)]
 pub(crate) struct Admission {
@@ -37,20 +41,24 @@ impl Admission {
         Self { inside: Rc::default(), most: most.max(1) }
     }
 
-    /// Lets one more in; if there are as many as there may be, the one that has got least far is told to go.
-    pub(crate) fn enter(&self) -> Admitted {
+    /// Lets one more in that is at `stage`; if there are as many as there may be, another one is told to go.
+    pub(crate) fn enter(&self, stage: Stage) -> Admitted {
         let signal = Rc::new(Signal::default());
         let mut inside = self.inside.borrow_mut();
         while inside.iter().map(VecDeque::len).sum::<usize>() >= self.most {
-            match inside.iter_mut().find_map(VecDeque::pop_front) {
+            let [silent, speaking, answered] = &mut *inside;
+            let has_share = silent.len() + speaking.len() >= (self.most / EARLY_PART).max(1);
+            let mut early = || silent.pop_front().or_else(|| speaking.pop_front());
+            let least = if has_share { early() } else { answered.pop_front().or_else(early) };
+            match least {
                 Some(least) => least.set(),
                 None => break,
             }
         }
-        if let Some(silent) = inside.first_mut() {
-            silent.push_back(Rc::clone(&signal));
+        if let Some(queue) = inside.get_mut(stage as usize) {
+            queue.push_back(Rc::clone(&signal));
         }
-        Admitted { signal, stage: Cell::new(Stage::Silent), admission: self.clone() }
+        Admitted { signal, stage: Cell::new(stage), admission: self.clone() }
     }
 }
 
@@ -108,35 +116,47 @@ mod tests {
     #[test]
     fn the_oldest_of_those_that_got_least_far_goes() {
         let admission = Admission::new(4);
-        let [silent, speaking, answered, late] = std::array::from_fn(|_| admission.enter());
+        let [silent, speaking, answered, late] = std::array::from_fn(|_| admission.enter(Stage::Silent));
         answered.reached(Stage::Speaking);
         answered.reached(Stage::Answered);
         speaking.reached(Stage::Speaking);
-        let fifth = admission.enter();
+        let fifth = admission.enter(Stage::Silent);
         assert!(!is_inside(&silent) && [&speaking, &answered, &late, &fifth].iter().all(|it| is_inside(it)));
         // One that was told to go does not come back by speaking.
         silent.reached(Stage::Speaking);
         assert!(!is_inside(&silent));
-        let _sixth = admission.enter();
+        let _sixth = admission.enter(Stage::Silent);
         assert!(!is_inside(&late) && is_inside(&fifth));
         fifth.reached(Stage::Speaking);
-        let (_seventh, _eighth) = (admission.enter(), admission.enter());
+        let (_seventh, _eighth) = (admission.enter(Stage::Silent), admission.enter(Stage::Silent));
+        assert!(is_inside(&speaking) && is_inside(&answered) && is_inside(&fifth));
+        // Who comes with bytes does not count among the silent.
+        let _ninth = admission.enter(Stage::Speaking);
         assert!(is_inside(&speaking) && is_inside(&answered) && is_inside(&fifth));
     }
 
     #[test]
-    fn without_silent_ones_the_first_to_speak_goes_and_whoever_is_done_makes_room() {
-        let admission = Admission::new(2);
-        let (first, second) = (admission.enter(), admission.enter());
-        first.reached(Stage::Answered);
-        second.reached(Stage::Speaking);
-        let third = admission.enter();
-        assert!(is_inside(&first) && !is_inside(&second));
-        third.reached(Stage::Answered);
-        drop(first);
-        let fourth = admission.enter();
-        assert!(is_inside(&third) && is_inside(&fourth));
-        drop((second, third, fourth));
+    fn a_quarter_is_for_newcomers_and_the_answered_keep_the_rest() {
+        let admission = Admission::new(8);
+        let answered: Vec<_> = (0..8).map(|_| admission.enter(Stage::Silent)).collect();
+        answered.iter().for_each(|it| it.reached(Stage::Answered));
+        let newcomers: Vec<_> = (0..20).map(|_| admission.enter(Stage::Silent)).collect();
+        let kept: Vec<_> = answered.iter().map(is_inside).collect();
+        assert_eq!(kept, [false, false, true, true, true, true, true, true]);
+        assert_eq!(newcomers.iter().filter(|it| is_inside(it)).count(), 2);
+        drop(answered);
+        let more: Vec<_> = (0..6).map(|_| admission.enter(Stage::Speaking)).collect();
+        assert!(more.iter().all(is_inside), "whoever is done makes room");
+        drop((newcomers, more));
         assert!(admission.inside.borrow().iter().all(VecDeque::is_empty));
+    }
+
+    #[test]
+    fn a_single_place_is_the_newcomers() {
+        let admission = Admission::new(1);
+        let first = admission.enter(Stage::Silent);
+        first.reached(Stage::Answered);
+        let second = admission.enter(Stage::Silent);
+        assert!(!is_inside(&first) && is_inside(&second));
     }
 }

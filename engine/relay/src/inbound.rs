@@ -290,7 +290,8 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
             loan.buffer.slices().truncate(count);
         }
         // Before the bytes go: what waits for the last reply must know of a call that is on its way.
-        shared.back.note(&self.scanner);
+        shared.back.note_calls(&self.scanner);
+        shared.back_at_boundary.set(self.scanner.at_boundary());
         if shared.drain_due.get() {
             shared.wake_outbound.set();
         }
@@ -301,7 +302,11 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
         let (sent, buffer) = shared.send(Side::Plain, loan.buffer).await;
         loan.buffer = buffer;
         sent.map_err(Shared::<S>::io_error(Side::Plain, "sendmsg"))?;
+        shared.back.note(&self.scanner);
         shared.counters.plain_sent_bytes_total.add(count as u64);
+        if shared.drain_due.get() {
+            shared.wake_outbound.set();
+        }
         Ok(loan)
     }
 
@@ -327,13 +332,14 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
         Ok(count)
     }
 
-    /// Lets the scanner see replies, and the rest of a call that has begun, up to the next call; from there on everything
-    /// is discarded. A client makes those calls again on its next connection.
+    /// Lets the scanner see replies, and the rest of a call that has begun, up to the next call, or to what is too short to
+    /// tell; from there on everything is discarded. A client makes those calls again on its next connection.
     fn look_for_calls(&mut self, bytes: &[u8]) -> Result<usize, RecordError> {
         let mut rest = bytes;
         while !rest.is_empty() && !self.discards {
             if self.scanner.at_boundary() && is_reply(rest) != Some(true) {
                 self.discards = true;
+                self.shared.calls_held_back.set(true);
                 break;
             }
             let taken = self.scanner.advance_in_record(rest)?;

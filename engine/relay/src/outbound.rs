@@ -1,5 +1,6 @@
 //! The direction from the plain side to the TLS side: plaintext in, sealed where it lies, records out.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -61,7 +62,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
             if self.must_stop() {
                 break;
             }
-            if self.shared.drain_due.get() && self.scanner.is_refused() {
+            if self.shared.drain_due.get() && !self.shared.is_rpc() {
                 // A stream without boundaries cannot be ended at one.
                 return Err(SessionError::Tls(TlsError::KeyExhausted));
             }
@@ -255,27 +256,33 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
         let is_server = shared.role() == Role::Server;
         tracing::info!(peer = %self.peer, "the TLS 1.2 key is used up; the connection ends when nothing is outstanding");
         while !shared.is_failing() && !self.must_stop() && rt::now() - started < limit {
-            if self.scanner.is_refused() {
+            if !shared.is_rpc() {
                 return Err(SessionError::Tls(TlsError::KeyExhausted));
             }
-            let is_done = if is_server { shared.replies_owed() == 0 } else { shared.nothing_outstanding() };
-            if self.scanner.at_boundary() && is_done {
+            if self.scanner.at_boundary() && self.is_drained() {
                 return Ok(());
             }
             let mut head = [0; 12];
-            let there = shared.plain.socket().peek(&mut head).unwrap_or(0);
-            let is_due = there == head.len() && (is_server || is_reply(&head) == Some(true));
-            if self.scanner.at_boundary() && !is_due {
-                let some_time = rt::sleep(TICK);
-                if is_server && there == 0 {
-                    rt::race(rt::race(shared.plain.readable(), shared.wake_outbound.wait()), some_time).await;
-                } else {
-                    rt::race(shared.wake_outbound.wait(), some_time).await;
+            let there = shared.plain.socket().peek(&mut head);
+            // A server that has ended, or failed, answers nothing any more: the turn finds out which.
+            let is_over = is_server
+                && match &there {
+                    Ok(count) => *count == 0,
+                    Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+                };
+            let is_due =
+                there.as_ref().is_ok_and(|count| *count == head.len()) && (is_server || is_reply(&head) == Some(true));
+            if !self.scanner.at_boundary() || is_over {
+                if let Turn::Last = self.turn().await? {
+                    break;
                 }
-            } else if self.scanner.at_boundary() {
+            } else if is_due {
                 self.take_record_head().await?;
-            } else if let Turn::Last = self.turn().await? {
-                return Ok(());
+            } else if is_server && there.is_err() {
+                let next = rt::race(shared.plain.readable(), shared.wake_outbound.wait());
+                rt::race(next, rt::sleep(TICK)).await;
+            } else {
+                rt::race(shared.wake_outbound.wait(), rt::sleep(TICK)).await;
             }
         }
         let left = shared.replies_due() + shared.replies_owed();
@@ -283,6 +290,20 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
             tracing::warn!(peer = %self.peer, "the connection ends with {left} replies outstanding");
         }
         Ok(())
+    }
+
+    /// Whether nothing is outstanding, as far as it is waited for. A server's end has its calls held back by the receiving
+    /// direction, which may be inside of one that was on its way.
+    fn is_drained(&self) -> bool {
+        let shared = self.shared;
+        match shared.role() {
+            Role::Client => shared.nothing_outstanding(),
+            Role::Server => {
+                let no_more_comes = shared.calls_held_back.get();
+                shared.replies_owed() == 0
+                    && (no_more_comes || (shared.back_at_boundary.get() && shared.replies_due() == 0))
+            }
+        }
     }
 
     /// Moves the first four bytes of a record, so that the rest of it can be told from what follows.

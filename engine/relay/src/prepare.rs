@@ -154,7 +154,8 @@ async fn welcome(
     worker: &Worker,
 ) -> Option<(Connection, Established)> {
     let Context { config, counters, .. } = context;
-    let admitted = worker.handshakes.enter();
+    let stage = if client.has_bytes() { Stage::Speaking } else { Stage::Silent };
+    let admitted = worker.handshakes.enter(stage);
     let limit = config.timeouts.handshake;
     let done = rt::timeout(limit, handshake(&mut client, mode, &admitted));
     let why = match rt::race(done, rt::race(admitted.evicted(), worker.stop.wait())).await {

@@ -41,8 +41,13 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    pub(crate) fn note(&self, scanner: &RecordScanner) {
+    /// Calls count as soon as they have been seen, replies when they have been passed on.
+    pub(crate) fn note_calls(&self, scanner: &RecordScanner) {
         self.calls.set(scanner.calls());
+    }
+
+    pub(crate) fn note(&self, scanner: &RecordScanner) {
+        self.note_calls(scanner);
         self.replies_ended.set(scanner.replies_ended());
         self.bytes.set(scanner.bytes());
     }
@@ -61,6 +66,10 @@ pub(crate) struct Shared<S: Stream> {
     /// To the plain side, after opening.
     pub(crate) back: Seen,
     pub(crate) back_last: Cell<Instant>,
+    /// What has been delivered, or is being, ends with a whole RPC record.
+    pub(crate) back_at_boundary: Cell<bool>,
+    /// Draining, a server delivers no more calls.
+    pub(crate) calls_held_back: Cell<bool>,
     pub(crate) wake_outbound: Signal,
     pub(crate) wake_inbound: Signal,
     /// The peer wants our sending key updated.
@@ -118,6 +127,8 @@ impl<S: Stream> Shared<S> {
             out: Seen::default(),
             back: Seen::default(),
             back_last: Cell::new(rt::now()),
+            back_at_boundary: Cell::new(true),
+            calls_held_back: Cell::new(false),
             wake_outbound: Signal::default(),
             wake_inbound: Signal::default(),
             key_answer_due: Cell::new(false),
@@ -214,6 +225,8 @@ impl<S: Stream> Shared<S> {
         loop {
             match rt::race(send.as_mut(), rt::sleep(WATCH_TICK)).await {
                 Either::Left(done) => return done,
+                // Whoever has said close_notify may be gone: what it said before that still goes to its end.
+                Either::Right(()) if side == Side::Plain && self.peer_closed.get() => {}
                 // Ends the sockets, and so the send, which is never dropped.
                 Either::Right(()) if other.socket().is_gone() && !self.is_failing() => {
                     let source = io::Error::from(io::ErrorKind::ConnectionReset);

@@ -46,6 +46,7 @@ impl DriverKind {
 struct WorkerHandle {
     queue: Sender<Assigned>,
     active: Arc<AtomicUsize>,
+    sessions: Arc<AtomicUsize>,
     thread: thread::JoinHandle<()>,
 }
 
@@ -96,7 +97,7 @@ fn waiting_max(config: &TunnelConfig) -> usize {
 }
 
 fn start_worker(driver: DriverKind, context: Context, layout: PoolLayout) -> Result<WorkerHandle, StartError> {
-    let (worker, active) = (context.worker, Arc::clone(&context.active));
+    let (worker, active, sessions) = (context.worker, Arc::clone(&context.active), Arc::clone(&context.sessions));
     let (queue, receiver) = rt::queue(waiting_max(&context.config));
     let (ready, started) = mpsc::channel();
     let body: fn(&Context, PoolLayout, Receiver<Assigned>, &mpsc::Sender<_>) = match driver {
@@ -109,7 +110,7 @@ fn start_worker(driver: DriverKind, context: Context, layout: PoolLayout) -> Res
         .map_err(|source| StartError::Io { op: "starting a thread", source })?;
     let gone = |_| Err(WorkerError::Other("the thread ended".into()));
     match started.recv().unwrap_or_else(gone) {
-        Ok(()) => Ok(WorkerHandle { queue, active, thread }),
+        Ok(()) => Ok(WorkerHandle { queue, active, sessions, thread }),
         Err(WorkerError::Driver(error)) if driver == DriverKind::Uring => Err(StartError::NoUring(error)),
         Err(WorkerError::Driver(error)) => Err(StartError::Worker { worker, what: error.to_string() }),
         Err(WorkerError::Other(what)) => Err(StartError::Worker { worker, what }),
@@ -243,10 +244,15 @@ impl HandOut {
         let counts_here = matches!(self.config.mode, Mode::Client(_));
         let total: usize = self.workers.iter().map(|worker| worker.active.load(Ordering::Relaxed)).sum();
         let alive = self.workers.iter().filter(|worker| !worker.queue.is_closed());
-        let Some(worker) = alive.min_by_key(|worker| worker.active.load(Ordering::Relaxed)) else {
+        // A worker that can take no session more is no choice, however few shake hands there.
+        let per_worker = self.config.memory.connections_per_worker();
+        let load = |worker: &&WorkerHandle| {
+            (worker.sessions.load(Ordering::Relaxed) >= per_worker, worker.active.load(Ordering::Relaxed))
+        };
+        let Some(worker) = alive.min_by_key(load) else {
             return Err(io::Error::other("every worker has died"));
         };
-        let is_full = worker.active.load(Ordering::Relaxed) >= self.config.memory.connections_per_worker();
+        let is_full = worker.active.load(Ordering::Relaxed) >= per_worker;
         if counts_here && (total >= most || is_full) {
             self.counters.connections_refused_total.add(1);
             accepted.reset();

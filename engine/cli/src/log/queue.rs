@@ -47,22 +47,32 @@ impl Queue {
         Ok(Self { lines, counts })
     }
 
-    /// Puts a line into the queue, or drops it.
+    /// Puts a line into the queue, or drops it. Where lines were dropped before it, a note stands in their place.
     fn put(&self, line: &[u8]) {
-        let mut line = line.to_vec();
-        if line.len() > LINE_BYTES_MAX {
-            line.truncate(LINE_BYTES_MAX - 1);
-            line.push(b'\n');
+        let lost = self.counts.lost.swap(0, Ordering::Relaxed);
+        let mut text = note(lost).into_bytes();
+        text.extend(line.iter().take(LINE_BYTES_MAX - 1));
+        if line.len() >= LINE_BYTES_MAX {
+            text.push(b'\n');
         }
+        self.send(text, lost, 1);
+    }
+
+    /// Queues `text`; if that cannot be, `lost` lines stay lost and `more` are lost with it.
+    fn send(&self, text: Vec<u8>, lost: u64, more: u64) {
         self.counts.queued.fetch_add(1, Ordering::Relaxed);
-        if self.lines.try_send(line).is_err() {
+        if self.lines.try_send(text).is_err() {
             self.counts.queued.fetch_sub(1, Ordering::Relaxed);
-            self.counts.lost.fetch_add(1, Ordering::Relaxed);
+            self.counts.lost.fetch_add(lost + more, Ordering::Relaxed);
         }
     }
 
     /// Waits until everything has been written, but not for long.
     pub(super) fn flush(&self, limit: Duration) {
+        let lost = self.counts.lost.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            self.send(note(lost).into_bytes(), lost, 0);
+        }
         let mut waited = Duration::ZERO;
         while self.counts.written.load(Ordering::Relaxed) < self.counts.queued.load(Ordering::Relaxed) && waited < limit
         {
@@ -72,15 +82,18 @@ impl Queue {
     }
 }
 
+fn note(lost: u64) -> String {
+    match lost {
+        0 => String::new(),
+        _ => format!("sealane: {lost} log lines were lost here: standard error did not take them\n"),
+    }
+}
+
 fn write_all(lines: &Receiver<Vec<u8>>, counts: &Counts, mut to: impl Write) {
     for line in lines {
         // A reader that has gone is no reason to end: the tunnel goes on without a word.
         let _ = to.write_all(&line);
         counts.written.fetch_add(1, Ordering::Relaxed);
-        let lost = counts.lost.swap(0, Ordering::Relaxed);
-        if lost > 0 {
-            let _ = writeln!(to, "sealane: {lost} log lines were lost here: standard error did not take them");
-        }
     }
 }
 
@@ -130,23 +143,24 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_does_not_read_costs_lines_but_no_time_and_is_told_how_many() {
+    fn a_reader_that_does_not_read_costs_lines_but_no_time_and_is_told_where_and_how_many() {
         let ((go_on, told), (written, lines)) = (channel(), channel());
         let queue = Queue::start(Stuck { told, written }).unwrap();
         let more = LINES_MAX + 500;
         (0..more).for_each(|number| queue.put(format!("line {number}\n").as_bytes()));
-        queue.put(&[b'x'; 3 * LINE_BYTES_MAX]);
         queue.flush(Duration::from_millis(20));
         drop(go_on);
         queue.flush(Duration::from_secs(10));
+        queue.put(b"later\n");
+        queue.flush(Duration::from_secs(10));
         drop(queue);
-        let all = lines.iter().collect::<Vec<_>>().concat();
-        let all = String::from_utf8(all).unwrap();
-        let kept = all.lines().filter(|line| line.starts_with("line ")).count();
-        let lost =
-            all.lines().find_map(|line| line.strip_prefix("sealane: ")?.split(' ').next()?.parse::<usize>().ok());
+        let all = String::from_utf8(lines.iter().collect::<Vec<_>>().concat()).unwrap();
+        let kept = all.lines().take_while(|line| line.starts_with("line ")).count();
         assert!((LINES_MAX..more).contains(&kept), "{kept}");
-        assert_eq!(lost, Some(more + 1 - kept), "the lost ones are counted");
+        let lost = more - kept;
+        let rest: Vec<_> = all.lines().skip(kept).collect();
+        let note = format!("sealane: {lost} log lines were lost here: standard error did not take them");
+        assert_eq!(rest, [note.as_str(), "later"], "the note stands where they are missing");
     }
 
     #[test]
