@@ -41,7 +41,7 @@ impl Direction {
         let cpu = self.cpu_seconds_per_gib().map(|cpu| cpu.map_or("unknown".into(), |cpu| format!("{cpu:.2}")));
         let [client, server] = cpu;
         format!(
-            "{name:<8} {:<43} {:>6.0} MiB/s    CPU s/GiB: client {client}, server {server}",
+            "{name:<8} {:<46} {:>6.0} MiB/s    CPU s/GiB: client {client}, server {server}",
             format!("{:.2} GiB in calls of 1 MiB, {what}", self.bytes() as f64 / GIB),
             self.mib_per_second(),
         )
@@ -127,7 +127,7 @@ fn calls_line(how: &str, outcome: &Outcome) -> String {
     let [p50, p99, p999] = latencies_us(outcome);
     let name = format!("{} calls, {how}", outcome.calls);
     let rate = outcome.calls_per_second();
-    format!("GETATTR  {name:<43} {rate:>6.0} calls/s  latency us: p50 {p50:.0}, p99 {p99:.0}, p99.9 {p999:.0}")
+    format!("GETATTR  {name:<46} {rate:>6.0} calls/s  latency us: p50 {p50:.0}, p99 {p99:.0}, p99.9 {p999:.0}")
 }
 
 fn calls_json(depth: usize, outcome: &Outcome) -> Value {
