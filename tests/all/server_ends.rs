@@ -278,16 +278,72 @@ fn what_came_before_close_notify_arrives_though_its_sender_is_gone() {
     for driver in DRIVERS {
         for version in VERSIONS {
             // The client says much, ends and goes, while the NFS server takes its time: our answer meets a closed socket.
-            let Joined { sealane: _sealane, mut client, mut server, .. } = join(driver, version, &[]);
-            socket2::SockRef::from(&server).set_recv_buffer_size(64 * 1024).unwrap();
-            let all = call(1, &Random::new(5).bytes(3_800_000));
-            client.send(&all);
-            client.send_record(ContentType::ALERT, &[1, 0]);
-            drop(client);
+            // How much our send waits for depends on the host's socket buffers, so all sizes are tried, side by side.
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let sealane = Sealane::server(driver, listener.local_addr().unwrap().port(), &[]);
+            let mut joined = Vec::new();
+            for eighths in 4..=64_usize {
+                let mut client = Peer::connect(version, sealane.port);
+                let server = accept(&listener);
+                socket2::SockRef::from(&server).set_recv_buffer_size(64 * 1024).unwrap();
+                let all = call(1, &Random::new(5).bytes(eighths << 17));
+                let saying = std::thread::spawn(move || {
+                    let mut said = client.records(&all, 16384);
+                    said.extend(client.record(ContentType::ALERT, &[1, 0]));
+                    // Waits until the tunnel has taken all of it, or as much as it takes before it is read.
+                    client.stream.set_write_timeout(Some(Duration::from_secs(5))).unwrap();
+                    client.stream.write_all(&said).is_ok().then_some(all)
+                });
+                joined.push((saying, server));
+            }
             std::thread::sleep(Duration::from_millis(900));
-            let mut heard = Vec::new();
-            server.read_to_end(&mut heard).unwrap();
-            assert!(heard == all, "{driver} {version:?}: {} of {} bytes", heard.len(), all.len());
+            let readers: Vec<_> = joined
+                .into_iter()
+                .map(|(saying, mut server)| {
+                    std::thread::spawn(move || {
+                        let mut heard = Vec::new();
+                        let end = server.read_to_end(&mut heard);
+                        (saying.join().unwrap().unwrap(), heard, end)
+                    })
+                })
+                .collect();
+            for reader in readers {
+                let (all, heard, end) = reader.join().unwrap();
+                assert!(end.is_ok() && heard == all, "{driver} {version:?}: {} of {} bytes", heard.len(), all.len());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_call_that_has_begun_when_its_connection_drains_is_answered() {
+    for driver in DRIVERS {
+        // Each call comes in two records, the first of which ends inside of its first words: with one limit or the other,
+        // that is the record which uses the key up.
+        for limit in ["40", "41"] {
+            let args = ["--records-per-key-max", limit];
+            let Joined { sealane, mut client, mut server, .. } = join(driver, &rustls::version::TLS12, &args);
+            server.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+            let (mut executed, mut answered) = (0, 0);
+            let end = loop {
+                assert!(executed < 60, "{driver}: the key is never given up");
+                let one = call(executed, b"in two records");
+                client.send(&one[..8]);
+                std::thread::sleep(Duration::from_millis(30));
+                client.send(&one[8..]);
+                if server.read_exact(&mut one.clone()).is_err() {
+                    break client.read_to_end();
+                }
+                executed += 1;
+                server.write_all(&reply(executed, b"done")).unwrap();
+                match client.try_read(32) {
+                    Ok(_) => answered += 1,
+                    Err(end) => break end,
+                }
+            };
+            assert_eq!((end, executed), (PeerEnd::Closed, answered), "{driver}, limit {limit}");
+            client.send_record(ContentType::ALERT, &[1, 0]);
+            sealane.wait_for("closed: the TLS 1.2 key was used up");
         }
     }
 }

@@ -277,6 +277,8 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
                     break;
                 }
             } else if is_due {
+                // The bytes are there, but a driver may not have heard of it: without this it could spin.
+                shared.plain.readable().await.map_err(Shared::<S>::io_error(Side::Plain, "poll"))?;
                 self.take_record_head().await?;
             } else if is_server && there.is_err() {
                 let next = rt::race(shared.plain.readable(), shared.wake_outbound.wait());
