@@ -3,27 +3,38 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::net::{self, ConnectOptions, Connection};
 use crate::pool::Buffer;
 use crate::rt;
 use crate::socket::Socket;
-use crate::stream::{Driver, Patience, Received, Stream};
+use crate::stream::{Control, Driver, Patience, Received, Stream};
 
 /// The driver for hosts without io_uring.
 pub struct Epoll;
 
 impl Driver for Epoll {
     type Stream = EpollStream;
+    type Link = Connection;
 
     const NAME: &'static str = "epoll";
 
     fn probe() -> io::Result<()> {
         Ok(())
+    }
+
+    fn resolve(host: &str, port: u16) -> impl Future<Output = io::Result<Vec<SocketAddr>>> {
+        net::resolve(host, port)
+    }
+
+    fn connect(address: SocketAddr, options: &ConnectOptions) -> impl Future<Output = io::Result<Connection>> {
+        net::connect(address, options)
     }
 
     fn run<F: Future>(_streams: usize, future: F) -> io::Result<F::Output> {
@@ -53,6 +64,8 @@ impl EpollStream {
 }
 
 impl Stream for EpollStream {
+    type Socket = Socket;
+
     fn adopt(socket: Socket) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         // SAFETY: the descriptor is open as long as any clone of `socket` is, and the `AsyncFd` keeps one; a `Socket`

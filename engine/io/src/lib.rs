@@ -15,5 +15,5 @@ mod uring;
 pub use epoll::{Epoll, EpollStream};
 pub use pool::{Buffer, Pool, PoolError, PoolLayout, Slices};
 pub use socket::{KeepAlive, Socket, SocketOptions};
-pub use stream::{Driver, Patience, Received, Stream};
+pub use stream::{Control, Driver, Link, Patience, Received, Stream};
 pub use uring::{Uring, UringStream};

@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::rt;
 use crate::socket::{Socket, SocketOptions, set_options};
+use crate::stream::{Control, Link};
 
 /// Connections that the kernel keeps for us while we are busy.
 const BACKLOG: i32 = 1024;
@@ -109,9 +110,10 @@ pub struct Connection {
     stream: TcpStream,
 }
 
-impl Connection {
-    /// Waits for the peer's first byte; at most for `limit`, if there is one.
-    pub async fn first_look(&self, limit: Option<Duration>) -> FirstLook {
+impl Link for Connection {
+    type Socket = Socket;
+
+    async fn first_look(&self, limit: Option<Duration>) -> FirstLook {
         let mut first = [0];
         let peek = self.stream.peek(&mut first);
         let seen = match limit {
@@ -125,16 +127,12 @@ impl Connection {
         }
     }
 
-    /// Whether the peer has sent something that has not been read.
-    pub fn has_bytes(&self) -> bool {
+    fn has_bytes(&self) -> bool {
         matches!(SockRef::from(&self.stream).peek(&mut [std::mem::MaybeUninit::uninit()]), Ok(1..))
     }
 
-    /// Waits until the peer has gone: reset, or closed without a byte to serve. `has_spoken`: there are such bytes, though
-    /// the socket has them no more, so that the end of the stream is no reason.
-    ///
     /// Looks from time to time: readiness cannot tell, because the peer's first bytes stay in the socket.
-    pub async fn gone(&self, has_spoken: bool) {
+    async fn gone(&self, has_spoken: bool) {
         loop {
             rt::sleep(GONE_INTERVAL).await;
             // A reset behind bytes that nobody has read shows here only.
@@ -150,50 +148,23 @@ impl Connection {
         }
     }
 
-    /// Reads what is there into `bytes`; 0 at the end.
-    ///
-    /// # Errors
-    /// What recv says.
-    pub async fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+    async fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         self.stream.read(bytes).await
     }
 
-    /// Writes all of `bytes`.
-    ///
-    /// # Errors
-    /// What send says.
-    pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes).await
     }
 
-    /// Our end's address.
-    ///
-    /// # Errors
-    /// What getsockname says.
-    pub fn local_address(&self) -> io::Result<SocketAddr> {
+    fn local_address(&self) -> io::Result<SocketAddr> {
         self.stream.local_addr()
     }
 
-    /// Sets `TCP_NODELAY` and `options`.
-    ///
-    /// # Errors
-    /// The first option that the kernel refuses.
-    pub fn set_options(&self, options: &SocketOptions) -> io::Result<()> {
+    fn set_options(&self, options: &SocketOptions) -> io::Result<()> {
         set_options(&SockRef::from(&self.stream), options)
     }
 
-    /// Sends RST.
-    pub fn reset(self) {
-        if let Ok(socket) = self.into_socket() {
-            socket.abort();
-        }
-    }
-
-    /// The socket, for a driver.
-    ///
-    /// # Errors
-    /// It could not be taken off the reactor.
-    pub fn into_socket(self) -> io::Result<Socket> {
+    fn into_socket(self) -> io::Result<Socket> {
         Ok(Socket::new(self.stream.into_std()?))
     }
 }

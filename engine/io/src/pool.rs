@@ -277,7 +277,7 @@ impl Buffer {
     }
 
     /// Takes `count` bytes from the front of the slices: they were sent.
-    pub(crate) fn consume(&mut self, mut count: usize) {
+    pub fn consume(&mut self, mut count: usize) {
         let slot = self.slot_mut();
         let mut sent = 0;
         for slice in slot.slices.iter_mut().take(slot.slice_count) {

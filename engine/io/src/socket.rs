@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
+use crate::stream::Control;
+
 /// When TCP asks an idle peer whether it is still there.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct KeepAlive {
@@ -56,23 +58,31 @@ impl Socket {
         set_options(&self.sock(), options)
     }
 
-    /// Lets waiting receives see the end of the stream. Nothing is sent to the peer.
-    pub fn shutdown_read(&self) {
+    /// The peer's address.
+    pub fn peer(&self) -> io::Result<SocketAddr> {
+        self.sock().peer_addr()?.as_socket().ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))
+    }
+
+    /// Sets whether calls on the descriptor itself wait.
+    pub(crate) fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        self.sock().set_nonblocking(nonblocking)
+    }
+}
+
+impl Control for Socket {
+    fn shutdown_read(&self) {
         // Fails only on a socket that is no longer connected, whose receives end anyway.
         let _ = self.sock().shutdown(Shutdown::Read);
     }
 
-    /// Sends FIN: the peer sees the end of the stream.
-    pub fn shutdown_write(&self) {
+    fn shutdown_write(&self) {
         // As above: on a socket that is no longer connected there is nobody to tell.
         let _ = self.sock().shutdown(Shutdown::Write);
     }
 
-    /// Sends RST and lets every operation in flight end with an error.
-    ///
     /// `close` alone does neither: an operation in flight holds the socket. Connecting to no address does (it is how
     /// TCP sockets are disconnected, connect(2)).
-    pub fn abort(&self) {
+    fn abort(&self) {
         // SAFETY: a sockaddr of zeroes is a valid one of the family AF_UNSPEC (0).
         let nobody = unsafe { std::mem::zeroed::<libc::sockaddr>() };
         let length = size_of::<libc::sockaddr>() as libc::socklen_t;
@@ -84,13 +94,11 @@ impl Socket {
         }
     }
 
-    /// Sends what fits without waiting; for an alert before the end.
-    pub fn try_send(&self, bytes: &[u8]) -> io::Result<usize> {
+    fn try_send(&self, bytes: &[u8]) -> io::Result<usize> {
         self.sock().send_with_flags(bytes, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
     }
 
-    /// Looks at the next bytes without taking them and without waiting.
-    pub fn peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
+    fn peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
         // SAFETY: the pointer and the length are those of one slice that is borrowed until the call returns.
         let count = unsafe {
             libc::recv(self.as_raw_fd(), bytes.as_mut_ptr().cast(), bytes.len(), libc::MSG_PEEK | libc::MSG_DONTWAIT)
@@ -98,9 +106,8 @@ impl Socket {
         if count < 0 { Err(io::Error::last_os_error()) } else { Ok(count as usize) }
     }
 
-    /// How many bytes can surely be sent without waiting for the peer: three quarters of what the kernel's accounting
-    /// leaves free, because that counts its own overhead too. 0 where the kernel does not say.
-    pub fn send_room(&self) -> usize {
+    /// Three quarters of what the kernel's accounting leaves free, because that counts its own overhead too.
+    fn send_room(&self) -> usize {
         let mut info = [0_u32; 9]; // SK_MEMINFO_VARS of linux/sock_diag.h
         let mut length = size_of_val(&info) as libc::socklen_t;
         // SAFETY: the kernel writes at most `length` bytes to `info`, which is that long.
@@ -117,17 +124,14 @@ impl Socket {
         if done == 0 { (send_buffer.saturating_sub(queued) / 4 * 3) as usize } else { 0 }
     }
 
-    /// Whether the peer has acknowledged everything that was sent, the end of the stream included.
-    pub fn is_acknowledged(&self) -> bool {
+    fn is_acknowledged(&self) -> bool {
         let mut queued: libc::c_int = 0;
         // SAFETY: the kernel writes one int. TIOCOUTQ is SIOCOUTQ on a socket (tcp(7)).
         let done = unsafe { libc::ioctl(self.as_raw_fd(), libc::TIOCOUTQ, &raw mut queued) };
         done != 0 || queued == 0
     }
 
-    /// Whether the connection is gone: reset by the peer, or given up by the kernel. Takes no error away from the calls
-    /// that will report it.
-    pub fn is_gone(&self) -> bool {
+    fn is_gone(&self) -> bool {
         const TCP_CLOSE: u8 = 7; // include/net/tcp_states.h
         let mut state = 0_u8;
         let mut length = size_of_val(&state) as libc::socklen_t;
@@ -142,16 +146,6 @@ impl Socket {
             )
         };
         done == 0 && state == TCP_CLOSE
-    }
-
-    /// The peer's address.
-    pub fn peer(&self) -> io::Result<SocketAddr> {
-        self.sock().peer_addr()?.as_socket().ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))
-    }
-
-    /// Sets whether calls on the descriptor itself wait.
-    pub(crate) fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
-        self.sock().set_nonblocking(nonblocking)
     }
 }
 

@@ -2,9 +2,12 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
 
+use crate::net::{ConnectOptions, FirstLook};
 use crate::pool::Buffer;
-use crate::socket::Socket;
+use crate::socket::SocketOptions;
 
 /// How long a receive may hold its buffer while nothing comes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -32,19 +35,57 @@ pub enum Received {
     Nothing,
 }
 
+/// What is done to a connected socket besides moving bytes. Nothing here waits. Clones are the same socket, and an
+/// operation in flight holds one.
+pub trait Control: Clone + 'static {
+    /// Lets waiting receives see the end of the stream. Nothing is sent to the peer.
+    fn shutdown_read(&self);
+
+    /// Sends FIN: the peer sees the end of the stream.
+    fn shutdown_write(&self);
+
+    /// Sends RST and lets every operation in flight end with an error.
+    fn abort(&self);
+
+    /// Sends what fits without waiting; for an alert before the end.
+    ///
+    /// # Errors
+    /// What send says.
+    fn try_send(&self, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Looks at the next bytes without taking them and without waiting.
+    ///
+    /// # Errors
+    /// What recv says.
+    fn peek(&self, bytes: &mut [u8]) -> io::Result<usize>;
+
+    /// How many bytes can surely be sent without waiting for the peer; 0 where that is not known.
+    fn send_room(&self) -> usize;
+
+    /// Whether the peer has acknowledged everything that was sent, the end of the stream included.
+    fn is_acknowledged(&self) -> bool;
+
+    /// Whether the connection is gone: reset by the peer, or given up. Takes no error away from the calls that will report
+    /// it.
+    fn is_gone(&self) -> bool;
+}
+
 /// A connected socket under a driver.
 ///
 /// `receive` and `send` own the buffer until they complete and must be awaited to their end: a deadline ends the socket
-/// ([`Socket::abort`], [`Socket::shutdown_read`]), which completes them. Only `readable` may be dropped at any time.
+/// ([`Control::abort`], [`Control::shutdown_read`]), which completes them. Only `readable` may be dropped at any time.
 pub trait Stream: Sized + 'static {
+    /// The socket that it drives.
+    type Socket: Control;
+
     /// Takes over a connected socket.
     ///
     /// # Errors
     /// Whatever the driver's registration of the socket says.
-    fn adopt(socket: Socket) -> io::Result<Self>;
+    fn adopt(socket: Self::Socket) -> io::Result<Self>;
 
     /// The socket, for what needs no buffer.
-    fn socket(&self) -> &Socket;
+    fn socket(&self) -> &Self::Socket;
 
     /// Waits, without a buffer, until a receive would bring something: bytes, the end, or an error.
     fn readable(&self) -> impl Future<Output = io::Result<()>>;
@@ -56,10 +97,62 @@ pub trait Stream: Sized + 'static {
     fn send(&self, buffer: Buffer) -> impl Future<Output = (io::Result<()>, Buffer)>;
 }
 
+/// A connection that no stream has taken over yet: an accepted one that waits, or either kind during its handshake.
+///
+/// Its futures may be dropped at any time.
+pub trait Link: Sized + 'static {
+    /// What it becomes.
+    type Socket: Control;
+
+    /// Waits for the peer's first byte; at most for `limit`, if there is one.
+    fn first_look(&self, limit: Option<Duration>) -> impl Future<Output = FirstLook>;
+
+    /// Whether the peer has sent something that has not been read.
+    fn has_bytes(&self) -> bool;
+
+    /// Waits until the peer has gone: reset, or closed without a byte to serve. `has_spoken`: there are such bytes, though
+    /// the socket has them no more, so that the end of the stream is no reason.
+    fn gone(&self, has_spoken: bool) -> impl Future<Output = ()>;
+
+    /// Reads what is there into `bytes`; 0 at the end.
+    fn read(&mut self, bytes: &mut [u8]) -> impl Future<Output = io::Result<usize>>;
+
+    /// Writes all of `bytes`.
+    fn write(&mut self, bytes: &[u8]) -> impl Future<Output = io::Result<()>>;
+
+    /// Our end's address.
+    ///
+    /// # Errors
+    /// What getsockname says.
+    fn local_address(&self) -> io::Result<SocketAddr>;
+
+    /// Sets `TCP_NODELAY` and `options`.
+    ///
+    /// # Errors
+    /// The first option that the kernel refuses.
+    fn set_options(&self, options: &SocketOptions) -> io::Result<()>;
+
+    /// The socket, for a stream.
+    ///
+    /// # Errors
+    /// It could not be taken off the reactor.
+    fn into_socket(self) -> io::Result<Self::Socket>;
+
+    /// Sends RST.
+    fn reset(self) {
+        if let Ok(socket) = self.into_socket() {
+            socket.abort();
+        }
+    }
+}
+
 /// A way of doing input and output.
 pub trait Driver: Sized + 'static {
     /// Its streams.
     type Stream: Stream;
+
+    /// Its connections before they are streams.
+    type Link: Link<Socket = <Self::Stream as Stream>::Socket>;
 
     /// Its name on the command line and in logs.
     const NAME: &'static str;
@@ -70,6 +163,12 @@ pub trait Driver: Sized + 'static {
     /// # Errors
     /// Why not.
     fn probe() -> io::Result<()>;
+
+    /// The addresses of a name, in the order in which they are to be tried. May be dropped.
+    fn resolve(host: &str, port: u16) -> impl Future<Output = io::Result<Vec<SocketAddr>>>;
+
+    /// Connects to one address. May be dropped.
+    fn connect(address: SocketAddr, options: &ConnectOptions) -> impl Future<Output = io::Result<Self::Link>>;
 
     /// Runs `future`, and the tasks that it spawns, on this thread, for at most so many streams at once.
     ///

@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 
@@ -14,9 +15,10 @@ use io_uring::types::{Fd, Timespec};
 use io_uring::{Probe, cqueue, opcode, squeue};
 use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
 
+use crate::net::{self, ConnectOptions, Connection};
 use crate::pool::Buffer;
 use crate::socket::Socket;
-use crate::stream::{Driver, Patience, Received, Stream};
+use crate::stream::{Control, Driver, Patience, Received, Stream};
 
 /// Submission entries for each stream: a receive and its time limit (or a send), and the readiness wait.
 ///
@@ -80,11 +82,20 @@ impl Uring {
 
 impl Driver for Uring {
     type Stream = UringStream;
+    type Link = Connection;
 
     const NAME: &'static str = "io_uring";
 
     fn probe() -> io::Result<()> {
         Self::probe_ring()
+    }
+
+    fn resolve(host: &str, port: u16) -> impl Future<Output = io::Result<Vec<SocketAddr>>> {
+        net::resolve(host, port)
+    }
+
+    fn connect(address: SocketAddr, options: &ConnectOptions) -> impl Future<Output = io::Result<Connection>> {
+        net::connect(address, options)
     }
 
     fn run<F: Future>(streams: usize, future: F) -> io::Result<F::Output> {
@@ -101,6 +112,8 @@ pub struct UringStream {
 }
 
 impl Stream for UringStream {
+    type Socket = Socket;
+
     fn adopt(socket: Socket) -> io::Result<Self> {
         // The ring waits for a socket only if its calls would wait.
         socket.set_nonblocking(false)?;

@@ -15,7 +15,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
 use rustls::{ClientConfig, ExtractedSecrets, HandshakeKind, ProtocolVersion, ServerConfig};
-use sealane_io::net::Connection;
+use sealane_io::Link;
 use sealane_proto::limits::{RECORD_HEADER_BYTES, RECORD_WIRE_BYTES_MAX, TAG_BYTES};
 use sealane_proto::tls::{Inbound, Role, Sealer, Version};
 
@@ -389,7 +389,7 @@ fn hand_over<Data: 'static>(
 /// # Errors
 /// Why it failed.
 pub(crate) async fn shake_hands(
-    connection: &mut Connection,
+    connection: &mut impl Link,
     handshake: &mut Handshake,
     mut answered: impl FnMut(),
 ) -> Result<(), HandshakeError> {

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use sealane_io::rt::{self, Either};
-use sealane_io::{Received, Slices, Stream};
+use sealane_io::{Control, Received, Slices, Stream};
 use sealane_proto::limits::{BUFFER_SMALL_BYTES, RECORD_PLAIN_BYTES_MAX};
 use sealane_proto::rpc::{RecordError, RecordScanner, is_reply};
 use sealane_proto::tls::{Inbound, Pieces, Progress, Role, TlsError, Version, Window};

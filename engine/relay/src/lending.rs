@@ -1,6 +1,6 @@
 //! Who gets which buffer. A small one is everybody's right, a big one is a bonus.
 
-use sealane_io::{Buffer, Patience, Pool, Socket};
+use sealane_io::{Buffer, Control, Patience, Pool};
 
 use crate::error::SessionError;
 
@@ -61,7 +61,7 @@ impl Lender {
     /// A writer that stalls keeps what was read for it: nothing can be done about that afterwards. So while few big
     /// buffers are left, one is lent only for as many bytes as `to` takes without waiting, and only for that turn:
     /// stalled peers can pin all but the reserve, and the reserve comes back at the end of each turn.
-    pub(crate) fn lend(&self, want_big: bool, to: &Socket) -> Result<Loan, SessionError> {
+    pub(crate) fn lend(&self, want_big: bool, to: &impl Control) -> Result<Loan, SessionError> {
         match if want_big { self.big(to) } else { None } {
             Some(loan) => Ok(loan),
             None => Ok(Loan { buffer: self.small()?, terms: Terms::Keep }),
@@ -69,7 +69,7 @@ impl Lender {
     }
 
     /// A big buffer, on the terms above.
-    pub(crate) fn big(&self, to: &Socket) -> Option<Loan> {
+    pub(crate) fn big(&self, to: &impl Control) -> Option<Loan> {
         if self.pool.big_free() > self.reserve {
             return Some(Loan { buffer: self.pool.big()?, terms: Terms::Keep });
         }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use sealane_io::rt::{self, Either};
-use sealane_io::{Buffer, Patience, Received, Stream};
+use sealane_io::{Buffer, Control, Patience, Received, Stream};
 use sealane_proto::limits::RECORD_PLAIN_BYTES_MAX;
 use sealane_proto::rpc::{RecordScanner, is_reply};
 use sealane_proto::tls::{AlertDescription, ContentType, Role, Sealer, TlsError, Version, key_update};

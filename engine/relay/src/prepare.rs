@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use sealane_io::Socket;
-use sealane_io::net::{Connection, FirstLook};
+use sealane_io::net::FirstLook;
 use sealane_io::rt::{self, Broadcast, Either};
+use sealane_io::{Control, Driver, Link};
 use sealane_proto::tls::{AlertDescription, ContentType};
 
 use crate::admission::{Admitted, Stage};
@@ -18,7 +18,7 @@ use crate::worker::{Context, Place, Worker};
 const ALERT_RECORD_BYTES_MAX: usize = 64;
 
 /// What a session is made of.
-pub(crate) struct Prepared {
+pub(crate) struct Prepared<Socket> {
     pub(crate) plain: Socket,
     pub(crate) tls: Socket,
     pub(crate) established: Established,
@@ -31,20 +31,20 @@ pub(crate) struct Prepared {
 /// The client's end: the NFS client has been accepted, its server is reached when it has something to say.
 ///
 /// `None` when nothing comes of it; that has been logged and counted.
-pub(crate) async fn as_client(
-    client: Connection,
+pub(crate) async fn as_client<D: Driver>(
+    client: D::Link,
     peer: SocketAddr,
     context: &Context,
     mode: &ClientMode,
     stop: &Broadcast,
-) -> Option<Prepared> {
+) -> Option<Prepared<<D::Link as Link>::Socket>> {
     let Context { config, counters, .. } = context;
     if client.first_look(Some(config.timeouts.first_byte)).await == FirstLook::Gone {
         counters.connections_probed_total.add(1);
         tracing::debug!(%peer, "closed: the client went away without a byte");
         return None;
     }
-    let reaching = upstream::reach_tls(config, mode);
+    let reaching = upstream::reach_tls::<D>(config, mode);
     let (outgoing, established, server) = match reach(reaching, &client, false, peer, context, stop).await {
         Ok(reached) => reached,
         Err(Farewell::Gone) => return None,
@@ -62,13 +62,13 @@ pub(crate) async fn as_client(
 /// The server's end: a TLS client has been accepted. It costs the NFS server nothing until it has shown who it is.
 ///
 /// `None` when nothing comes of it; that has been logged and counted.
-pub(crate) async fn as_server(
-    client: Connection,
+pub(crate) async fn as_server<D: Driver>(
+    client: D::Link,
     peer: SocketAddr,
     context: &Context,
     mode: &ServerMode,
     worker: &Worker,
-) -> Option<Prepared> {
+) -> Option<Prepared<<D::Link as Link>::Socket>> {
     let Context { config, counters, .. } = context;
     let listener = client.local_address();
     let (client, mut established) = welcome(client, peer, context, mode, worker).await?;
@@ -82,7 +82,7 @@ pub(crate) async fn as_server(
     };
     // Whoever has said all it has to say may have ended its direction: that has to be carried, and answered.
     let has_spoken = established.peer_closed || !established.early.is_empty() || !established.left_over.is_empty();
-    let reaching = upstream::reach_plain(config);
+    let reaching = upstream::reach_plain::<D>(config);
     let (mut outgoing, server) = match reach(reaching, &client, has_spoken, peer, context, &worker.stop).await {
         Ok(reached) => reached,
         Err(Farewell::Gone) => return None,
@@ -117,9 +117,9 @@ enum Farewell {
 }
 
 /// Waits for `reaching` the server while the client stays. What comes of it otherwise has been logged and counted.
-async fn reach<T>(
+async fn reach<T, L: Link>(
     reaching: impl Future<Output = Result<T, UpstreamError>>,
-    client: &Connection,
+    client: &L,
     has_spoken: bool,
     peer: SocketAddr,
     context: &Context,
@@ -146,13 +146,13 @@ async fn reach<T>(
 }
 
 /// Shakes hands with a client, unless it takes too long, or others need its place.
-async fn welcome(
-    mut client: Connection,
+async fn welcome<L: Link>(
+    mut client: L,
     peer: SocketAddr,
     context: &Context,
     mode: &ServerMode,
     worker: &Worker,
-) -> Option<(Connection, Established)> {
+) -> Option<(L, Established)> {
     let Context { config, counters, .. } = context;
     let stage = if client.has_bytes() { Stage::Speaking } else { Stage::Silent };
     let admitted = worker.handshakes.enter(stage);
@@ -191,7 +191,7 @@ async fn welcome(
 
 /// The server's end of a handshake; `None` when the client went away without a byte.
 async fn handshake(
-    client: &mut Connection,
+    client: &mut impl Link,
     mode: &ServerMode,
     admitted: &Admitted,
 ) -> Result<Option<Established>, HandshakeError> {
@@ -223,7 +223,7 @@ fn complain(peer: SocketAddr, worker: &Worker, why: &str) {
 }
 
 /// Tells a client that its connection ends here, if there is room for that in its socket; then resets it.
-fn refuse(client: Connection, established: &mut Established, alert: AlertDescription) {
+fn refuse(client: impl Link, established: &mut Established, alert: AlertDescription) {
     if let Ok(socket) = client.into_socket() {
         let mut record = [0; ALERT_RECORD_BYTES_MAX];
         // What does not fit into the socket now never will: the connection is reset next.
@@ -239,7 +239,7 @@ fn seal_alert<'p>(established: &mut Established, alert: AlertDescription, place:
 }
 
 /// Takes both connections off the reactor.
-fn sockets(left: Connection, right: Connection, peer: SocketAddr) -> Option<(Socket, Socket)> {
+fn sockets<L: Link>(left: L, right: L, peer: SocketAddr) -> Option<(L::Socket, L::Socket)> {
     match left.into_socket().and_then(|left| Ok((left, right.into_socket()?))) {
         Ok(both) => Some(both),
         Err(error) => {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sealane_io::rt::{self, Broadcast, Either, Signal};
-use sealane_io::{Buffer, Patience, Received, Socket, Stream};
+use sealane_io::{Buffer, Control, Patience, Received, Stream};
 use sealane_proto::rpc::RecordScanner;
 use sealane_proto::tls::{ContentType, Role, Sealer, Version};
 
@@ -253,7 +253,7 @@ impl<S: Stream> Drop for Shared<S> {
 }
 
 /// The parts of a session before it runs.
-pub(crate) struct Parts {
+pub(crate) struct Parts<Socket> {
     pub(crate) plain: Socket,
     pub(crate) tls: Socket,
     /// Who was accepted.
@@ -266,7 +266,7 @@ pub(crate) struct Parts {
 }
 
 /// Runs a session to its end.
-pub(crate) async fn run<S: Stream>(parts: Parts) -> Ended {
+pub(crate) async fn run<S: Stream>(parts: Parts<S::Socket>) -> Ended {
     let Parts { plain, tls, peer, established, config, counters, lender, stop } = parts;
     let Established { sealer, inbound, keys, early, left_over, peer_closed, facts } = established;
     let adopted = S::adopt(plain.clone()).and_then(|plain| Ok((plain, S::adopt(tls.clone())?)));

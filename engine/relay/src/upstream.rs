@@ -8,8 +8,8 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use sealane_io::net::{self, ConnectOptions, Connection};
-use sealane_io::rt;
+use sealane_io::net::ConnectOptions;
+use sealane_io::{Driver, rt};
 
 use crate::config::{ClientMode, Endpoint, TunnelConfig, socket_options_for};
 use crate::handshake::{Established, HandshakeError, shake_hands};
@@ -94,18 +94,18 @@ impl UpstreamError {
 /// Reaches the TLS server, trying again after transient failures until [`crate::Timeouts::retry`] is over.
 ///
 /// May be dropped at any time: nothing of the client's has been read yet.
-pub(crate) async fn reach_tls(
+pub(crate) async fn reach_tls<D: Driver>(
     config: &TunnelConfig,
     mode: &ClientMode,
-) -> Result<(Connection, Established, SocketAddr), UpstreamError> {
+) -> Result<(D::Link, Established, SocketAddr), UpstreamError> {
     persist(config, async || {
-        let mut left = addresses(config).await?;
+        let mut left = addresses::<D>(config).await?;
         loop {
-            let (connection, address) = connect_any(left.clone(), config).await.map_err(UpstreamError::Connect)?;
+            let (connection, address) = connect_any::<D>(left.clone(), config).await.map_err(UpstreamError::Connect)?;
             left.retain(|other| *other != address);
             // While there are others, one that accepts and says nothing may not have all the time.
             let share = if left.is_empty() { 1 } else { HANDSHAKE_SHARE };
-            match handshake(connection, address, config, mode, config.timeouts.handshake / share).await {
+            match handshake::<D>(connection, address, config, mode, config.timeouts.handshake / share).await {
                 Err(error) if error.is_transient() && !left.is_empty() => {
                     tracing::debug!("{error}; trying the next address");
                 }
@@ -117,8 +117,11 @@ pub(crate) async fn reach_tls(
 }
 
 /// Reaches the plain server, trying again as above. May be dropped at any time.
-pub(crate) async fn reach_plain(config: &TunnelConfig) -> Result<(Connection, SocketAddr), UpstreamError> {
-    persist(config, async || connect_any(addresses(config).await?, config).await.map_err(UpstreamError::Connect)).await
+pub(crate) async fn reach_plain<D: Driver>(config: &TunnelConfig) -> Result<(D::Link, SocketAddr), UpstreamError> {
+    persist(config, async || {
+        connect_any::<D>(addresses::<D>(config).await?, config).await.map_err(UpstreamError::Connect)
+    })
+    .await
 }
 
 async fn persist<T>(
@@ -148,10 +151,10 @@ async fn persist<T>(
 }
 
 /// The addresses of the server, in the order in which they are tried.
-async fn addresses(config: &TunnelConfig) -> Result<Vec<SocketAddr>, UpstreamError> {
+async fn addresses<D: Driver>(config: &TunnelConfig) -> Result<Vec<SocketAddr>, UpstreamError> {
     let Endpoint { host, port } = &config.connect;
     let resolve_error = |source| UpstreamError::Resolve { host: host.clone(), source };
-    let addresses = net::resolve(host, *port).await.map_err(resolve_error)?;
+    let addresses = D::resolve(host, *port).await.map_err(resolve_error)?;
     if addresses.is_empty() {
         return Err(resolve_error(io::Error::new(io::ErrorKind::NotFound, "the name has no address")));
     }
@@ -159,13 +162,13 @@ async fn addresses(config: &TunnelConfig) -> Result<Vec<SocketAddr>, UpstreamErr
 }
 
 /// Shakes hands; once more in full when the resumed session's certificate has run out.
-async fn handshake(
-    mut connection: Connection,
+async fn handshake<D: Driver>(
+    mut connection: D::Link,
     address: SocketAddr,
     config: &TunnelConfig,
     mode: &ClientMode,
     limit: Duration,
-) -> Result<(Connection, Established), UpstreamError> {
+) -> Result<(D::Link, Established), UpstreamError> {
     let ClientMode { tls, server_name, .. } = mode;
     let mut fresh = false;
     loop {
@@ -180,7 +183,7 @@ async fn handshake(
             Some(Err(error @ HandshakeError::Stale(..))) if !fresh => {
                 tracing::debug!("{error}; shaking hands in full");
                 fresh = true;
-                connection = net::connect(address, &options_for(address, &config.outgoing))
+                connection = D::connect(address, &options_for(address, &config.outgoing))
                     .await
                     .map_err(|error| UpstreamError::Connect(vec![(address, error)]))?;
             }
@@ -205,15 +208,15 @@ fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     all
 }
 
-type Attempt<'a> = Pin<Box<dyn Future<Output = (SocketAddr, io::Result<Connection>)> + 'a>>;
+type Attempt<'a, L> = Pin<Box<dyn Future<Output = (SocketAddr, io::Result<L>)> + 'a>>;
 
 /// Connects to the first address that answers; the next one is tried when those before fail or take their time.
-async fn connect_any(
+async fn connect_any<D: Driver>(
     addresses: Vec<SocketAddr>,
     config: &TunnelConfig,
-) -> Result<(Connection, SocketAddr), Vec<(SocketAddr, io::Error)>> {
+) -> Result<(D::Link, SocketAddr), Vec<(SocketAddr, io::Error)>> {
     let mut waiting = addresses.into_iter();
-    let mut running: Vec<Attempt<'_>> = Vec::new();
+    let mut running: Vec<Attempt<'_, D::Link>> = Vec::new();
     let mut failed = Vec::new();
     loop {
         match waiting.next() {
@@ -222,7 +225,7 @@ async fn connect_any(
                 let limit = config.timeouts.connect;
                 (
                     address,
-                    rt::timeout(limit, net::connect(address, &options_for(address, &config.outgoing)))
+                    rt::timeout(limit, D::connect(address, &options_for(address, &config.outgoing)))
                         .await
                         .unwrap_or_else(timed_out),
                 )
@@ -241,7 +244,7 @@ async fn connect_any(
 }
 
 /// Waits for the first of the attempts and takes it out.
-async fn first_of(running: &mut Vec<Attempt<'_>>) -> (SocketAddr, io::Result<Connection>) {
+async fn first_of<L>(running: &mut Vec<Attempt<'_, L>>) -> (SocketAddr, io::Result<L>) {
     poll_fn(|context| {
         for index in 0..running.len() {
             if let Some(attempt) = running.get_mut(index)

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use sealane_io::net::Accepted;
+use sealane_io::net::{Accepted, Connection};
 use sealane_io::rt::{self, Broadcast, Receiver};
-use sealane_io::{Driver, Pool, PoolLayout};
+use sealane_io::{Driver, Link, Pool, PoolLayout};
 
 use crate::admission::Admission;
 use crate::config::{Mode, TunnelConfig, socket_options_for};
@@ -112,7 +112,7 @@ pub(crate) enum WorkerError {
 }
 
 /// Serves connections until the queue is closed. `ready` is told once whether the worker could start.
-pub(crate) fn run<D: Driver>(
+pub(crate) fn run<D: Driver<Link = Connection>>(
     context: &Context,
     layout: PoolLayout,
     mut queue: Receiver<Assigned>,
@@ -128,7 +128,7 @@ pub(crate) fn run<D: Driver>(
         // The tunnel waits for this; if it is gone, so is the queue.
         let _ = ready.send(Ok(()));
         while let Some(assigned) = queue.next().await {
-            rt::spawn(serve_and_report::<D>(assigned, context.clone(), worker.clone()));
+            rt::spawn(serve_assigned::<D>(assigned, context.clone(), worker.clone()));
         }
         worker.stop.set();
         let started = rt::now();
@@ -141,30 +141,39 @@ pub(crate) fn run<D: Driver>(
     }
 }
 
-/// Serves one connection. A panic ends this connection only.
-async fn serve_and_report<D: Driver>(assigned: Assigned, context: Context, worker: Worker) {
+async fn serve_assigned<D: Driver<Link = Connection>>(assigned: Assigned, context: Context, worker: Worker) {
     let Assigned { accepted, peer, place } = assigned;
-    if let Err(message) = rt::catch_panic(serve::<D>(accepted, peer, &context, worker)).await {
-        context.counters.connections_panicked_total.add(1);
-        tracing::error!(%peer, "closed: internal error (panic: {message}); other connections go on");
+    match accepted.register() {
+        Ok(connection) => serve_and_report::<D>(connection, peer, &context, worker).await,
+        Err(error) => tracing::error!(%peer, "closed: cannot register the connection: {error}"),
     }
     drop(place);
 }
 
-async fn serve<D: Driver>(accepted: Accepted, peer: SocketAddr, context: &Context, worker: Worker) {
+/// Serves one connection. A panic ends this connection only.
+pub(crate) async fn serve_and_report<D: Driver>(
+    connection: D::Link,
+    peer: SocketAddr,
+    context: &Context,
+    worker: Worker,
+) {
+    if let Err(message) = rt::catch_panic(serve::<D>(connection, peer, context, worker)).await {
+        context.counters.connections_panicked_total.add(1);
+        tracing::error!(%peer, "closed: internal error (panic: {message}); other connections go on");
+    }
+}
+
+/// Serves one connection to its end: what comes before its session, and the session.
+async fn serve<D: Driver>(connection: D::Link, peer: SocketAddr, context: &Context, worker: Worker) {
     let Context { config, counters, .. } = context;
-    let connection = match accepted.register() {
-        Ok(connection) => connection,
-        Err(error) => return tracing::error!(%peer, "closed: cannot register the connection: {error}"),
-    };
     if let Err(error) = connection.set_options(&socket_options_for(peer.ip(), &config.accepted)) {
         tracing::debug!(%peer, "socket options of the accepted connection: {error}");
     }
     tracing::debug!(%peer, worker = context.worker, "accepted");
     let preparing = async {
         match &config.mode {
-            Mode::Client(mode) => prepare::as_client(connection, peer, context, mode, &worker.stop).await,
-            Mode::Server(mode) => prepare::as_server(connection, peer, context, mode, &worker).await,
+            Mode::Client(mode) => prepare::as_client::<D>(connection, peer, context, mode, &worker.stop).await,
+            Mode::Server(mode) => prepare::as_server::<D>(connection, peer, context, mode, &worker).await,
         }
     };
     let Some(Prepared { plain, tls, established, server, seat }) = preparing.await else { return };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sealane_io::rt::{self, Broadcast};
-use sealane_io::{Driver, Epoll, Pool, Socket};
+use sealane_io::{Control, Driver, Epoll, Pool, Socket};
 use sealane_proto::fuzzing::{End, Line, Receiver, Script, Setup, key};
 use sealane_proto::limits::BUFFER_BIG_BYTES;
 use sealane_proto::rpc::RecordScanner;
@@ -248,7 +248,7 @@ impl<'d> Peers<'d> {
     }
 
     /// A session between both, as a handshake leaves it.
-    fn parts(&mut self, setup: Setup, config: TunnelConfig, pool: Pool) -> Parts {
+    fn parts(&mut self, setup: Setup, config: TunnelConfig, pool: Pool) -> Parts<Socket> {
         let (plain, tls) = self.inside.take().expect("the session's ends");
         self.early = (0..u32::from(self.script.byte()) * 150).map(|at| (at ^ at >> 8) as u8).collect();
         let left_over = usize::from(self.script.byte());
