@@ -232,6 +232,19 @@ pub(crate) struct TunnelOptions {
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds_or_off, default_value = "180", help_heading = "Network")]
     pub(crate) user_timeout: Duration,
 
+    /// Time that an NFS server which owes replies may say nothing, in seconds; 0: for ever. A COMMIT or a delegation recall
+    /// may lawfully take minutes; an idle mount owes nothing
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds_or_off, default_value = "180", help_heading = "Network")]
+    pub(crate) silence_timeout: Duration,
+
+    /// Time that a side may take nothing of what is sent to it, or say nothing inside a record, in seconds; 0: for ever
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds_or_off, default_value = "180", help_heading = "Network")]
+    pub(crate) stall_timeout: Duration,
+
+    /// Time that a peer's host may acknowledge nothing while it has something to acknowledge, in seconds; 0: as TCP has it
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds_or_off, default_value = "30", help_heading = "Network")]
+    pub(crate) ack_timeout: Duration,
+
     /// SO_RCVBUF of the TLS connections; without it the kernel tunes it [default: the kernel's]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Network")]
     pub(crate) receive_buffer: Option<usize>,

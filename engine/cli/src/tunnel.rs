@@ -59,6 +59,9 @@ impl TunnelOptions {
             retry: self.retry_timeout,
             close: self.close_timeout,
             half_close: self.half_close_timeout,
+            silence: self.silence_timeout,
+            stall: self.stall_timeout,
+            acknowledge: self.ack_timeout,
             ..Timeouts::default()
         }
     }

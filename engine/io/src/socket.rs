@@ -58,6 +58,24 @@ impl Socket {
         set_options(&self.sock(), options)
     }
 
+    /// What TCP knows; none where the kernel does not say.
+    fn tcp_info(&self) -> Option<libc::tcp_info> {
+        // SAFETY: tcp_info is made of integers, for which zeroes are valid.
+        let mut info = unsafe { std::mem::zeroed::<libc::tcp_info>() };
+        let mut length = size_of_val(&info) as libc::socklen_t;
+        // SAFETY: the kernel writes at most `length` bytes to `info`, which is that long.
+        let done = unsafe {
+            libc::getsockopt(
+                self.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                (&raw mut info).cast(),
+                &raw mut length,
+            )
+        };
+        (done == 0).then_some(info)
+    }
+
     /// The peer's address.
     pub fn peer(&self) -> io::Result<SocketAddr> {
         self.sock().peer_addr()?.as_socket().ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))
@@ -131,21 +149,15 @@ impl Control for Socket {
         done != 0 || queued == 0
     }
 
+    fn unheard(&self) -> Option<Duration> {
+        let info = self.tcp_info()?;
+        let owes = info.tcpi_probes > 0 || !self.is_acknowledged();
+        owes.then(|| Duration::from_millis(info.tcpi_last_ack_recv.into()))
+    }
+
     fn is_gone(&self) -> bool {
         const TCP_CLOSE: u8 = 7; // include/net/tcp_states.h
-        let mut state = 0_u8;
-        let mut length = size_of_val(&state) as libc::socklen_t;
-        // SAFETY: the kernel writes at most `length` bytes, the first one of tcp_info, to `state`.
-        let done = unsafe {
-            libc::getsockopt(
-                self.as_raw_fd(),
-                libc::IPPROTO_TCP,
-                libc::TCP_INFO,
-                (&raw mut state).cast(),
-                &raw mut length,
-            )
-        };
-        done == 0 && state == TCP_CLOSE
+        self.tcp_info().is_some_and(|info| info.tcpi_state == TCP_CLOSE)
     }
 }
 

@@ -65,6 +65,10 @@ pub trait Control: Clone + 'static {
     /// Whether the peer has acknowledged everything that was sent, the end of the stream included.
     fn is_acknowledged(&self) -> bool;
 
+    /// How long ago the peer last acknowledged anything, while it has something to acknowledge: bytes, the end of the
+    /// stream, or a keepalive probe.
+    fn unheard(&self) -> Option<Duration>;
+
     /// Whether the connection is gone: reset by the peer, or given up. Takes no error away from the calls that will report
     /// it.
     fn is_gone(&self) -> bool;

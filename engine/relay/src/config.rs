@@ -98,19 +98,34 @@ pub struct Timeouts {
     pub half_close: Duration,
     /// For outstanding replies and callbacks, when a TLS 1.2 key is used up.
     pub drain: Duration,
+    /// For the next byte of an NFS server that owes replies; longer than a COMMIT or a delegation recall can lawfully take,
+    /// and than the client's own time-outs. Zero: for ever.
+    pub silence: Duration,
+    /// For a side to take what one buffer holds, and for the next byte of a record that has begun. Zero: for ever.
+    pub stall: Duration,
+    /// For a peer's host to acknowledge anything while it has something to acknowledge. Zero: as TCP has it.
+    pub acknowledge: Duration,
+}
+
+impl Timeouts {
+    /// What an administrator gets who asks for nothing else.
+    pub const DEFAULT: Self = Self {
+        first_byte: Duration::from_millis(200),
+        connect: Duration::from_secs(5),
+        handshake: Duration::from_secs(10),
+        retry: Duration::from_secs(12),
+        close: Duration::from_secs(5),
+        half_close: Duration::from_secs(60),
+        drain: Duration::from_secs(5),
+        silence: Duration::from_secs(180),
+        stall: Duration::from_secs(180),
+        acknowledge: Duration::from_secs(30),
+    };
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self {
-            first_byte: Duration::from_millis(200),
-            connect: Duration::from_secs(5),
-            handshake: Duration::from_secs(10),
-            retry: Duration::from_secs(12),
-            close: Duration::from_secs(5),
-            half_close: Duration::from_secs(60),
-            drain: Duration::from_secs(5),
-        }
+        Self::DEFAULT
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use sealane_proto::tls::{AlertDescription, TlsError};
 
@@ -46,6 +47,38 @@ pub enum SessionError {
         /// Which socket.
         side: Side,
     },
+    /// The NFS server owes replies and has said nothing.
+    #[error("{side} side: the server owes replies and has been silent for {} s", .limit.as_secs_f32())]
+    Silent {
+        /// Where it is.
+        side: Side,
+        /// For how long, at least.
+        limit: Duration,
+    },
+    /// A side has begun a record and not gone on with it.
+    #[error("{side} side: nothing for {} s inside a record", .limit.as_secs_f32())]
+    HalfRecord {
+        /// Which side.
+        side: Side,
+        /// For how long, at least.
+        limit: Duration,
+    },
+    /// A side takes nothing of what is sent to it.
+    #[error("{side} side: nothing was taken for {} s", .limit.as_secs_f32())]
+    Stalled {
+        /// Which side.
+        side: Side,
+        /// For how long, at least.
+        limit: Duration,
+    },
+    /// A side's host does not acknowledge what was sent, or keepalive probes.
+    #[error("{side} side: no acknowledgement for {} s", .limit.as_secs_f32())]
+    Unreachable {
+        /// Which side.
+        side: Side,
+        /// For how long, at least.
+        limit: Duration,
+    },
     /// The TLS peer broke the protocol, or said that we did.
     #[error("tls side: {0}")]
     Tls(#[from] TlsError),
@@ -66,11 +99,19 @@ impl SessionError {
         match self {
             Self::Stopped if at_boundary => Some(AlertDescription::CLOSE_NOTIFY),
             Self::Tls(error) => error.alert(),
-            Self::Io { side: Side::Tls, .. } | Self::Truncated { side: Side::Tls } => None,
+            Self::Io { side: Side::Tls, .. }
+            | Self::Stalled { side: Side::Tls, .. }
+            | Self::Truncated { side: Side::Tls }
+            | Self::Unreachable { side: Side::Tls, .. } => None,
             Self::Keys(_) => Some(AlertDescription::DECODE_ERROR),
-            Self::Io { .. } | Self::Truncated { .. } | Self::Stopped | Self::Internal(_) => {
-                Some(AlertDescription::INTERNAL_ERROR)
-            }
+            Self::HalfRecord { .. }
+            | Self::Internal(_)
+            | Self::Io { .. }
+            | Self::Silent { .. }
+            | Self::Stalled { .. }
+            | Self::Stopped
+            | Self::Truncated { .. }
+            | Self::Unreachable { .. } => Some(AlertDescription::INTERNAL_ERROR),
         }
     }
 }

@@ -14,6 +14,7 @@ use sealane_proto::tls::{Inbound, Pieces, Progress, Role, TlsError, Version, Win
 use crate::error::{SessionError, Side};
 use crate::lending::{Lender, Loan, Terms};
 use crate::session::Shared;
+use crate::watch::Flow;
 
 /// How often a wait for the end looks at its conditions.
 const TICK: Duration = Duration::from_millis(50);
@@ -92,6 +93,7 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
             turn = if closed { Turn::Last } else { Turn::Next };
         }
         drop(left_over);
+        self.note_inside();
         while let Turn::Next = turn
             && !self.shared.is_failing()
         {
@@ -149,11 +151,13 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
             Received::Bytes(_) if self.shared.is_failing() => Ok(Turn::Last),
             Received::Bytes(count) => {
                 self.window.filled(count);
+                self.note_received(count);
                 let filled_small = count == whole && !loan.buffer.is_big();
                 let (loan, closed) = self.open_and_deliver(loan).await?;
                 self.want_big = filled_small
                     || count > BUFFER_SMALL_BYTES
                     || self.scanner.record_bytes_left() > RECORD_PLAIN_BYTES_MAX;
+                self.note_inside();
                 self.keep_or_return(loan)?;
                 Ok(if closed { Turn::Last } else { Turn::Next })
             }
@@ -167,6 +171,17 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
                 self.wait_for_peer().await
             }
         }
+    }
+
+    fn note_received(&self, count: usize) {
+        let flow = self.shared.back_flow.get();
+        self.shared.back_flow.set(Flow { received: flow.received + count as u64, ..flow });
+    }
+
+    fn note_inside(&self) {
+        let inside_rpc = !self.scanner.at_boundary() && !self.scanner.is_refused();
+        let is_inside = inside_rpc || !self.window.held().is_empty();
+        self.shared.back_flow.set(Flow { is_inside, ..self.shared.back_flow.get() });
     }
 
     /// The buffer of the last turn, or one of the size that is wanted now; a half-received record moves along.

@@ -27,6 +27,7 @@ mod tls_config;
 mod tls_server;
 mod tunnel;
 mod upstream;
+mod watch;
 mod worker;
 
 pub use config::{

@@ -13,6 +13,7 @@ use sealane_proto::tls::{AlertDescription, ContentType, Role, Sealer, TlsError, 
 use crate::error::{SessionError, Side};
 use crate::lending::{Lender, Loan, Terms};
 use crate::session::Shared;
+use crate::watch::Flow;
 
 /// How long a stream that is not RPC must be silent before a TLS 1.2 close_notify may cut off its answers.
 const QUIET: Duration = Duration::from_millis(500);
@@ -152,6 +153,9 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
             }
         }
         shared.out.note(scanner);
+        let flow = shared.out_flow.get();
+        let is_inside = !scanner.at_boundary() && !scanner.is_refused();
+        shared.out_flow.set(Flow { received: flow.received + count as u64, is_inside, ..flow });
         shared.counters.plain_received_bytes_total.add(count as u64);
         Ok(())
     }

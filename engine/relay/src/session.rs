@@ -24,6 +24,7 @@ use crate::inbound::InboundHalf;
 use crate::keys::KeySchedule;
 use crate::lending::Lender;
 use crate::outbound::OutboundHalf;
+use crate::watch::{self, Flow, SideFacts, Watch};
 
 /// How often a direction whose send waits looks at the other side.
 const WATCH_TICK: Duration = Duration::from_millis(250);
@@ -66,6 +67,9 @@ pub(crate) struct Shared<S: Stream> {
     /// To the plain side, after opening.
     pub(crate) back: Seen,
     pub(crate) back_last: Cell<Instant>,
+    /// What each direction has done, for the clocks.
+    pub(crate) out_flow: Cell<Flow>,
+    pub(crate) back_flow: Cell<Flow>,
     /// What has been delivered, or is being, ends with a whole RPC record.
     pub(crate) back_at_boundary: Cell<bool>,
     /// Draining, a server delivers no more calls.
@@ -127,6 +131,8 @@ impl<S: Stream> Shared<S> {
             out: Seen::default(),
             back: Seen::default(),
             back_last: Cell::new(rt::now()),
+            out_flow: Cell::default(),
+            back_flow: Cell::default(),
             back_at_boundary: Cell::new(true),
             calls_held_back: Cell::new(false),
             wake_outbound: Signal::default(),
@@ -217,14 +223,18 @@ impl<S: Stream> Shared<S> {
 
     /// Sends towards `side`. While that has to wait, nobody receives from the other side: so its reset is looked for.
     pub(crate) async fn send(&self, side: Side, buffer: Buffer) -> (io::Result<()>, Buffer) {
-        let (to, other_side, other) = match side {
-            Side::Plain => (&self.plain, Side::Tls, &self.tls),
-            Side::Tls => (&self.tls, Side::Plain, &self.plain),
+        let (to, other_side, other, flow) = match side {
+            Side::Plain => (&self.plain, Side::Tls, &self.tls, &self.back_flow),
+            Side::Tls => (&self.tls, Side::Plain, &self.plain, &self.out_flow),
         };
+        flow.set(Flow { is_sending: true, ..flow.get() });
         let mut send = pin!(to.send(buffer));
         loop {
             match rt::race(send.as_mut(), rt::sleep(WATCH_TICK)).await {
-                Either::Left(done) => return done,
+                Either::Left(done) => {
+                    flow.set(Flow { is_sending: false, sends: flow.get().sends + 1, ..flow.get() });
+                    return done;
+                }
                 // Whoever has said close_notify may be gone: what it said before that still goes to its end.
                 Either::Right(()) if side == Side::Plain && self.peer_closed.get() => {}
                 // Ends the sockets, and so the send, which is never dropped.
@@ -233,6 +243,30 @@ impl<S: Stream> Shared<S> {
                     self.fail(SessionError::Io { side: other_side, op: "recvmsg", source });
                 }
                 Either::Right(()) => {}
+            }
+        }
+    }
+
+    /// Returns when one of the clocks has run out.
+    async fn watch(&self) -> SessionError {
+        let times = &self.config.timeouts;
+        let Some(tick) = watch::tick(times) else { return std::future::pending().await };
+        let mut watch = Watch::default();
+        loop {
+            rt::sleep(tick).await;
+            let (due, owed) = match (self.is_rpc(), self.role()) {
+                (true, Role::Client) => (self.replies_due() > 0, false),
+                (true, Role::Server) => (false, self.replies_owed() > 0),
+                (false, _) => (false, false),
+            };
+            let facts = |flow: &Cell<Flow>, stream: &S, owes_replies| SideFacts {
+                flow: flow.get(),
+                owes_replies,
+                unheard: stream.socket().unheard(),
+            };
+            let (plain, tls) = (facts(&self.out_flow, &self.plain, owed), facts(&self.back_flow, &self.tls, due));
+            if let Some(error) = watch.look(rt::now(), times, plain, tls) {
+                return error;
             }
         }
     }
@@ -294,9 +328,15 @@ pub(crate) async fn run<S: Stream>(parts: Parts<S::Socket>) -> Ended {
     };
     {
         let mut both = pin!(rt::join(out, back));
-        if let Either::Right(()) = rt::race(both.as_mut(), stop.wait()).await {
-            shared.fail(SessionError::Stopped);
-            both.await;
+        match rt::race(both.as_mut(), rt::race(stop.wait(), shared.watch())).await {
+            Either::Left(_) => {}
+            Either::Right(why) => {
+                shared.fail(match why {
+                    Either::Left(()) => SessionError::Stopped,
+                    Either::Right(error) => error,
+                });
+                both.await;
+            }
         }
     }
     let (sealer, at_boundary) = outbound.into_sealer();
