@@ -21,6 +21,8 @@ mod outbound;
 mod prepare;
 mod proxy_protocol;
 mod session;
+#[doc(hidden)]
+pub mod simulation;
 mod throttle;
 mod tls_client;
 mod tls_config;

@@ -63,7 +63,7 @@ pub(crate) struct Worker {
 const COMPLAINTS_MAX: u64 = 20;
 
 impl Worker {
-    fn new(pool: Pool, config: &TunnelConfig) -> Self {
+    pub(crate) fn new(pool: Pool, config: &TunnelConfig) -> Self {
         let most = match &config.mode {
             Mode::Client(_) => usize::MAX,
             Mode::Server(mode) => mode.handshakes_max / config.memory.workers.max(1),

@@ -1,0 +1,91 @@
+//! The worker's part of the relay for a simulated driver: what `tests/sim` drives. Nothing of the product calls it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use sealane_io::{Driver, Pool, PoolLayout, Stream};
+
+use crate::config::{ConfigError, TunnelConfig};
+use crate::counters::Counters;
+use crate::error::SessionError;
+use crate::handshake::Established;
+use crate::session::{self, Ended, Parts};
+use crate::worker::{Context, Worker, serve_and_report};
+
+/// One worker without its thread: the caller runs its futures.
+pub struct Stage {
+    context: Context,
+    worker: Worker,
+    pool: Pool,
+}
+
+/// How a session ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// `None`: as both sides wanted it.
+    pub failure: Option<SessionError>,
+    /// A TLS 1.2 key was used up.
+    pub drained: bool,
+}
+
+impl Stage {
+    /// A worker of a tunnel that is told this.
+    ///
+    /// # Errors
+    /// The limits do not fit, or there is no memory.
+    pub fn new(config: TunnelConfig) -> Result<Self, ConfigError> {
+        let pool = Pool::new(config.memory.layout()?).map_err(|error| ConfigError(error.to_string()))?;
+        let worker = Worker::new(pool.clone(), &config);
+        let context = Context {
+            config: Arc::new(config),
+            counters: Arc::default(),
+            worker: 0,
+            active: Arc::default(),
+            sessions: Arc::default(),
+            sessions_of_all: Arc::default(),
+        };
+        Ok(Self { context, worker, pool })
+    }
+
+    /// Serves an accepted connection to its end, the handshake included.
+    pub async fn serve<D: Driver>(&self, link: D::Link, peer: SocketAddr) {
+        serve_and_report::<D>(link, peer, &self.context, self.worker.clone()).await;
+    }
+
+    /// Runs a session whose handshake is done.
+    pub async fn session<S: Stream>(
+        &self,
+        plain: S::Socket,
+        tls: S::Socket,
+        peer: SocketAddr,
+        established: Established,
+    ) -> Outcome {
+        let parts = Parts {
+            plain,
+            tls,
+            peer,
+            established,
+            config: Arc::clone(&self.context.config),
+            counters: Arc::clone(&self.context.counters),
+            lender: self.worker.lender.clone(),
+            stop: self.worker.stop.clone(),
+        };
+        let Ended { failure, drained, .. } = session::run::<S>(parts).await;
+        Outcome { failure, drained }
+    }
+
+    /// Tells every connection that the tunnel stops.
+    pub fn stop(&self) {
+        self.worker.stop.set();
+    }
+
+    /// What has happened so far.
+    pub fn counters(&self) -> &Counters {
+        &self.context.counters
+    }
+
+    /// The pool's numbers, and how many small and big buffers are free.
+    pub fn buffers(&self) -> (PoolLayout, usize, usize) {
+        (self.pool.layout(), self.pool.small_free(), self.pool.big_free())
+    }
+}
