@@ -380,7 +380,8 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
                 // A drained connection has waited for its replies already.
                 let nothing_due = shared.is_rpc()
                     && (shared.replies_due() == 0 || shared.drain_due.get())
-                    && self.scanner.at_boundary();
+                    && self.scanner.at_boundary()
+                    && self.window.held().is_empty();
                 let limit = if nothing_due { times.close } else { times.half_close };
                 let silent = rt::now() - shared.back_last.get().max(closed.unwrap_or(shared.back_last.get()));
                 match (silent >= limit, nothing_due) {

@@ -240,8 +240,8 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
         };
         match first {
             None if self.shared.drain_due.get() => Ok(Turn::Next),
-            None if self.scanner.at_boundary() => Ok(Turn::Last),
-            // It has not ended, and what it has said is not whole.
+            None if self.scanner.at_boundary() && self.shared.replies_owed() == 0 => Ok(Turn::Last),
+            // It has not ended, and what it has said is not whole, or not all.
             None => Err(SessionError::Truncated { side: Side::Plain }),
             Some(Either::Right(())) => Ok(Turn::Next),
             Some(Either::Left(ready)) => {

@@ -6,11 +6,12 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair,
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use sealane_proto::tls::Role;
 use sealane_proto::tls::Version;
 use sealane_relay::{
-    ClientMode, Mode, PemSource, ServerMode, TlsClientOptions, TlsServerOptions, TlsVersions, client_config, server_config,
+    ClientMode, Mode, PemSource, ServerMode, TlsClientOptions, TlsServerOptions, TlsVersions, client_config,
+    server_config,
 };
-use sealane_proto::tls::Role;
 
 struct Pem {
     ca: String,

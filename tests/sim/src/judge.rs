@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sealane_proto::tls::Version;
+use sealane_proto::tls::{Role, TlsError, Version};
 use sealane_relay::SessionError;
 
 use crate::peer::{HeardEnd, Peer};
@@ -35,8 +35,9 @@ pub(crate) fn judge(run: &Run, plan: &Plan) -> Vec<String> {
     let struck = struck_by(&plain).or(struck_by(&tls)).or(run.unreached.get());
     let (Some(plain), Some(tls)) = (plain, tls) else {
         // The server was never reached.
-        let heard = run.plain.borrow().as_ref().map(|peer| peer.heard_end.get());
-        if struck.is_none() || !matches!(heard, None | Some(HeardEnd::Reset)) {
+        let client = if run.role == Role::Client { &run.plain } else { &run.tls };
+        let heard = client.borrow().as_ref().map(|peer| peer.heard_end.get());
+        if struck.is_none() || !matches!(heard, Some(HeardEnd::Reset | HeardEnd::Alert(_) | HeardEnd::Bare)) {
             wrong.push(format!("not reached: {heard:?}"));
         }
         return wrong;
@@ -50,8 +51,8 @@ pub(crate) fn judge(run: &Run, plan: &Plan) -> Vec<String> {
         _ => {}
     }
     wrong.extend(never(run, &plain, &tls, drained));
-    let all_arrived = tls.heard_bytes.get() == run.said[0].borrow().len()
-        && plain.heard_bytes.get() == run.said[1].borrow().len();
+    let all_arrived =
+        tls.heard_bytes.get() == run.said[0].borrow().len() && plain.heard_bytes.get() == run.said[1].borrow().len();
     if run.plan.is_to_end_well(plan.records_per_key_max) || (struck.is_none() && !drained) {
         if !all_arrived || ends != [HeardEnd::Well; 2] {
             wrong.push(format!(
@@ -65,7 +66,7 @@ pub(crate) fn judge(run: &Run, plan: &Plan) -> Vec<String> {
         }
     }
     if struck.is_some() {
-        wrong.extend(after_fault(run, ends, [plain.ended_well.get(), tls.ended_well.get()]));
+        wrong.extend(after_fault(run, drained, ends, [plain.ended_well.get(), tls.ended_well.get()]));
     }
     if drained && run.plan.fault.is_none() {
         wrong.extend(after_drain(run, &plain, &tls));
@@ -82,8 +83,10 @@ pub(crate) fn judge(run: &Run, plan: &Plan) -> Vec<String> {
 fn never(run: &Run, plain: &Peer, tls: &Peer, drained: bool) -> Vec<String> {
     let mut wrong = Vec::new();
     let is_13 = run.plan.secret.version == Version::Tls13;
+    // Both have nothing more to say, and a cut path has swallowed the TLS peer's close_notify: then it is not waited for.
+    let both_done = run.plan.fault == Some(Fault::PathCut) && plain.ended_well.get();
     // A clean end is never a lie.
-    if plain.heard_end.get() == HeardEnd::Well && !drained {
+    if plain.heard_end.get() == HeardEnd::Well && !drained && !both_done {
         if !tls.ended_well.get() {
             wrong.push("FIN on the plain side, though the TLS peer has not closed".into());
         }
@@ -97,7 +100,11 @@ fn never(run: &Run, plain: &Peer, tls: &Peer, drained: bool) -> Vec<String> {
             wrong.push("close_notify on the TLS side, though the plain peer has not ended".into());
         }
         if tls.heard_bytes.get() != run.said[0].borrow().len() {
-            wrong.push(format!("close_notify behind {} of {} bytes", tls.heard_bytes.get(), run.said[0].borrow().len()));
+            wrong.push(format!(
+                "close_notify behind {} of {} bytes",
+                tls.heard_bytes.get(),
+                run.said[0].borrow().len()
+            ));
         }
     }
     wrong
@@ -106,6 +113,7 @@ fn never(run: &Run, plain: &Peer, tls: &Peer, drained: bool) -> Vec<String> {
 /// Behind a fault there is an error, on both sides; unless the other direction had ended well before.
 fn after_fault(
     run: &Run,
+    drained: bool,
     [plain_end, tls_end]: [HeardEnd; 2],
     [plain_ended, tls_ended]: [bool; 2],
 ) -> Vec<String> {
@@ -118,11 +126,14 @@ fn after_fault(
         return wrong;
     }
     // Whoever has said close_notify under TLS 1.2 gets ours at once, wherever the plain side stands.
-    let renounced = tls_ended && run.plan.secret.version == Version::Tls12;
-    if outcome.is_some() && failure.is_none() && !renounced {
+    let renounced =
+        drained || (fault == Fault::PathCut && plain_ended) || (tls_ended && run.plan.secret.version == Version::Tls12);
+    // A tunnel may stop at the moment at which a connection ends by itself.
+    if outcome.is_some() && failure.is_none() && !renounced && fault != Fault::Stopped {
         wrong.push("the session ended well behind a fault".into());
     }
-    let plain_fits = matches!(plain_end, HeardEnd::Reset | HeardEnd::Open) || (plain_end == HeardEnd::Well && tls_ended);
+    let plain_fits = matches!(plain_end, HeardEnd::Reset | HeardEnd::Open)
+        || (plain_end == HeardEnd::Well && (tls_ended || renounced));
     if !plain_fits && !run.plan.shakes_hands {
         wrong.push(format!("the plain side heard {plain_end:?}"));
     }
@@ -144,10 +155,16 @@ fn after_fault(
     }
     let is_named = match (fault, failure) {
         (_, None) => true,
+        (_, Some(SessionError::Tls(TlsError::KeyExhausted))) => drained,
+        // One direction had ended: then the clock of a half-closed connection is the shorter one.
+        (Fault::ServerSilent | Fault::HalfARecord | Fault::PathCut, Some(SessionError::Truncated { .. })) => true,
         (Fault::ServerSilent, Some(error)) => matches!(error, SessionError::Silent { .. }),
         (Fault::PeerTakesNothing, Some(error)) => matches!(error, SessionError::Stalled { .. }),
         (Fault::HalfARecord, Some(error)) => {
-            matches!(error, SessionError::HalfRecord { .. } | SessionError::Silent { .. } | SessionError::Stalled { .. })
+            matches!(
+                error,
+                SessionError::HalfRecord { .. } | SessionError::Silent { .. } | SessionError::Stalled { .. }
+            )
         }
         (Fault::PathCut, Some(error)) => matches!(error, SessionError::Unreachable { .. }),
         (Fault::Stopped, Some(error)) => matches!(error, SessionError::Stopped),
@@ -164,8 +181,8 @@ fn after_drain(run: &Run, plain: &Peer, tls: &Peer) -> Vec<String> {
     let outcome = run.outcome.borrow();
     let failed = outcome.as_ref().and_then(|outcome| outcome.failure.as_ref());
     let (client, server) = match run.role {
-        sealane_proto::tls::Role::Client => (plain, tls),
-        sealane_proto::tls::Role::Server => (tls, plain),
+        Role::Client => (plain, tls),
+        Role::Server => (tls, plain),
     };
     let (made, answered) = (server.calls_heard.get(), client.replies_heard.get());
     let takes_its_time = run.plan.server.pauses > 0 || run.plan.client.pauses > 0;

@@ -49,6 +49,9 @@ pub(crate) struct Peer {
     outstanding: Cell<usize>,
     changed: Signal,
     key_answer_due: Cell<bool>,
+    was_reset: Cell<bool>,
+    /// Nothing more is to be heard.
+    listened: Cell<bool>,
     wire_said: Cell<usize>,
     pub(crate) heard_bytes: Cell<usize>,
     pub(crate) heard_end: Cell<HeardEnd>,
@@ -91,6 +94,8 @@ impl Peer {
             outstanding: Cell::new(0),
             changed: Signal::default(),
             key_answer_due: Cell::new(false),
+            was_reset: Cell::new(false),
+            listened: Cell::new(false),
             wire_said: Cell::new(0),
             heard_bytes: Cell::new(0),
             heard_end: Cell::new(HeardEnd::Open),
@@ -117,8 +122,15 @@ impl Peer {
         rt::join(self.listen(), self.talk()).await;
     }
 
+    fn note_reset(&self) {
+        self.was_reset.set(true);
+        if self.heard_end.get() == HeardEnd::Open {
+            self.heard_end.set(HeardEnd::Reset);
+        }
+    }
+
     fn is_over(&self) -> bool {
-        matches!(self.heard_end.get(), HeardEnd::Reset | HeardEnd::Bare | HeardEnd::Alert(_))
+        self.was_reset.get() || matches!(self.heard_end.get(), HeardEnd::Reset | HeardEnd::Bare | HeardEnd::Alert(_))
     }
 
     fn fault(&self) -> Option<Fault> {
@@ -151,14 +163,13 @@ impl Peer {
             if self.fault() == Some(Fault::PeerTakesNothing) && self.is_due(Fault::PeerTakesNothing) {
                 self.strike(Fault::PeerTakesNothing);
                 self.socket().until(|end| end.is_reset().then_some(())).await;
-                self.heard_end.set(HeardEnd::Reset);
+                self.note_reset();
                 break;
             }
             self.pause(Fault::SlowReader).await;
             let most = self.most_to_receive();
             match self.socket().receive(most).await {
-                Err(_) if self.heard_end.get() == HeardEnd::Open => self.heard_end.set(HeardEnd::Reset),
-                Err(_) => {}
+                Err(_) => self.note_reset(),
                 Ok(bytes) if bytes.is_empty() => {
                     let is_plain = self.transport.borrow().is_plain();
                     if self.heard_end.get() == HeardEnd::Open {
@@ -169,13 +180,16 @@ impl Peer {
                     if let Err(wrong) = self.hear(bytes) {
                         self.wrong.borrow_mut().get_or_insert(wrong);
                         self.socket().abort();
+                        self.note_reset();
+                    } else {
+                        self.changed.set();
+                        continue;
                     }
-                    self.changed.set();
-                    continue;
                 }
             }
             break;
         }
+        self.listened.set(true);
         self.changed.set();
     }
 
@@ -185,6 +199,9 @@ impl Peer {
     }
 
     fn hear(&self, bytes: Vec<u8>) -> Result<(), String> {
+        if let HeardEnd::Alert(_) = self.heard_end.get() {
+            return Ok(());
+        }
         let heard = self.transport.borrow_mut().hear(bytes)?;
         for heard in heard {
             match heard {
@@ -275,6 +292,10 @@ impl Peer {
 
     /// Whether all has been said.
     fn is_done(&self) -> bool {
+        if self.behaviour.close != Close::After && self.heard_end.get() == HeardEnd::Well {
+            // The server has ended: nobody answers any more.
+            return true;
+        }
         let has_heard_all = || self.heard_bytes.get() >= self.behaviour.stream.unwrap_or(0);
         let calls_made = self.next_call.get() == self.behaviour.calls.len();
         let streamed = self.behaviour.stream.is_none_or(|most| self.streamed.get() == most);
@@ -299,6 +320,10 @@ impl Peer {
             if self.is_over() {
                 return Ok(());
             }
+            if self.transport.borrow().is_handshaking() {
+                self.changed.wait().await;
+                continue;
+            }
             if self.key_answer_due.take() {
                 self.answer_key_update().await?;
             }
@@ -312,12 +337,15 @@ impl Peer {
             {
                 return self.commit(fault).await;
             }
-            let silent = self.fault() == Some(Fault::ServerSilent) && self.struck.get().is_some();
-            let stops = self.fault() == Some(Fault::PeerTakesNothing) && self.struck.get().is_some();
-            if done && !silent && !stops {
+            let passive = [Some(Fault::ServerSilent), Some(Fault::PeerTakesNothing)].contains(&self.fault());
+            let says_no_more = passive && self.struck.get().is_some();
+            if says_no_more && self.listened.get() {
+                return Ok(());
+            }
+            if done && !says_no_more {
                 return self.close().await;
             }
-            if self.queue.borrow().is_empty() || silent || stops {
+            if self.queue.borrow().is_empty() || says_no_more {
                 self.changed.wait().await;
                 continue;
             }

@@ -81,10 +81,15 @@ impl Plan {
             capacity: random.pick(&[6_000, 40_000, 200_000, 1 << 20]),
         };
         let short_keys = random.chance(300);
-        let connections: Vec<_> = (0..count).map(|index| Connection::new(random, seed, index, role, short_keys)).collect();
+        let connections: Vec<_> =
+            (0..count).map(|index| Connection::new(random, seed, index, role, short_keys)).collect();
         let mut connections = connections;
         // The name and address that are connected to are those of one.
-        connections.iter_mut().filter(|connection| connection.shakes_hands).skip(1).for_each(Connection::without_handshake);
+        connections
+            .iter_mut()
+            .filter(|connection| connection.shakes_hands)
+            .skip(1)
+            .for_each(Connection::without_handshake);
         let small = count * 2 * 20_000 + 100_000;
         Self {
             seed,
@@ -128,14 +133,14 @@ const HANDSHAKE_FAULTS: &[Fault] = &[
 impl Connection {
     fn new(random: &mut Random, seed: u64, index: usize, role: Role, short_keys: bool) -> Self {
         let is_survivor = index == 0;
-        let version = match is_survivor && short_keys {
+        let shakes_hands = !is_survivor && random.chance(90);
+        let version = match (is_survivor || shakes_hands) && short_keys {
             // A TLS 1.2 key that is used up ends its connection.
             true => Version::Tls13,
             false => random.pick(&[Version::Tls12, Version::Tls13, Version::Tls13]),
         };
         let suite = random.pick(&[Suite::Aes128Gcm, Suite::Aes256Gcm, Suite::ChaCha20Poly1305]);
         let secret = Secret { seed: seed.wrapping_mul(31).wrapping_add(index as u64), version, suite };
-        let shakes_hands = !is_survivor && random.chance(90);
         let kind = random.below(100);
         let fault = match (is_survivor, shakes_hands) {
             (true, _) => None,
@@ -156,7 +161,8 @@ impl Connection {
         server.close = Close::After;
         server.stream = client.stream;
         if !not_rpc && random.chance(300) {
-            server.calls = (0..random.within(1, 20)).map(|_| (random.within(20, 2000), random.within(20, 500))).collect();
+            server.calls =
+                (0..random.within(1, 20)).map(|_| (random.within(20, 2000), random.within(20, 500))).collect();
         }
         if version == Version::Tls12 && role == Role::Server && client.close == Close::Said {
             // Whoever says close_notify under TLS 1.2 has renounced the replies (RFC 5246 section 7.2.1).

@@ -14,7 +14,13 @@ pub(crate) struct Message {
 }
 
 /// A call, or a reply, of about so many bytes, in fragments of at most `fragment` bytes.
-pub(crate) fn message(random: &mut Random, is_call: bool, bytes: usize, reply_bytes: usize, fragment: usize) -> Vec<u8> {
+pub(crate) fn message(
+    random: &mut Random,
+    is_call: bool,
+    bytes: usize,
+    reply_bytes: usize,
+    fragment: usize,
+) -> Vec<u8> {
     let mut body = Vec::with_capacity(bytes.max(HEAD_BYTES));
     let third = if is_call { 2 } else { 0 };
     for word in [random.next() as u32, u32::from(!is_call), third, reply_bytes as u32, 0] {
@@ -67,7 +73,9 @@ impl Reader {
             bytes = &bytes[take..];
             self.left -= take;
             if self.left == 0 && self.last {
-                let word = |at: usize| self.head.get(at..at + 4).map_or(0, |word| u32::from_be_bytes([word[0], word[1], word[2], word[3]]));
+                let word = |at: usize| {
+                    self.head.get(at..at + 4).map_or(0, |word| u32::from_be_bytes([word[0], word[1], word[2], word[3]]))
+                };
                 messages.push(Message { is_call: word(4) == 0, reply_bytes: word(12) as usize });
                 self.head.clear();
                 self.last = false;

@@ -1,6 +1,7 @@
 //! How a peer's bytes travel: as they are, in records under known keys, or by rustls.
 
 use std::io::{self, Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
@@ -33,12 +34,17 @@ impl Transport {
     }
 
     /// The wire's form of `bytes`.
-    pub(crate) fn say(&mut self, bytes: &[u8], behaviour: &Behaviour, random: &mut Random, stats: &mut Stats) -> Vec<u8> {
+    pub(crate) fn say(
+        &mut self,
+        bytes: &[u8],
+        behaviour: &Behaviour,
+        random: &mut Random,
+        stats: &mut Stats,
+    ) -> Vec<u8> {
         match self {
             Self::Plain => bytes.to_vec(),
             Self::Records(records) => say_in_records(records, bytes, behaviour, random, stats),
             Self::Rustls(connection) => {
-                // Its buffer takes no more than 64 KiB before the handshake is done.
                 connection.set_buffer_limit(None);
                 connection.writer().write_all(bytes).expect("rustls takes everything");
                 pending(connection)
@@ -64,6 +70,11 @@ impl Transport {
             Self::Rustls(connection) => pending(connection),
             _ => Vec::new(),
         }
+    }
+
+    /// Whether data has to wait.
+    pub(crate) fn is_handshaking(&self) -> bool {
+        matches!(self, Self::Rustls(connection) if connection.is_handshaking())
     }
 
     /// What the relay's bytes say.
@@ -100,7 +111,9 @@ fn hear_by_rustls(connection: &mut Connection, mut bytes: &[u8]) -> Result<Vec<H
         if connection.read_tls(&mut bytes).map_err(|error| error.to_string())? == 0 {
             break;
         }
-        let state = match connection.process_new_packets() {
+        // rustls asserts that no error comes behind its own close_notify; a changed byte of a handshake can be one.
+        let processed = catch_unwind(AssertUnwindSafe(|| connection.process_new_packets()));
+        let state = match processed.map_err(|_| "rustls gave up")? {
             Ok(state) => state,
             Err(rustls::Error::AlertReceived(alert)) => {
                 heard.push(Heard::Alert(alert.into()));

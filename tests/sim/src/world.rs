@@ -48,6 +48,8 @@ pub(crate) struct Run {
     pub(crate) said: [Said; 2],
     pub(crate) outcome: RefCell<Option<Outcome>>,
     pub(crate) over_at: Cell<Option<Instant>>,
+    /// Peers that still run.
+    pub(crate) peers_running: Cell<u32>,
     /// A fault before there was a session.
     pub(crate) unreached: Cell<Option<Instant>>,
 }
@@ -79,11 +81,8 @@ fn config(plan: &Plan) -> TunnelConfig {
     let fresh = plan.connections.iter().any(|connection| connection.shakes_hands);
     let [client, server] = &SHARED;
     let shared = if plan.role == Role::Client { client } else { server };
-    let mode = if fresh {
-        credentials::mode(plan.role)
-    } else {
-        shared.get_or_init(|| credentials::mode(plan.role)).clone()
-    };
+    let mode =
+        if fresh { credentials::mode(plan.role) } else { shared.get_or_init(|| credentials::mode(plan.role)).clone() };
     TunnelConfig {
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 20049)),
         connect: Endpoint { host: "nfs.test".into(), port: 2049 },
@@ -194,6 +193,7 @@ impl Run {
             said: Default::default(),
             outcome: RefCell::default(),
             over_at: Cell::new(None),
+            peers_running: Cell::new(0),
             unreached: Cell::new(None),
         })
     }
@@ -215,14 +215,6 @@ impl Run {
 
     fn behaviour(&self, is_client: bool) -> &Behaviour {
         if is_client { &self.plan.client } else { &self.plan.server }
-    }
-
-    fn release(&self) {
-        for peer in [&self.plain, &self.tls] {
-            if let Some(peer) = &*peer.borrow() {
-                peer.let_go();
-            }
-        }
     }
 }
 
@@ -284,7 +276,9 @@ fn start_unprepared(index: usize, run: Rc<Run>, plan: &Plan, stage: Rc<Stage>, n
     rt::spawn(async move {
         let served = stage.serve::<Sim>(SimLink { end: accepted }, address(index));
         rt::join(served, live_peer(&first)).await;
-        run.release();
+        while run.peers_running.get() > 0 {
+            rt::sleep(Duration::from_millis(10)).await;
+        }
         run.over_at.set(Some(rt::now()));
     });
 }
@@ -336,7 +330,12 @@ impl Upstream for Servers {
             Role::Server => Transport::Plain,
         };
         let peer = self.run.peer(self.plan.role == Role::Server, peer_end, transport, &self.plan, self.index);
-        rt::spawn(async move { live_peer(&peer).await });
+        self.run.peers_running.set(self.run.peers_running.get() + 1);
+        let run = Rc::clone(&self.run);
+        rt::spawn(async move {
+            live_peer(&peer).await;
+            run.peers_running.set(run.peers_running.get() - 1);
+        });
         Some(Ok(connected))
     }
 }
