@@ -332,6 +332,11 @@ impl End {
         self.with(|_, _, own, _| own.is_reset)
     }
 
+    /// Whether the other end is gone.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.with(|_, _, own, other| own.is_reset || other.closed)
+    }
+
     /// Whether everything that was sent has arrived.
     pub(crate) fn is_acknowledged(&self) -> bool {
         self.with(|outgoing, _, own, _| {

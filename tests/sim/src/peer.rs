@@ -340,6 +340,8 @@ impl Peer {
             let passive = [Some(Fault::ServerSilent), Some(Fault::PeerTakesNothing)].contains(&self.fault());
             let says_no_more = passive && self.struck.get().is_some();
             if says_no_more && self.listened.get() {
+                // It keeps its socket until the relay has given up its own.
+                self.socket().until(|end| end.is_abandoned().then_some(())).await;
                 return Ok(());
             }
             if done && !says_no_more {

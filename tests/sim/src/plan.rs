@@ -199,7 +199,9 @@ impl Connection {
         };
         let peer = if (role == Role::Client) == is_plain { &mut self.client } else { &mut self.server };
         let most = if HANDSHAKE_FAULTS.contains(&fault) { 1500 } else { 60_000 };
-        peer.fault = Some((fault, random.below(most)));
+        // So that more is still to come than the buffers on the way hold.
+        let at = if fault == Fault::PeerTakesNothing { 0 } else { random.below(most) };
+        peer.fault = Some((fault, at));
     }
 
     /// Whether all of it is to arrive, and both ends are to close well.
