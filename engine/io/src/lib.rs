@@ -4,6 +4,7 @@
 //! or NFS: buffers have sizes and slices, streams receive and send them.
 
 mod epoll;
+mod fence;
 pub mod host;
 pub mod net;
 mod pool;

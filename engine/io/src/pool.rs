@@ -9,6 +9,8 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
+use crate::fence::{self, FENCE_BYTES};
+
 /// How many buffers of which size a pool has.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct PoolLayout {
@@ -56,12 +58,15 @@ impl Region {
         // SAFETY: the range is the mapping made above.
         unsafe { libc::madvise(base, bytes.max(1), libc::MADV_NOHUGEPAGE) };
         let base = NonNull::new(base.cast::<u8>()).ok_or_else(failed)?;
+        fence::close(base, bytes);
         Ok(Self { base, bytes })
     }
 }
 
 impl Drop for Region {
     fn drop(&mut self) {
+        // Another mapping may come to lie here.
+        fence::lend(self.base, self.bytes);
         // SAFETY: the mapping was made in `new` with this length, and no buffer is left: each holds the pool.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes.max(1)) };
     }
@@ -81,6 +86,14 @@ struct Slot {
     slices: Box<[libc::iovec]>,
     slice_count: usize,
     header: libc::msghdr,
+}
+
+/// How far apart buffers lie.
+fn stride_of(layout: PoolLayout, size: Size) -> usize {
+    match size {
+        Size::Small => (layout.small_bytes + FENCE_BYTES).next_multiple_of(64),
+        Size::Big => (layout.big_bytes + FENCE_BYTES).next_multiple_of(4096),
+    }
 }
 
 struct Shelf {
@@ -112,8 +125,8 @@ impl Pool {
     /// # Errors
     /// [`PoolError`] when the mapping is refused.
     pub fn new(layout: PoolLayout) -> Result<Self, PoolError> {
-        let small_total = layout.small_bytes.next_multiple_of(64) * layout.small_count;
-        let big_total = layout.big_bytes.next_multiple_of(4096) * layout.big_count;
+        let small_total = stride_of(layout, Size::Small) * layout.small_count;
+        let big_total = stride_of(layout, Size::Big) * layout.big_count;
         let big_at = small_total.next_multiple_of(4096);
         let region = Region::new(big_at + big_total)?;
         let shelf = |unmade_at, unmade| RefCell::new(Shelf { unmade_at, unmade, free: Vec::with_capacity(unmade) });
@@ -182,18 +195,19 @@ impl Pool {
             None => self.make(size, &mut shelf)?,
         };
         slot.slice_count = 0;
+        fence::lend(slot.data, slot.capacity);
         Some(Buffer { slot: Some(slot), pool: self.clone() })
     }
 
     fn make(&self, size: Size, shelf: &mut Shelf) -> Option<Box<Slot>> {
         shelf.unmade = shelf.unmade.checked_sub(1)?;
         let layout = &self.shared.layout;
-        let (capacity, stride, slices) = match size {
-            Size::Small => (layout.small_bytes, layout.small_bytes.next_multiple_of(64), layout.small_slices),
-            Size::Big => (layout.big_bytes, layout.big_bytes.next_multiple_of(4096), layout.big_slices),
+        let (capacity, slices) = match size {
+            Size::Small => (layout.small_bytes, layout.small_slices),
+            Size::Big => (layout.big_bytes, layout.big_slices),
         };
         let at = shelf.unmade_at;
-        shelf.unmade_at += stride;
+        shelf.unmade_at += stride_of(*layout, size);
         debug_assert!(at + capacity <= self.shared.region.bytes);
         // SAFETY: `new` made the region long enough for `unmade` slots of this stride behind `unmade_at`.
         let data = unsafe { self.shared.region.base.add(at) };
@@ -307,6 +321,7 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         if let Some(slot) = self.slot.take() {
+            fence::close(slot.data, slot.capacity);
             // The free list was made with room for every slot: this never allocates.
             self.pool.shelf(slot.size).borrow_mut().free.push(slot);
         }
