@@ -77,6 +77,20 @@ pub(crate) fn with_causes(error: &anyhow::Error) -> String {
             line = if line.is_empty() { cause } else { format!("{line}: {cause}") };
         }
     }
+    printable(&line)
+}
+
+/// One line, whatever was quoted: the name of a file may contain the end of a line, and what a terminal obeys.
+fn printable(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            // Also what only Unicode takes for the end of a line.
+            '\u{2028}' | '\u{2029}' => line.extend(character.escape_unicode()),
+            control if control.is_control() => line.extend(control.escape_default()),
+            other => line.push(other),
+        }
+    }
     line
 }
 
@@ -87,9 +101,22 @@ pub(crate) fn in_one_line(text: &str, command: Option<&str>) -> String {
     let gist = gist.split("\n\nFor more information").next().unwrap_or(gist);
     let words: Vec<&str> = gist.split_whitespace().collect();
     let line = words.join(" ");
-    let line = line.strip_prefix("error: ").unwrap_or(&line);
+    let line = printable(line.strip_prefix("error: ").unwrap_or(&line));
     match command {
         Some(command) => format!("{line} (see 'sealane {command} --help')"),
         None => format!("{line} (see 'sealane --help')"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_quoted_in_an_error_stays_in_its_line_and_commands_no_terminal() {
+        let error = anyhow::anyhow!("No such file").context("a\nb\u{1b}[2J\u{85}\u{2028}é.pem");
+        assert_eq!(with_causes(&error), "a\\nb\\u{1b}[2J\\u{85}\\u{2028}é.pem: No such file");
+        let text = "error: no '\u{1b}[2J'\n  tip: none\n\nUsage: x";
+        assert_eq!(in_one_line(text, None), "no '\\u{1b}[2J' tip: none (see 'sealane --help')");
     }
 }
