@@ -12,7 +12,9 @@ fn main() -> std::io::Result<()> {
         std::fs::create_dir_all(&directory)?;
         std::fs::write(directory.join(format!("seed-{name}")), parts.concat())
     };
+    command_line(&write)?;
     records(&write)?;
+    streams(&write)?;
     open(&write)?;
     seal(&write)?;
     handshake(&write)?;
@@ -47,6 +49,67 @@ fn records(write: Write<'_>) -> std::io::Result<()> {
         "wrong-version",
         &[&[0, 7], &record(0, 8, 4096), &[0x80, 0, 0, 20, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 3]],
     )
+}
+
+/// Calls and callbacks with their replies; see `sealane_proto::fuzzing::streams` for the acts.
+fn streams(write: Write<'_>) -> std::io::Result<()> {
+    // 128 is the server's side. A call of 200 bytes, 100 of it, the rest; its reply.
+    let call: &[u8] = &[0, 200, 5, 100, 6, 1, 0, 131, 0, 50, 134, 1, 0];
+    // The server calls back, the client answers between two calls of its own.
+    let callback: &[u8] = &[128, 40, 134, 0, 200, 0, 60, 3, 0, 30, 0, 60, 5, 70, 6, 4, 0];
+    let both: &[u8] = &[0, 90, 128, 90, 7, 135, 7, 135, 6, 0, 98, 134, 0, 97, 3, 0, 9, 131, 0, 9, 134, 2, 0, 6, 2, 0];
+    let large: &[u8] = &[2, 0xff, 0xff, 6, 0x7f, 0xff, 6, 0xff, 0xff, 131 | 56, 0, 255, 134, 0xff, 0xff];
+    for seed in 0..4 {
+        let start = |name: &str, acts: &[&[u8]]| {
+            write("streams", &format!("{name}-{seed}"), &[&[0, seed], acts.concat().as_slice()])
+        };
+        start("call", &[call])?;
+        start("callback", &[call, callback])?;
+        start("both", &[both, both])?;
+        start("large", &[large])?;
+        start("out-of-order", &[&[0, 9, 0, 9, 0, 9, 6, 2, 0, 131, 2, 9, 131, 0, 9, 133, 60, 131, 0, 9, 133, 255]])?;
+    }
+    for kind in 0..6 {
+        write("streams", &format!("not-rpc-{kind}"), &[&[0, 2], call, &[15, kind, 7, 7, 63], callback])?;
+        write("streams", &format!("not-rpc-back-{kind}"), &[&[0, 1], call, &[143, kind, 135, 135, 191], callback])?;
+    }
+    Ok(())
+}
+
+/// Arguments, a line each.
+fn command_line(write: Write<'_>) -> std::io::Result<()> {
+    let client = "client\n--connect\n127.0.0.1:2049\n--server-name\nnfs.test";
+    let server = "server\n--connect\n[::1]:2049\n--cert\nleaf.pem\n--key\nleaf-key.pem";
+    let more = [
+        "--listen\n[::]:0\n--tls\n1.3\n--io\nepoll\n--workers\n3",
+        "--memory-max\n1GiB\n--connections-max\n1000000\n--workers\n256",
+        "--memory-max=18446744073709551615\n--connections-max=1",
+        "--connect-timeout\n0.001\n--retry-timeout\n86400\n--keepalive\n0\n--user-timeout\n1e-3",
+        "--bind-address\n2001:db8::1\n--source-port\nprivileged\n--receive-buffer\n4M\n--send-buffer\n64K",
+        "--close-timeout=inf\n--half-close-timeout=-0",
+        "--log-level\ntrace\n--records-per-key-max\n2",
+    ];
+    for (index, more) in more.iter().enumerate() {
+        write("command_line", &format!("client-{index}"), &[client.as_bytes(), b"\n", more.as_bytes()])?;
+        write("command_line", &format!("server-{index}"), &[server.as_bytes(), b"\n", more.as_bytes()])?;
+    }
+    let pem = "|-----BEGIN CERTIFICATE-----|MAo=|-----END CERTIFICATE-----|";
+    for (name, arguments) in [
+        ("nothing", String::new()),
+        ("help", "client\n--help".into()),
+        ("version", "--version".into()),
+        ("demo", "demo\n--passes\n3\n--calls\n7\n--json\n--tls\n1.2\n--io\nauto".into()),
+        ("identity", format!("{client}\n--ca-file\nca.pem\n--cert\nleaf.pem\n--key\nleaf-key.pem")),
+        ("unverified", "client\n--connect\nnot_a/name:1\n--insecure-no-verify".into()),
+        ("client-ca", format!("{server}\n--client-ca\nca.pem\n--handshakes-max\n9\n--proxy-protocol\nv2")),
+        ("wrong-pem", format!("{client}\n--ca-file\n{pem}")),
+        ("key-and-certificate", "server\n--connect\nh:1\n--cert\nleaf-key.pem\n--key\nleaf.pem".into()),
+        ("other-key", format!("server\n--connect\nh:1\n--cert\n{pem}\n--key\nleaf-key.pem")),
+        ("escape", "client\n--connect\n\u{1b}[2J:1\n--\u{7}".into()),
+    ] {
+        write("command_line", name, &[arguments.as_bytes()])?;
+    }
+    Ok(())
 }
 
 /// The six combinations of version and suite, as a script's first byte has them.

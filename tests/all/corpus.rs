@@ -3,13 +3,15 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use sealane_cli::fuzzing as cli;
 use sealane_proto::fuzzing as proto;
 use sealane_relay::fuzzing as relay;
 use sealane_selftest::fuzzing as selftest;
 
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 8] = [
+const TARGETS: [Target; 10] = [
+    ("command_line", cli::command_line),
     ("handshake", relay::handshake),
     ("handshake_client", relay::handshake_client),
     ("handshake_server", relay::handshake_server),
@@ -17,6 +19,7 @@ const TARGETS: [Target; 8] = [
     ("records", proto::records),
     ("seal", proto::seal),
     ("session", relay::session),
+    ("streams", proto::streams),
     ("xdr", selftest::xdr),
 ];
 
@@ -93,6 +96,16 @@ fn what_is_sealed_opens() {
 #[test]
 fn sessions_deliver_what_was_said_or_fail() {
     replay("session");
+}
+
+#[test]
+fn both_directions_are_understood_however_they_are_delivered() {
+    replay("streams");
+}
+
+#[test]
+fn every_command_line_is_refused_in_one_line_or_keeps_its_limits() {
+    replay("command_line");
 }
 
 #[test]

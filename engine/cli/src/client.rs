@@ -1,10 +1,12 @@
 //! `sealane client`.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use rustls::pki_types::ServerName;
 use sealane_io::SocketOptions;
 use sealane_io::net::ConnectOptions;
-use sealane_relay::{ClientMode, ConfigError, Mode, TlsClientOptions, TunnelConfig, client_config};
+use sealane_relay::{ClientMode, ConfigError, Mode, PemSource, TlsClientOptions, TunnelConfig, client_config};
 
 use crate::args::ClientOptions;
 use crate::log;
@@ -16,15 +18,24 @@ use crate::tunnel::{self, debug_panic_mark, source_port};
 /// Why it could not start.
 pub(crate) fn run(options: &ClientOptions) -> Result<()> {
     log::start(&options.tunnel.log_level)?;
-    let mode = client_mode(options)?;
-    if !mode.verified {
+    let config = config(options, PemSource::File)?;
+    if matches!(&config.mode, Mode::Client(mode) if !mode.verified) {
         tracing::warn!(
             "certificates are NOT verified (--insecure-no-verify): anybody on the network can be the server"
         );
     }
+    tunnel::serve(config)
+}
+
+/// What the options come to. `pem` says where the text of a named file is.
+///
+/// # Errors
+/// What does not go together, or a file that cannot be used.
+pub(crate) fn config(options: &ClientOptions, pem: fn(PathBuf) -> PemSource) -> Result<TunnelConfig> {
+    let mode = client_mode(options, pem)?;
     let tunnel = &options.tunnel;
     let keep_alive = tunnel.keep_alive();
-    tunnel::serve(TunnelConfig {
+    Ok(TunnelConfig {
         listen: options.listen,
         connect: options.connect.clone(),
         mode: Mode::Client(mode),
@@ -43,11 +54,11 @@ pub(crate) fn run(options: &ClientOptions) -> Result<()> {
     })
 }
 
-fn client_mode(options: &ClientOptions) -> Result<ClientMode> {
+fn client_mode(options: &ClientOptions, pem: fn(PathBuf) -> PemSource) -> Result<ClientMode> {
     let identity = options.cert.clone().zip(options.key.clone());
     let tls = client_config(&TlsClientOptions {
-        ca_files: options.ca_file.iter().cloned().map(Into::into).collect(),
-        identity: identity.map(|(certificate, key)| (certificate.into(), key.into())),
+        ca_files: options.ca_file.iter().cloned().map(pem).collect(),
+        identity: identity.map(|(certificate, key)| (pem(certificate), pem(key))),
         versions: options.tunnel.tls.into(),
         insecure_no_verify: options.insecure_no_verify,
     })?;

@@ -1,9 +1,11 @@
 //! `sealane server`.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use sealane_io::SocketOptions;
 use sealane_io::net::ConnectOptions;
-use sealane_relay::{Mode, ServerMode, TlsServerOptions, TunnelConfig, server_config};
+use sealane_relay::{Mode, PemSource, ServerMode, TlsServerOptions, TunnelConfig, server_config};
 
 use crate::args::ServerOptions;
 use crate::log;
@@ -15,17 +17,26 @@ use crate::tunnel::{self, debug_panic_mark, source_port};
 /// Why it could not start.
 pub(crate) fn run(options: &ServerOptions) -> Result<()> {
     log::start(&options.tunnel.log_level)?;
-    let tls = server_config(&TlsServerOptions {
-        certificate: options.cert.clone().into(),
-        key: options.key.clone().into(),
-        client_cas: options.client_ca.iter().cloned().map(Into::into).collect(),
-        versions: options.tunnel.tls.into(),
-    })?;
-    if !tls.verifies_clients() {
+    let config = config(options, PemSource::File)?;
+    if matches!(&config.mode, Mode::Server(mode) if !mode.tls.verifies_clients()) {
         tracing::info!("any TLS client may connect; --client-ca FILE demands a certificate");
     }
+    tunnel::serve(config)
+}
+
+/// What the options come to. `pem` says where the text of a named file is.
+///
+/// # Errors
+/// A file that cannot be used.
+pub(crate) fn config(options: &ServerOptions, pem: fn(PathBuf) -> PemSource) -> Result<TunnelConfig> {
+    let tls = server_config(&TlsServerOptions {
+        certificate: pem(options.cert.clone()),
+        key: pem(options.key.clone()),
+        client_cas: options.client_ca.iter().cloned().map(pem).collect(),
+        versions: options.tunnel.tls.into(),
+    })?;
     let tunnel = &options.tunnel;
-    tunnel::serve(TunnelConfig {
+    Ok(TunnelConfig {
         listen: options.listen,
         connect: options.connect.clone(),
         mode: Mode::Server(ServerMode {

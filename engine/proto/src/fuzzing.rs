@@ -8,11 +8,13 @@
 mod line;
 mod receiver;
 mod records;
+mod streams;
 mod tls;
 
 pub use line::{End, Event, Expected, Line, Setup, key, sequence_of};
 pub use receiver::Receiver;
 pub use records::records;
+pub use streams::streams;
 pub use tls::{open, seal};
 
 /// Reads an input as a script: numbers and byte strings, one after the other. Behind its end everything is zero.

@@ -7,18 +7,18 @@ use crate::rpc::{RecordScanner, is_reply};
 
 /// What is known of a stream, or of a part of it from the start.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-struct Facts {
-    calls: u64,
-    replies: u64,
-    replies_ended: u64,
-    bytes: u64,
-    refused: bool,
-    at_boundary: bool,
-    left: usize,
+pub(super) struct Facts {
+    pub(super) calls: u64,
+    pub(super) replies: u64,
+    pub(super) replies_ended: u64,
+    pub(super) bytes: u64,
+    pub(super) refused: bool,
+    pub(super) at_boundary: bool,
+    pub(super) left: usize,
 }
 
 impl Facts {
-    fn of(scanner: &RecordScanner) -> Self {
+    pub(super) fn of(scanner: &RecordScanner) -> Self {
         Self {
             calls: scanner.calls(),
             replies: scanner.replies(),

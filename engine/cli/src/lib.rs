@@ -1,0 +1,62 @@
+//! The program `sealane`, as a library: for its one line of `main`, and for the fuzz target of the command line.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod client;
+mod demo;
+#[doc(hidden)]
+pub mod fuzzing;
+mod log;
+mod server;
+mod tunnel;
+
+use std::ffi::OsStr;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+use sealane_relay::{ConfigError, StartError};
+
+use crate::args::{Cli, Command};
+
+/// The command line is wrong.
+const USAGE: u8 = 2;
+/// Something else failed.
+const FAILURE: u8 = 1;
+
+/// Does what the command line says; the status that the process ends with.
+#[must_use]
+pub fn main() -> ExitCode {
+    let Cli { command } = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // --help and --version are no errors, and nothing to be shortened.
+        Err(error) if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            error.exit()
+        }
+        Err(error) => {
+            log::last_words(&usage_error(&error, std::env::args_os().nth(1).as_deref()));
+            return ExitCode::from(USAGE);
+        }
+    };
+    let done = match command {
+        Command::Client(options) => client::run(&options),
+        Command::Server(options) => server::run(&options),
+        Command::Demo(options) => demo::run(&options),
+    };
+    log::flush();
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::last_words(&log::with_causes(&error));
+            let is_usage = error.is::<ConfigError>() || matches!(error.downcast_ref(), Some(StartError::Config(_)));
+            ExitCode::from(if is_usage { USAGE } else { FAILURE })
+        }
+    }
+}
+
+/// What is wrong with the command line, whose first word is `first`, in one line.
+fn usage_error(error: &clap::Error, first: Option<&OsStr>) -> String {
+    let command = first.and_then(OsStr::to_str).filter(|name| Cli::command().find_subcommand(name).is_some());
+    log::in_one_line(&error.to_string(), command)
+}
