@@ -350,3 +350,27 @@ fn a_buffer_that_is_too_short_is_an_error_and_costs_no_sequence_number() {
     assert_eq!(line.send(23, b"data"), (b"data".to_vec(), NOTHING), "the numbers still agree");
     assert_eq!(line.judge(&[]), (vec![], NOTHING));
 }
+
+#[test]
+fn alerts_are_called_what_the_rfcs_call_them() {
+    for code in 0..=255 {
+        let Some(name) = AlertDescription(code).name() else { continue };
+        // rustls has the same list, in its own spelling.
+        let theirs = format!("{:?}", rustls::AlertDescription::from(code));
+        let theirs = theirs.replace("PSK", "Psk").replace("CA", "Ca").replace("Unrecognised", "Unrecognized");
+        let mut snake = String::new();
+        for character in theirs.chars() {
+            if character.is_uppercase() && !snake.is_empty() {
+                snake.push('_');
+            }
+            snake.extend(character.to_lowercase());
+        }
+        assert_eq!(name, snake, "{code}");
+        assert_eq!(AlertDescription(code).to_string(), name);
+    }
+    assert_eq!(AlertDescription(200).to_string(), "200");
+    for (alert, level) in [(AlertDescription::CLOSE_NOTIFY, 1), (AlertDescription::NO_RENEGOTIATION, 1)] {
+        assert_eq!(alert.encode(), [level, alert.0]);
+    }
+    assert_eq!(AlertDescription::INTERNAL_ERROR.encode(), [2, 80]);
+}

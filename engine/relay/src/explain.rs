@@ -89,3 +89,49 @@ fn certificate(f: &mut fmt::Formatter<'_>, role: Role, cause: &CertificateError,
         _ => write!(f, "{error}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustls::{Error, InvalidMessage, OtherError};
+
+    use super::*;
+
+    /// What the verifier says of a certificate of a CA; its text is all that comes through.
+    #[derive(Debug)]
+    struct CaUsedAsEndEntity;
+
+    impl fmt::Display for CaUsedAsEndEntity {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            fmt::Debug::fmt(self, f)
+        }
+    }
+
+    impl std::error::Error for CaUsedAsEndEntity {}
+
+    #[test]
+    fn an_administrator_is_told_what_to_do() {
+        use CertificateError as C;
+        let other = C::Other(OtherError(Arc::new(CaUsedAsEndEntity)));
+        let cases: [(Error, &str, &str); 11] = [
+            (C::UnknownIssuer.into(), "name its CA with --ca-file", "name its CA with --client-ca"),
+            (C::NotValidForName.into(), "the server's certificate is for another name", "the client's"),
+            (C::Expired.into(), "the server's certificate has expired", "the client's certificate has expired"),
+            (C::NotValidYet.into(), "is this host's clock right?", "is this host's clock right?"),
+            (C::InvalidPurpose.into(), "lacks serverAuth", "lacks clientAuth"),
+            (other.into(), "CA:TRUE", "CA:TRUE"),
+            (Error::NoCertificatesPresented, "--client-ca demands one", "the client showed no certificate"),
+            (InvalidMessage::InvalidCcs.into(), "the server does not seem to speak TLS", "the client does not seem"),
+            (Error::AlertReceived(AlertDescription::CloseNotify), "the server closed", "the client closed"),
+            (Error::AlertReceived(AlertDescription::UnknownCA), "the alert UnknownCA", "the client refused"),
+            (PeerIncompatible::NoCipherSuitesInCommon.into(), "AEAD suites", "the client offers no cipher suite"),
+        ];
+        for (error, to_client, to_server) in cases {
+            for (role, words) in [(Role::Client, to_client), (Role::Server, to_server)] {
+                let text = Explained(role, &error).to_string();
+                assert!(text.contains(words) && text.lines().count() == 1, "{error:?}: {text}");
+            }
+        }
+    }
+}

@@ -22,8 +22,8 @@ const VISITORS: usize = 8;
 /// Enough to fill what has a limit: 1,024 sessions in the server's cache at two tickets for each connection, and more
 /// for the allocator to find its size.
 const WARM_UP: u64 = 1600;
-/// What a storm may leave in resident memory. A page for each of the connections of a short one would be 4 MiB.
-const RSS_KIB_MAX: u64 = 512;
+/// What a storm may leave in resident memory. It leaves nothing; 300 bytes for each of a thousand would be too much.
+const RSS_KIB_MAX: u64 = 256;
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
