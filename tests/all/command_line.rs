@@ -293,6 +293,27 @@ fn a_host_with_too_little_memory_to_lock_gets_epoll_and_is_told_why() {
 }
 
 #[test]
+fn workers_that_cannot_have_their_buffers_end_those_that_started_and_say_why() {
+    const NAME: &str = "command_line::workers_that_cannot_have_their_buffers_end_those_that_started_and_say_why";
+    if !have("prlimit") {
+        return not_run(NAME, "needs prlimit");
+    }
+    for driver in DRIVERS {
+        // Address space for two of four workers with 512 MiB each.
+        let start = command(driver, 1, &["--workers", "4", "--memory-max", "2G"]);
+        let mut limited = Command::new("prlimit");
+        limited.arg(format!("--as={}", 1536 << 20)).arg(start.get_program()).args(start.get_args());
+        let started = now();
+        let output = limited.stdin(Stdio::null()).env_remove("RUST_LOG").output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        let last = text.lines().last().unwrap_or_default();
+        assert_eq!(output.status.code(), Some(1), "{driver}: {text}");
+        assert!(last.starts_with("sealane: ") && last.contains("bytes of buffers (mmap): Cannot"), "{driver}: {text}");
+        assert!(now() - started < SOON, "{driver}: the workers that had started were waited for");
+    }
+}
+
+#[test]
 fn a_privileged_port_that_cannot_be_had_is_said_at_the_start() {
     const NAME: &str = "command_line::a_privileged_port_that_cannot_be_had_is_said_at_the_start";
     if !is_root() || !have("setpriv") || !have("prlimit") {

@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +13,9 @@ use crate::support::bytes::Random;
 use crate::support::not_run;
 use crate::support::openssl::{SServer, Stunnel};
 use crate::support::peer::VERSIONS;
-use crate::support::pki::Pki;
+use crate::support::pki::{NAME, Pki};
 use crate::support::process::{SOON, have};
-use crate::support::sealane::{DRIVERS, Sealane, expect_reset};
+use crate::support::sealane::{DRIVERS, Sealane, binary, expect_reset};
 
 /// A plain server that sends back what it gets, for any number of connections; returns its port.
 pub fn echo_server() -> u16 {
@@ -331,20 +333,46 @@ fn an_address_can_be_the_name() {
 #[test]
 fn without_verification_every_connection_says_so() {
     let pki = Pki::get();
-    let mut server = SServer::with_identity(&pki.self_signed, &[]);
-    let sealane = Sealane::start("epoll", server.port, &["--insecure-no-verify"]);
-    sealane.wait_for("certificates are NOT verified");
-    for round in 1..=2 {
-        let mut client = sealane.connect();
-        lines(&mut server, &mut client, &round.to_string());
-        crate::support::process::eventually("each connection says so", || {
-            sealane.process.count("the server's certificate was NOT verified") == round
-        });
-        drop(client);
-        crate::support::process::eventually("closed", || {
-            sealane.process.count("closed: closed by the client") == round
-        });
+    // The signature in the handshake is checked in another way in each version.
+    for version in ["-tls1_3", "-tls1_2"] {
+        let mut server = SServer::with_identity(&pki.self_signed, &[version]);
+        let sealane = Sealane::start("epoll", server.port, &["--insecure-no-verify"]);
+        sealane.wait_for("certificates are NOT verified");
+        for round in 1..=2 {
+            let mut client = sealane.connect();
+            lines(&mut server, &mut client, &round.to_string());
+            crate::support::process::eventually("each connection says so", || {
+                sealane.process.count("the server's certificate was NOT verified") == round
+            });
+            drop(client);
+            crate::support::process::eventually("closed", || {
+                sealane.process.count("closed: closed by the client") == round
+            });
+        }
     }
+}
+
+#[test]
+fn without_a_ca_file_the_hosts_roots_are_trusted_and_must_be_there() {
+    // OpenSSL's server serves one client at a time.
+    let servers = [SServer::start(&[]), SServer::start(&[])];
+    let start = |server: &SServer, roots: &Path| {
+        let address = format!("127.0.0.1:{}", server.port);
+        let mut command = Command::new(binary());
+        command.args(["client", "--listen", "127.0.0.1:0", "--connect", &address, "--server-name", NAME]);
+        command.env("SSL_CERT_FILE", roots).env_remove("SSL_CERT_DIR").env_remove("RUST_LOG").stdin(Stdio::null());
+        command
+    };
+    let sealane = Sealane::from_command(&mut start(&servers[0], &Pki::get().ca));
+    let _client = sealane.connect_and_say(b"x");
+    sealane.wait_for("opened: ");
+    let other = Sealane::from_command(&mut start(&servers[1], &Pki::get().other_ca));
+    expect_reset(&mut other.connect_and_say(b"x"), Duration::from_secs(3));
+    other.wait_for("is not signed by a trusted CA");
+    let output = start(&servers[1], Path::new("/dev/null")).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), text.lines().count()), (Some(1), 1), "{text}");
+    assert!(text.contains("no root certificate found on this host") && text.contains("--ca-file"), "{text}");
 }
 
 #[test]
