@@ -122,6 +122,19 @@ impl Process {
         }
     }
 
+    /// An instrumented program (tests/coverage) writes down what it executed when it ends by itself, not when killed.
+    fn let_profile_be_written(&mut self) {
+        const PATIENCE: Duration = Duration::from_secs(3);
+        if std::env::var_os("LLVM_PROFILE_FILE").is_none() || !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
+        let _ = Command::new("kill").args(["-s", "TERM", &self.pid().to_string()]).status();
+        let started = now();
+        while matches!(self.child.try_wait(), Ok(None)) && now() - started < PATIENCE {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// A number out of /proc/PID/status, in KiB.
     pub fn status_kib(&self, key: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
@@ -132,6 +145,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        self.let_profile_be_written();
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
