@@ -38,8 +38,8 @@ const RSS_KIB_MAX: f64 = 1024.0;
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
-    /// How long, in seconds
-    #[arg(long, value_name = "SECONDS", default_value = "1800", value_parser = clap::value_parser!(u64).range(10..=864_000))]
+    /// How long, in seconds; in less than four minutes not everything has its size yet
+    #[arg(long, value_name = "SECONDS", default_value = "1800", value_parser = clap::value_parser!(u64).range(240..=864_000))]
     seconds: u64,
 
     /// Between two samples, in seconds
