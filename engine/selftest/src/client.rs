@@ -31,6 +31,8 @@ pub struct SessionOptions {
     pub uid: u32,
     /// The caller's group.
     pub gid: u32,
+    /// The client owner, by which a server knows a client that has started again; none: another one each time.
+    pub owner: Option<String>,
     /// Nothing may take longer: a connection, room in a socket, a reply.
     pub patience: Duration,
 }
@@ -38,7 +40,7 @@ pub struct SessionOptions {
 impl Default for SessionOptions {
     /// One connection, 64 slots, root, 10 s.
     fn default() -> Self {
-        Self { connections: 1, slots: 64, uid: 0, gid: 0, patience: Duration::from_secs(10) }
+        Self { connections: 1, slots: 64, uid: 0, gid: 0, owner: None, patience: Duration::from_secs(10) }
     }
 }
 

@@ -23,12 +23,14 @@
 //! - [`client`]: [`Session`] makes calls, one at a time, over one or more connections.
 //! - [`load`]: makes many calls at a time on a session's connections and measures them; [`load::Workload`] is the whole
 //!   course: write, COMMIT, read back and compare, GETATTR.
+//! - [`endure`]: a load that goes on through faults and compares what must have survived them.
 //! - [`pattern`]: what is written, and how it is told from anything else.
 
 #![forbid(unsafe_code)]
 
 pub mod client;
 mod clock;
+pub mod endure;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod limits;

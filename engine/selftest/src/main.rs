@@ -6,11 +6,15 @@ mod names;
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::{Args, Parser, Subcommand};
+use sealane_selftest::endure::{Endurance, Tally, time_of_day_ms};
 use sealane_selftest::load::{Outcome, Progress, Workload};
 use sealane_selftest::{Server, ServerOptions, Session, SessionOptions};
 
@@ -28,6 +32,8 @@ enum Command {
     Server(ServerArguments),
     /// Make, write, read back, compare and remove files on an NFSv4.1 server, and print how fast that went
     Client(ClientArguments),
+    /// Write, read back and compare through faults, connecting again after each; count what was lost
+    Endure(EndureArguments),
 }
 
 #[derive(Args, Debug)]
@@ -72,10 +78,54 @@ struct ClientArguments {
     connections: u16,
 }
 
+#[derive(Args, Debug)]
+struct EndureArguments {
+    /// Where the server, or a tunnel to it, listens: ADDRESS:PORT
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    connect: SocketAddr,
+
+    /// What the names of the files begin with
+    #[arg(long, value_name = "NAME", default_value = "endure")]
+    name: String,
+
+    /// Connections that make calls
+    #[arg(long, default_value = "4", value_parser = clap::value_parser!(u16).range(0..=32))]
+    lanes: u16,
+
+    /// Connections that write once and make no call until the end
+    #[arg(long, default_value = "0", value_parser = clap::value_parser!(u16).range(0..=32))]
+    idle_lanes: u16,
+
+    /// Bytes of a WRITE and a READ, in KiB
+    #[arg(long, value_name = "KIB", default_value = "1024", value_parser = clap::value_parser!(u16).range(4..=1024))]
+    payload: u16,
+
+    /// Places in each file that are written in turn
+    #[arg(long, default_value = "8", value_parser = clap::value_parser!(u16).range(1..=256))]
+    places: u16,
+
+    /// Pause between a WRITE with its READ and the next, in milliseconds
+    #[arg(long, value_name = "MS", default_value = "2")]
+    pause: u64,
+
+    /// How long an answer may take, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "60")]
+    patience: u64,
+
+    /// Ends, after everything was read once more, when this file is there
+    #[arg(long, value_name = "FILE")]
+    stop_file: PathBuf,
+
+    /// Change a byte of each lane's Nth WRITE, so that it fails; for tests
+    #[arg(long, value_name = "N", hide = true)]
+    spoil: Option<u32>,
+}
+
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Server(arguments) => serve(&arguments),
         Command::Client(arguments) => work(&arguments),
+        Command::Endure(arguments) => endure(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -115,6 +165,41 @@ fn work(arguments: &ClientArguments) -> Result<()> {
     print_payloads("read", &report.read);
     print_calls("getattr one at a time", &report.getattr_one);
     print_calls(&format!("getattr {} at a time", workload.getattr_depth), &report.getattr_many);
+    Ok(())
+}
+
+/// Prints how far it is now and then, and how each connection ended, with the time of day; at the end all of it.
+fn endure(arguments: &EndureArguments) -> Result<()> {
+    const TICK: Duration = Duration::from_millis(100);
+    let endurance = Endurance {
+        address: arguments.connect,
+        name: arguments.name.clone(),
+        lanes: arguments.lanes,
+        idle_lanes: arguments.idle_lanes,
+        payload_bytes: usize::from(arguments.payload / 4 * 4) << 10,
+        places: arguments.places.into(),
+        pause: Duration::from_millis(arguments.pause),
+        patience: Duration::from_secs(arguments.patience),
+        spoil: arguments.spoil,
+    };
+    let (stop, tally) = (AtomicBool::new(false), Tally::default());
+    let say = |what: &str| {
+        // A closed standard output is no reason to end.
+        let _ = writeln!(std::io::stdout(), "{} {what}", time_of_day_ms());
+    };
+    let done = thread::scope(|scope| {
+        let load = scope.spawn(|| endurance.run(&stop, &tally, &say));
+        while !load.is_finished() {
+            stop.fetch_or(arguments.stop_file.exists(), Ordering::Relaxed);
+            say(&tally.to_string());
+            thread::sleep(TICK);
+        }
+        load.join()
+    });
+    say(&format!("total: {tally}"));
+    done.map_err(|_panic| anyhow!("internal: a thread panicked"))?.context("not everything could be read back")?;
+    let lost = tally.lost_bytes.load(Ordering::Relaxed);
+    ensure!(lost == 0, "{lost} bytes were lost");
     Ok(())
 }
 

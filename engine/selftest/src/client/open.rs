@@ -16,7 +16,7 @@ const CDFC4_FORE_OR_BOTH: u32 = 3;
 /// A program number for callbacks from the range that anybody may use.
 const CALLBACK_PROGRAM: u32 = 0x4000_0000;
 
-/// Sessions opened by this process: each is a client of its own.
+/// Sessions opened by this process: each is a client of its own, unless it says who it is.
 static OPENED: AtomicU32 = AtomicU32::new(0);
 
 /// What a server grants of the fore channel.
@@ -64,7 +64,8 @@ fn alone<T>(
 fn exchange_id(connection: &mut Connection, call: (u32, &SessionOptions)) -> Result<(u64, u32), ClientError> {
     let (now, count) = (clock::wall(), OPENED.fetch_add(1, Ordering::Relaxed));
     let verifier = (now.seconds as u64) << 32 | u64::from(now.nanoseconds);
-    let owner = format!("sealane-selftest {} {count} {verifier:016x}", std::process::id());
+    let unique = || format!("sealane-selftest {} {count} {verifier:016x}", std::process::id());
+    let owner = call.1.owner.clone().unwrap_or_else(unique);
     let build = |to: &mut Encoder| {
         to.u64(verifier);
         to.opaque(owner.as_bytes());
