@@ -1,7 +1,7 @@
 //! Log lines on their way to standard error, for which nobody waits.
 //!
 //! Whoever reads standard error may stop reading, and may itself wait for a mount that this tunnel serves. So lines are
-//! written by a thread of their own; when it cannot keep up they are dropped, and counted.
+//! written by a thread of their own; when it cannot keep up, or cannot write (a full disk), they are dropped, and counted.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -27,10 +27,18 @@ struct Counts {
     lost: AtomicU64,
 }
 
+/// A line, behind the note about those that are missing before it.
+#[derive(Debug)]
+struct Line {
+    text: Vec<u8>,
+    /// Lines that are lost if this one is: itself, and those that its note is about.
+    stands_for: u64,
+}
+
 /// The queue's entrance.
 #[derive(Clone, Debug)]
 pub(super) struct Queue {
-    lines: SyncSender<Vec<u8>>,
+    lines: SyncSender<Line>,
     counts: Arc<Counts>,
 }
 
@@ -55,15 +63,15 @@ impl Queue {
         if line.len() >= LINE_BYTES_MAX {
             text.push(b'\n');
         }
-        self.send(text, lost, 1);
+        self.send(Line { text, stands_for: lost + 1 });
     }
 
-    /// Queues `text`; if that cannot be, `lost` lines stay lost and `more` are lost with it.
-    fn send(&self, text: Vec<u8>, lost: u64, more: u64) {
+    fn send(&self, line: Line) {
         self.counts.queued.fetch_add(1, Ordering::Relaxed);
-        if self.lines.try_send(text).is_err() {
+        let stands_for = line.stands_for;
+        if self.lines.try_send(line).is_err() {
             self.counts.queued.fetch_sub(1, Ordering::Relaxed);
-            self.counts.lost.fetch_add(lost + more, Ordering::Relaxed);
+            self.counts.lost.fetch_add(stands_for, Ordering::Relaxed);
         }
     }
 
@@ -71,7 +79,7 @@ impl Queue {
     pub(super) fn flush(&self, limit: Duration) {
         let lost = self.counts.lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
-            self.send(note(lost).into_bytes(), lost, 0);
+            self.send(Line { text: note(lost).into_bytes(), stands_for: lost });
         }
         let mut waited = Duration::ZERO;
         while self.counts.written.load(Ordering::Relaxed) < self.counts.queued.load(Ordering::Relaxed) && waited < limit
@@ -89,12 +97,34 @@ fn note(lost: u64) -> String {
     }
 }
 
-fn write_all(lines: &Receiver<Vec<u8>>, counts: &Counts, mut to: impl Write) {
-    for line in lines {
-        // A reader that has gone is no reason to end: the tunnel goes on without a word.
-        let _ = to.write_all(&line);
+fn write_all(lines: &Receiver<Line>, counts: &Counts, mut to: impl Write) {
+    // What is written begins in the middle of a line that was cut off.
+    let mut is_torn = false;
+    for Line { text, stands_for } in lines {
+        let done = if is_torn { write_line(&mut to, b"\n") } else { Ok(()) };
+        match done.map_err(|_| true).and_then(|()| write_line(&mut to, &text)) {
+            Ok(()) => is_torn = false,
+            // A reader that has gone, or a full disk, is no reason to end: the tunnel goes on without a word.
+            Err(torn) => {
+                is_torn = torn;
+                counts.lost.fetch_add(stands_for, Ordering::Relaxed);
+            }
+        }
         counts.written.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// Writes all of `text`, or says whether a part of it was written.
+fn write_line(to: &mut impl Write, text: &[u8]) -> Result<(), bool> {
+    let mut left = text;
+    while !left.is_empty() {
+        match to.write(left) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(0) | Err(_) => return Err(left.len() < text.len()),
+            Ok(count) => left = left.get(count..).unwrap_or_default(),
+        }
+    }
+    Ok(())
 }
 
 impl<'w> MakeWriter<'w> for Queue {
@@ -161,6 +191,49 @@ mod tests {
         let rest: Vec<_> = all.lines().skip(kept).collect();
         let note = format!("sealane: {lost} log lines were lost here: standard error did not take them");
         assert_eq!(rest, [note.as_str(), "later"], "the note stands where they are missing");
+    }
+
+    /// A disk that has room for so many bytes until it is emptied.
+    struct Disk {
+        room: Arc<AtomicU64>,
+        written: Sender<Vec<u8>>,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let count = bytes.len().min(self.room.load(Ordering::Relaxed) as usize);
+            if count == 0 {
+                return Err(io::Error::from(io::ErrorKind::StorageFull));
+            }
+            self.room.fetch_sub(count as u64, Ordering::Relaxed);
+            let _ = self.written.send(bytes[..count].to_vec());
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_a_full_disk_does_not_take_are_counted_and_the_next_ones_are_whole() {
+        let ((written, lines), room) = (channel(), Arc::new(AtomicU64::new(20)));
+        let queue = Queue::start(Disk { room: Arc::clone(&room), written }).unwrap();
+        let put = |line: &[u8]| {
+            queue.put(line);
+            queue.flush(Duration::from_secs(10));
+        };
+        // The third is cut off, the fourth takes the note about it along, the fifth both.
+        for number in 1..=5 {
+            put(format!("line {number}.\n").as_bytes());
+        }
+        room.store(1 << 20, Ordering::Relaxed);
+        put(b"line 6.\n");
+        put(b"line 7.\n");
+        drop(queue);
+        let all = String::from_utf8(lines.iter().collect::<Vec<_>>().concat()).unwrap();
+        let note = "sealane: 3 log lines were lost here: standard error did not take them";
+        assert_eq!(all.lines().collect::<Vec<_>>(), ["line 1.", "line 2.", "line", note, "line 6.", "line 7."]);
     }
 
     #[test]
