@@ -13,8 +13,10 @@ use crate::args::{self, TunnelOptions};
 const WORKERS_DEFAULT_MAX: usize = 4;
 /// Unanswered keepalive probes before a peer is taken for dead.
 const KEEPALIVE_COUNT: u32 = 3;
-/// Time between keepalive probes.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// The kernel takes keepalive times in whole seconds, and none below one.
+const KEEPALIVE_SECOND: Duration = Duration::from_secs(1);
+/// The longest time between keepalive probes: with the default idle time, a third of that.
+const KEEPALIVE_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
 /// Runs a tunnel until SIGTERM or SIGINT.
 ///
@@ -67,11 +69,7 @@ impl TunnelOptions {
     }
 
     pub(crate) fn keep_alive(&self) -> Option<KeepAlive> {
-        (!self.keepalive.is_zero()).then_some(KeepAlive {
-            idle: self.keepalive,
-            interval: KEEPALIVE_INTERVAL,
-            count: KEEPALIVE_COUNT,
-        })
+        keep_alive(self.keepalive)
     }
 
     pub(crate) fn user_timeout(&self) -> Option<Duration> {
@@ -89,6 +87,12 @@ impl TunnelOptions {
     }
 }
 
+/// Probes from the end of `idle` on; the time between them follows it, so that a short one finds a dead peer soon.
+fn keep_alive(idle: Duration) -> Option<KeepAlive> {
+    let interval = (idle / KEEPALIVE_COUNT).clamp(KEEPALIVE_SECOND, KEEPALIVE_INTERVAL_MAX);
+    (!idle.is_zero()).then_some(KeepAlive { idle: idle.max(KEEPALIVE_SECOND), interval, count: KEEPALIVE_COUNT })
+}
+
 pub(crate) fn source_port(port: args::SourcePort) -> SourcePort {
     match port {
         args::SourcePort::Any => SourcePort::Any,
@@ -99,4 +103,18 @@ pub(crate) fn source_port(port: args::SourcePort) -> SourcePort {
 /// The test of "a panic ends one connection" needs a panic. Release builds have none to offer.
 pub(crate) fn debug_panic_mark() -> Option<Vec<u8>> {
     if cfg!(debug_assertions) { std::env::var("SEALANE_PANIC_ON").ok().map(String::into_bytes) } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keepalive_times_are_such_as_the_kernel_takes_and_follow_the_idle_time() {
+        assert_eq!(keep_alive(Duration::ZERO), None);
+        for (idle, wanted) in [(0.001, (1, 1)), (1.0, (1, 1)), (3.0, (3, 1)), (30.0, (30, 10)), (7200.0, (7200, 10))] {
+            let times = keep_alive(Duration::from_secs_f64(idle)).unwrap();
+            assert_eq!((times.idle.as_secs(), times.interval.as_secs()), wanted, "{idle}");
+        }
+    }
 }
