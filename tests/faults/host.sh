@@ -91,6 +91,14 @@ group_make() {
 }
 group_remove() { within 3 rmdir "$group" 2>/dev/null || true; }
 
+# stalled: for two seconds nobody took another byte from the peers.
+stalled() {
+  local line
+  line=$(tail -n 1 "$lab/stall.log")
+  sleep 2
+  [[ $line == live* && $line == "$(tail -n 1 "$lab/stall.log")" ]]
+}
+
 # Peers that take no replies, twice as many as the buffers have room for, with a limit on the process a little above
 # --memory-max: neither is it killed, nor do connections that read suffer.
 case_memory() {
@@ -107,9 +115,9 @@ case_memory() {
   load
   peer stall stall 20049 100
   injected=100
-  sleep 3
+  within 40 stalled || blame "the peers do not stall"
   taken=$(tail -n 1 "$lab/stall.log")
-  [[ $taken == "live 100 "* ]] || blame "the peers do not stall: $taken"
+  [[ $taken == "live 100 "* ]] || blame "stalled peers were cut: $taken"
   more 32 || blame "connections that read do not go on"
   gone "${pids[near]}" && blame "the tunnel is gone"
   killed=$(sed -n 's/^oom_kill \([0-9]*\)/\1/p' "$group/$group_events")

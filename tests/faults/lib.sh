@@ -167,6 +167,9 @@ begin() {
   start_nfs
   start_far
   start_near
+  # They say so when their threads have started, which is after they listen.
+  within 5 grep -q 'listening on .*; driver ' "$lab/far.log" || blame "the tunnel at the far end does not start"
+  within 5 grep -q 'listening on .*; driver ' "${log_near:-$lab/near.log}" || blame "nor that at the near end"
   for end in near far; do fds[$end]=$(open_files "$end"); done
 }
 
