@@ -91,6 +91,14 @@ group_make() {
 }
 group_remove() { within 3 rmdir "$group" 2>/dev/null || true; }
 
+# socket_buffers RECEIVE SEND: the least, first and largest sizes, on both hosts.
+socket_buffers() {
+  local namespace
+  for namespace in "$near" "$far"; do
+    ip netns exec "$namespace" sh -c 'echo "$0" >/proc/sys/net/ipv4/tcp_rmem; echo "$1" >/proc/sys/net/ipv4/tcp_wmem' "$@"
+  done
+}
+
 # stalled: for two seconds nobody took another byte from the peers.
 stalled() {
   local line
@@ -109,6 +117,9 @@ case_memory() {
   fi
   echo $((limit_mib << 20)) >"$group/$group_limit"
   growth_kb_max=$((memory_mib << 10))
+  # All that these peers can fill is filled: with the kernel's usual 6 MiB a socket it would run out of memory for TCP,
+  # on this host as a whole, and slow down everybody.
+  socket_buffers "4096 65536 262144" "4096 16384 262144"
   begin "$1" --memory-max ${memory_mib}M --connections-max 200
   # From outside: the namespace has a /sys of its own.
   echo "${pids[near]}" >"$group/cgroup.procs"
@@ -124,6 +135,7 @@ case_memory() {
   ((${killed:-0} == 0)) || blame "the kernel killed for memory"
   note="$limit_mib MiB for a tunnel with --memory-max ${memory_mib}M, $(awk '/^VmHWM/ { print $2 }' "/proc/${pids[near]}/status") KiB used at the most; stalled peers: $taken bytes"
   end stall
+  socket_buffers "4096 131072 6291456" "4096 16384 4194304"
   more 32 || blame "no progress after the peers went"
   finish
   (($(tally ended) == 0)) || blame "$(tally ended) connections ended"
