@@ -14,6 +14,9 @@ use crate::world::Run;
 /// cut is known to be after a minute; pauses of the peers come on top.
 const FAULT_TO_END_MAX: Duration = Duration::from_secs(260);
 
+/// From the order to stop to the end of a session.
+const STOP_TO_END_MAX: Duration = Duration::from_secs(2);
+
 /// How many bytes were compared: from the plain side, and to it.
 pub(crate) fn bytes_compared(run: &Run) -> [u64; 2] {
     let heard = |peer: &Option<std::rc::Rc<Peer>>| peer.as_ref().map_or(0, |peer| peer.heard_bytes.get() as u64);
@@ -44,9 +47,10 @@ pub(crate) fn judge(run: &Run, plan: &Plan) -> Vec<String> {
     };
     let ends = [plain.heard_end.get(), tls.heard_end.get()];
     let drained = run.outcome.borrow().as_ref().is_some_and(|outcome| outcome.drained);
-    match (struck, run.over_at.get()) {
-        (Some(at), Some(over)) if over - at > FAULT_TO_END_MAX => {
-            wrong.push(format!("over {} s after the fault", (over - at).as_secs()));
+    let limit = if run.plan.fault == Some(Fault::Stopped) { STOP_TO_END_MAX } else { FAULT_TO_END_MAX };
+    match (struck, run.ended_at.get().or(run.over_at.get())) {
+        (Some(at), Some(end)) if end.saturating_duration_since(at) > limit => {
+            wrong.push(format!("over {} s after the fault", (end - at).as_secs()));
         }
         _ => {}
     }
@@ -64,6 +68,10 @@ pub(crate) fn judge(run: &Run, plan: &Plan) -> Vec<String> {
                 run.outcome.borrow(),
             ));
         }
+    }
+    let client = if run.role == Role::Client { &plain } else { &tls };
+    if run.plan.is_to_end_well(plan.records_per_key_max) && client.replies_heard.get() != client.calls_made() {
+        wrong.push(format!("{} replies to {} calls", client.replies_heard.get(), client.calls_made()));
     }
     if struck.is_some() {
         wrong.extend(after_fault(run, drained, ends, [plain.ended_well.get(), tls.ended_well.get()]));

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use sealane_io::rt::{self, Signal};
+use sealane_proto::tls::Version;
 
 use crate::network::{End, Network};
 use crate::plan::{Behaviour, Close};
@@ -39,6 +40,8 @@ pub(crate) struct Peer {
     transport: RefCell<Transport>,
     behaviour: Behaviour,
     is_client: bool,
+    /// It speaks TLS 1.2.
+    is_12: bool,
     random: RefCell<Random>,
     said: Said,
     other_said: Said,
@@ -78,7 +81,9 @@ impl Peer {
         random: Random,
         [said, other_said]: [Said; 2],
     ) -> Self {
+        let is_12 = matches!(&transport, Transport::Records(records) if records.version == Version::Tls12);
         Self {
+            is_12,
             network: Rc::clone(end.network()),
             end: RefCell::new(Some(end)),
             transport: RefCell::new(transport),
@@ -162,7 +167,7 @@ impl Peer {
         loop {
             if self.fault() == Some(Fault::PeerTakesNothing) && self.is_due(Fault::PeerTakesNothing) {
                 self.strike(Fault::PeerTakesNothing);
-                self.socket().until(|end| end.is_reset().then_some(())).await;
+                self.socket().until(|end| end.is_abandoned().then_some(())).await;
                 self.note_reset();
                 break;
             }
@@ -207,8 +212,17 @@ impl Peer {
             match heard {
                 _ if self.heard_end.get() == HeardEnd::Well => return Err(format!("{heard:?} behind the end")),
                 Heard::Data(data) => self.take(&data)?,
-                Heard::CloseNotify => self.heard_end.set(HeardEnd::Well),
-                Heard::Alert(description) => self.heard_end.set(HeardEnd::Alert(description)),
+                Heard::CloseNotify => {
+                    self.heard_end.set(HeardEnd::Well);
+                    if self.is_12 {
+                        // Its receiver answers at once and drops what it would have written (RFC 5246 section 7.2.1).
+                        self.queue.borrow_mut().clear();
+                    }
+                }
+                Heard::Alert(description) => {
+                    self.network.count(Fault::AlertHeard);
+                    self.heard_end.set(HeardEnd::Alert(description));
+                }
                 Heard::KeyUpdate { answer } => {
                     self.key_updates_heard.set(self.key_updates_heard.get() + 1);
                     if answer {
@@ -290,10 +304,18 @@ impl Peer {
         }
     }
 
+    /// How many calls it has made.
+    pub(crate) fn calls_made(&self) -> u64 {
+        self.next_call.get() as u64
+    }
+
     /// Whether all has been said.
     fn is_done(&self) -> bool {
         if self.behaviour.close != Close::After && self.heard_end.get() == HeardEnd::Well {
             // The server has ended: nobody answers any more.
+            return true;
+        }
+        if self.is_12 && self.heard_end.get() == HeardEnd::Well {
             return true;
         }
         let has_heard_all = || self.heard_bytes.get() >= self.behaviour.stream.unwrap_or(0);
@@ -398,7 +420,7 @@ impl Peer {
 
     async fn send_tickets(&self) -> Result<(), Over> {
         let wire = match &mut *self.transport.borrow_mut() {
-            Transport::Records(records) if records.version == sealane_proto::tls::Version::Tls13 => {
+            Transport::Records(records) if records.version == Version::Tls13 => {
                 self.network.count(Fault::Tickets);
                 tickets(records, &mut self.random.borrow_mut())
             }
@@ -510,7 +532,7 @@ impl Peer {
         let mut transport = self.transport.borrow_mut();
         let Transport::Records(records) = &mut *transport else { return Vec::new() };
         let mut random = self.random.borrow_mut();
-        let is_13 = records.version == sealane_proto::tls::Version::Tls13;
+        let is_13 = records.version == Version::Tls13;
         let lie = vec![0x55; random.within(1, 300)];
         match fault {
             Fault::RecordChanged => {

@@ -49,6 +49,8 @@ faults! {
     NotRpc
     /// A TLS 1.2 key was used up.
     KeyUsedUp
+    /// A TLS peer was told by an alert what was wrong.
+    AlertHeard
     PlainReset
     TlsReset
     PlainEndInRecord

@@ -47,6 +47,9 @@ pub(crate) struct Run {
     /// What the plain peer says, and the other one.
     pub(crate) said: [Said; 2],
     pub(crate) outcome: RefCell<Option<Outcome>>,
+    /// The session ended.
+    pub(crate) ended_at: Cell<Option<Instant>>,
+    /// Its peers too.
     pub(crate) over_at: Cell<Option<Instant>>,
     /// Peers that still run.
     pub(crate) peers_running: Cell<u32>,
@@ -192,6 +195,7 @@ impl Run {
             tls: RefCell::default(),
             said: Default::default(),
             outcome: RefCell::default(),
+            ended_at: Cell::new(None),
             over_at: Cell::new(None),
             peers_running: Cell::new(0),
             unreached: Cell::new(None),
@@ -244,6 +248,7 @@ fn start(index: usize, run: &Rc<Run>, plan: &Plan, stage: &Rc<Stage>, network: &
         let session = async {
             let outcome = stage.session::<SimStream>(plain, tls, address(index), established).await;
             *run.outcome.borrow_mut() = Some(outcome);
+            run.ended_at.set(Some(rt::now()));
         };
         rt::join(session, rt::join(live_peer(&plain_peer), live_peer(&tls_peer))).await;
         run.over_at.set(Some(rt::now()));
