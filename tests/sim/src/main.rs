@@ -21,8 +21,10 @@ mod trace;
 mod transport;
 mod world;
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
 
@@ -49,10 +51,16 @@ struct Options {
     /// Run each seed twice and compare
     #[arg(long)]
     twice: bool,
+    /// Stop at the first failure, and judge no shares
+    #[arg(long)]
+    until_failure: bool,
     /// Threads
     #[arg(long, default_value_t = 2)]
     threads: u64,
 }
+
+/// Any thread's seed has failed.
+static FAILED: AtomicBool = AtomicBool::new(false);
 
 #[derive(Default)]
 struct Totals {
@@ -60,11 +68,9 @@ struct Totals {
     bytes: [u64; 2],
     /// In how many seeds each fault happened.
     seeds_with: Stats,
-    happened: Stats2,
+    happened: BTreeMap<Fault, u64>,
     failures: Vec<(u64, String)>,
 }
-
-type Stats2 = std::collections::BTreeMap<Fault, u64>;
 
 impl Totals {
     fn add(&mut self, seed: u64, report: Result<Report, String>, again: Option<Result<Report, String>>) {
@@ -122,8 +128,12 @@ fn main() -> ExitCode {
             std::thread::spawn(move || {
                 let mut totals = Totals::default();
                 for seed in seeds {
+                    if options.until_failure && FAILED.load(Ordering::Relaxed) {
+                        break;
+                    }
                     let again = options.twice.then(|| run(seed, false));
                     totals.add(seed, run(seed, false), again);
+                    FAILED.fetch_or(!totals.failures.is_empty(), Ordering::Relaxed);
                 }
                 totals
             })
@@ -136,7 +146,7 @@ fn main() -> ExitCode {
             Err(_) => totals.failures.push((0, "a thread ended".into())),
         }
     }
-    finish(&totals, options.seeds >= SEEDS_FOR_SHARES_MIN)
+    finish(&totals, options.seeds >= SEEDS_FOR_SHARES_MIN && !options.until_failure)
 }
 
 /// Prints what happened and what failed.
