@@ -1,10 +1,9 @@
 # shellcheck shell=bash
 # Faults of the network. To be sourced by run; each function is a case, its argument the driver.
 
-# With these a dead path is noticed 3 s (--user-timeout) after the first byte was sent again, which takes TCP a fifth of a
-# second as a rule; or, where nothing is under way, at the first keepalive probe (1 s) behind that time. The rest is for
-# a busy host.
-strict=(--user-timeout 3 --keepalive 1 --connect-timeout 1 --retry-timeout 2)
+# With these a dead path is noticed 3 s (--ack-timeout) after the last acknowledgement, or after the bytes that wait for
+# one; where nothing is under way, so long after the first keepalive probe (1 s). The rest is for a busy host.
+strict=(--ack-timeout 3 --keepalive 1 --connect-timeout 1 --retry-timeout 2)
 dead_ms_min=2000 dead_ms_max=5000
 
 # wire_case DRIVER DIRECTION: a short cut costs nothing; a cut for good ends every connection in time, on both hosts.

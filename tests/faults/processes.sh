@@ -21,16 +21,16 @@ case_stop-server() { stop_case "$1" nfs; }
 case_stop-client-tunnel() { stop_case "$1" near; }
 case_stop-server-tunnel() { stop_case "$1" far; }
 
-# A server that acknowledges and never answers: only --silence-max can tell. An idle connection is owed nothing.
+# A server that acknowledges and never answers: only --silence-timeout can tell. An idle connection is owed nothing.
 case_server-silent() {
   local since ended silent_ms before
-  if ! "$lab/sealane" client --help | grep -q -- --silence-max; then
-    unable="there is no --silence-max"
+  if ! "$lab/sealane" client --help | grep -q -- --silence-timeout; then
+    unable="there is no --silence-timeout"
     return
   fi
   begin "$1" --retry-timeout 2
   kill_hard near
-  near_options=(--silence-max 3)
+  near_options=(--silence-timeout 3)
   start_near
   injected=0
   load --idle-lanes 2
