@@ -57,17 +57,16 @@ pub(crate) fn judge(run: &Run, plan: &Plan) -> Vec<String> {
     wrong.extend(never(run, &plain, &tls, drained));
     let all_arrived =
         tls.heard_bytes.get() == run.said[0].borrow().len() && plain.heard_bytes.get() == run.said[1].borrow().len();
-    if run.plan.is_to_end_well(plan.records_per_key_max) || (struck.is_none() && !drained) {
-        if !all_arrived || ends != [HeardEnd::Well; 2] {
-            wrong.push(format!(
-                "to end well: {ends:?}, {} of {} bytes from the plain side, {} of {} to it, {:?}",
-                tls.heard_bytes.get(),
-                run.said[0].borrow().len(),
-                plain.heard_bytes.get(),
-                run.said[1].borrow().len(),
-                run.outcome.borrow(),
-            ));
-        }
+    let is_to_end_well = run.plan.is_to_end_well(plan.records_per_key_max) || (struck.is_none() && !drained);
+    if is_to_end_well && (!all_arrived || ends != [HeardEnd::Well; 2]) {
+        wrong.push(format!(
+            "to end well: {ends:?}, {} of {} bytes from the plain side, {} of {} to it, {:?}",
+            tls.heard_bytes.get(),
+            run.said[0].borrow().len(),
+            plain.heard_bytes.get(),
+            run.said[1].borrow().len(),
+            run.outcome.borrow(),
+        ));
     }
     let client = if run.role == Role::Client { &plain } else { &tls };
     if run.plan.is_to_end_well(plan.records_per_key_max) && client.replies_heard.get() != client.calls_made() {
