@@ -100,6 +100,8 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
             turn = self.turn().await?;
         }
         self.loan = None;
+        // Nothing more of a record is awaited from a direction that has ended.
+        self.shared.back_flow.set(Flow { is_inside: false, ..self.shared.back_flow.get() });
         if !self.shared.is_failing() {
             self.shared.peer_closed.set(true);
             self.shared.plain.socket().shutdown_write();
