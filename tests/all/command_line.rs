@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use crate::support::bytes::call;
 use crate::support::peer::Peer;
 use crate::support::pki::Pki;
-use crate::support::process::{SOON, have, now, scratch};
+use crate::support::process::{Process, SOON, have, now, scratch};
 use crate::support::sealane::{DRIVERS, Sealane, binary, command, listening_port, server_command};
 use crate::support::{is_root, not_run};
 
@@ -158,6 +158,28 @@ fn limits_that_do_not_fit_each_other_are_refused_with_what_would_do() {
         let text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{text}");
         assert!(text.lines().count() == 1 && text.contains(reason), "{text}");
+    }
+}
+
+#[test]
+fn plain_text_is_accepted_from_this_host_only_unless_asked_for() {
+    for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0", "[2001:db8::1]:0", "[::ffff:192.0.2.1]:0"] {
+        let mut command = Command::new(binary());
+        command.args(["client", "--connect", "127.0.0.1:1", "--insecure-no-verify", "--listen", address]);
+        let mut process = Process::start(command.stdin(Stdio::null()).env_remove("RUST_LOG"));
+        let status = process.wait();
+        process.wait_for("sealane: ");
+        let text = process.output();
+        assert_eq!(status.code(), Some(2), "{address}: {text}");
+        assert!(text.lines().count() == 1 && text.starts_with("sealane: --listen: "), "{address}: {text}");
+        assert!(text.contains("is not a loopback address") && text.contains("--allow-non-loopback-listen"), "{text}");
+    }
+    for (address, option) in [("127.0.0.2:0", None), ("0.0.0.0:0", Some("--allow-non-loopback-listen"))] {
+        let mut command = Command::new(binary());
+        command.args(["client", "--connect", "127.0.0.1:1", "--insecure-no-verify", "--listen", address]).args(option);
+        let process = Process::start(command.stdin(Stdio::null()).env_remove("RUST_LOG"));
+        process.wait_for(&format!("listening on {}:", address.trim_end_matches(":0")));
+        assert_eq!(process.count("PLAIN TEXT from other hosts"), usize::from(option.is_some()), "{address}");
     }
 }
 

@@ -89,7 +89,12 @@ fn the_network_side_has_a_user_timeout_in_both_modes() {
     let pair = format!("--cert {} --key {}", pki.server.cert.display(), pki.server.key.display());
     let sides = "--listen 10.99.99.1:2 --connect 10.99.99.1:3";
     let cases = [
-        ("client", format!("{sides} --insecure-no-verify"), 1, "bash -c 'exec 3<>/dev/tcp/10.99.99.1/2; sleep 1'"),
+        (
+            "client",
+            format!("{sides} --insecure-no-verify --allow-non-loopback-listen"),
+            1,
+            "bash -c 'exec 3<>/dev/tcp/10.99.99.1/2; sleep 1'",
+        ),
         ("server", format!("{sides} {pair}"), 2, "openssl s_client -connect 10.99.99.1:2"),
     ];
     for (mode, options, timeouts, client) in cases {

@@ -195,12 +195,12 @@ END
   ready "$1" "$2"
 }
 
-# tunnel NAME PORT TLS_PORT [OPTION...]: the program under test.
+# tunnel NAME PORT TLS_PORT [OPTION...]: the program under test. Its NFS client is at the other end of a tap device.
 tunnel() {
   local name=$1 port=$2 tls_port=$3
   shift 3
   launch "$name" env RUST_LOG= "$lab/sealane" client --listen "$host:$port" --connect "$host:$tls_port" \
-    --ca-file "$lab/ca.pem" "$@"
+    --ca-file "$lab/ca.pem" --allow-non-loopback-listen "$@"
   ready "$name" "$port"
 }
 

@@ -109,6 +109,11 @@ pub(crate) struct ClientOptions {
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:20049")]
     pub(crate) listen: SocketAddr,
 
+    /// Let --listen be an address that others can reach. Whoever reaches it speaks to the server with this host's
+    /// rights, and what goes over that network is plain text
+    #[arg(long, help_heading = "Trust")]
+    pub(crate) allow_non_loopback_listen: bool,
+
     /// The TLS server, looked up again for each connection
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) connect: Endpoint,

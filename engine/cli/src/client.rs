@@ -18,6 +18,7 @@ use crate::tunnel::{self, debug_panic_mark, source_port};
 /// Why it could not start.
 pub(crate) fn run(options: &ClientOptions) -> Result<()> {
     log::start(&options.tunnel.log_level)?;
+    check_listener(options)?;
     let config = config(options, PemSource::File)?;
     if matches!(&config.mode, Mode::Client(mode) if !mode.verified) {
         tracing::warn!(
@@ -52,6 +53,22 @@ pub(crate) fn config(options: &ClientOptions, pem: fn(PathBuf) -> PemSource) -> 
         records_per_key_max: tunnel.records_per_key_max,
         panic_on: debug_panic_mark(),
     })
+}
+
+/// What is accepted here is plain text, and carried on with our certificate: only for this host, unless asked for.
+fn check_listener(options: &ClientOptions) -> Result<(), ConfigError> {
+    let address = options.listen.ip();
+    if address.to_canonical().is_loopback() {
+        return Ok(());
+    }
+    if options.allow_non_loopback_listen {
+        tracing::warn!("NFS clients are accepted in PLAIN TEXT from other hosts too (--allow-non-loopback-listen)");
+        return Ok(());
+    }
+    Err(ConfigError(format!(
+        "--listen: {address} is not a loopback address: what NFS clients send to it is plain text; \
+         --allow-non-loopback-listen accepts that"
+    )))
 }
 
 fn client_mode(options: &ClientOptions, pem: fn(PathBuf) -> PemSource) -> Result<ClientMode> {
