@@ -17,6 +17,7 @@ mod many;
 mod oracle;
 mod record_rules;
 mod ring;
+mod sandbox;
 mod server_ends;
 mod server_far_ends;
 mod windows;

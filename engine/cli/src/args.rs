@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rustls::pki_types::ServerName;
+use sealane_io::sandbox::Demand;
 use sealane_relay::{Endpoint, IoChoice, ProxyProtocol, TlsVersions};
 
 /// A userspace TLS tunnel for NFS
@@ -258,6 +259,24 @@ pub(crate) struct TunnelOptions {
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Network")]
     pub(crate) send_buffer: Option<usize>,
 
+    /// What the process gives up once it has its listener and its keys: auto what this host offers, on all of it or an
+    /// error. Landlock leaves it the directories of its PEM files, what names need, and the port of --connect; seccomp the
+    /// system calls that it makes; no core dumps, no capabilities that it does not need
+    #[arg(long, value_enum, default_value = "auto", help_heading = "Privileges")]
+    pub(crate) sandbox: Sandbox,
+
+    /// Become this user, by name or number, with its groups, once listener and keys are there; needs root
+    #[arg(long, value_name = "USER", help_heading = "Privileges")]
+    pub(crate) user: Option<String>,
+
+    /// The group of --user, by name or number, instead of its own
+    #[arg(long, value_name = "GROUP", requires = "user", help_heading = "Privileges")]
+    pub(crate) group: Option<String>,
+
+    /// Try what the sandbox forbids, print what came of it, and end; for tests
+    #[arg(long, hide = true)]
+    pub(crate) sandbox_probe: bool,
+
     /// What to log on standard error; RUST_LOG overrides it
     #[arg(long, value_name = "LEVEL", value_parser = ["error", "warn", "info", "debug", "trace"], default_value = "info")]
     pub(crate) log_level: String,
@@ -280,6 +299,23 @@ impl From<Io> for IoChoice {
             Io::Auto => Self::Auto,
             Io::Uring => Self::Uring,
             Io::Epoll => Self::Epoll,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Sandbox {
+    Auto,
+    On,
+    Off,
+}
+
+impl From<Sandbox> for Demand {
+    fn from(sandbox: Sandbox) -> Self {
+        match sandbox {
+            Sandbox::Auto => Self::Auto,
+            Sandbox::On => Self::On,
+            Sandbox::Off => Self::Off,
         }
     }
 }

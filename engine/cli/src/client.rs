@@ -10,6 +10,7 @@ use sealane_relay::{ClientMode, ConfigError, Mode, PemSource, TlsClientOptions, 
 
 use crate::args::ClientOptions;
 use crate::log;
+use crate::sandbox;
 use crate::tunnel::{self, debug_panic_mark, source_port};
 
 /// Runs the tunnel until it is told to stop.
@@ -25,7 +26,13 @@ pub(crate) fn run(options: &ClientOptions) -> Result<()> {
             "certificates are NOT verified (--insecure-no-verify): anybody on the network can be the server"
         );
     }
-    tunnel::serve(config)
+    let policy = sandbox::policy(
+        &options.tunnel,
+        &options.connect,
+        options.ca_file.iter().chain(&options.cert).chain(&options.key),
+        options.ca_file.is_empty() && !options.insecure_no_verify,
+    )?;
+    tunnel::serve(config, &policy, options.tunnel.sandbox_probe)
 }
 
 /// What the options come to. `pem` says where the text of a named file is.

@@ -48,7 +48,9 @@ const BAR_INTERVAL: Duration = Duration::from_millis(100);
 /// # Errors
 /// What could not be started, or the first call that failed, or the first byte that came back wrong.
 pub(crate) fn run(options: &DemoOptions) -> Result<()> {
-    let measured = log::start(&options.log_level).and_then(|()| Chain::start(options)?.measure(options));
+    let measured = log::start(&options.log_level)
+        .and_then(|()| log::begin())
+        .and_then(|()| Chain::start(options)?.measure(options));
     let text = match &measured {
         Ok(report) if options.json => report.json().to_string(),
         Ok(report) => report.text(),

@@ -8,6 +8,7 @@ mod demo;
 #[doc(hidden)]
 pub mod fuzzing;
 mod log;
+mod sandbox;
 mod server;
 mod tunnel;
 

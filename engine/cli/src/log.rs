@@ -18,7 +18,8 @@ const FLUSH_MAX: Duration = Duration::from_millis(200);
 
 static QUEUE: OnceLock<Queue> = OnceLock::new();
 
-/// Sends log lines to standard error from now on: those that `RUST_LOG` asks for, else those of `level`.
+/// Queues log lines for standard error from now on: those that `RUST_LOG` asks for, else those of `level`. They are
+/// written once [`begin`] or [`flush`] has been called.
 ///
 /// # Errors
 /// `RUST_LOG` cannot be parsed.
@@ -27,8 +28,7 @@ pub(crate) fn start(level: &str) -> Result<()> {
         Ok(text) if !text.trim().is_empty() => EnvFilter::try_new(&text).with_context(|| format!("RUST_LOG={text}"))?,
         _ => EnvFilter::try_new(level)?,
     };
-    let queue = Queue::start(io::stderr()).context("starting a thread")?;
-    let queue = QUEUE.get_or_init(|| queue).clone();
+    let queue = QUEUE.get_or_init(|| Queue::new(io::stderr())).clone();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(queue)
@@ -47,9 +47,19 @@ pub(crate) fn start(level: &str) -> Result<()> {
     Ok(())
 }
 
+/// Starts the thread that writes them: not before the process has given up what its threads must not have.
+///
+/// # Errors
+/// No thread could be started.
+pub(crate) fn begin() -> Result<()> {
+    QUEUE.get().map_or(Ok(()), Queue::begin).context("starting a thread")
+}
+
 /// Waits, not for long, until standard error has taken what was logged.
 pub(crate) fn flush() {
     if let Some(queue) = QUEUE.get() {
+        // Without a thread there is no word, as below.
+        let _ = queue.begin();
         queue.flush(FLUSH_MAX);
     }
 }

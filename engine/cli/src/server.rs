@@ -9,6 +9,7 @@ use sealane_relay::{Mode, PemSource, ServerMode, TlsServerOptions, TunnelConfig,
 
 use crate::args::ServerOptions;
 use crate::log;
+use crate::sandbox;
 use crate::tunnel::{self, debug_panic_mark, source_port};
 
 /// Runs the tunnel until it is told to stop.
@@ -21,7 +22,13 @@ pub(crate) fn run(options: &ServerOptions) -> Result<()> {
     if matches!(&config.mode, Mode::Server(mode) if !mode.tls.verifies_clients()) {
         tracing::info!("any TLS client may connect; --client-ca FILE demands a certificate");
     }
-    tunnel::serve(config)
+    let policy = sandbox::policy(
+        &options.tunnel,
+        &options.connect,
+        [&options.cert, &options.key].into_iter().chain(&options.client_ca),
+        false,
+    )?;
+    tunnel::serve(config, &policy, options.tunnel.sandbox_probe)
 }
 
 /// What the options come to. `pem` says where the text of a named file is.

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use sealane_io::net::SourcePort;
+use sealane_io::sandbox::{Policy, forbid_new_rings};
 use sealane_io::{KeepAlive, SocketOptions, host};
-use sealane_relay::{Memory, Mode, Timeouts, Tunnel, TunnelConfig};
+use sealane_relay::{DriverKind, Memory, Mode, Timeouts, Tunnel, TunnelConfig};
 
 use crate::args::{self, TunnelOptions};
+use crate::{log, sandbox};
 
 /// More threads than this do not help one NFS mount.
 const WORKERS_DEFAULT_MAX: usize = 4;
@@ -18,19 +20,28 @@ const KEEPALIVE_SECOND: Duration = Duration::from_secs(1);
 /// The longest time between keepalive probes: with the default idle time, a third of that.
 const KEEPALIVE_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
-/// Runs a tunnel until SIGTERM or SIGINT.
+/// Runs a tunnel until SIGTERM or SIGINT. Nothing before the sandbox starts a thread.
 ///
 /// # Errors
 /// Why it could not start.
-pub(crate) fn serve(config: TunnelConfig) -> Result<()> {
+pub(crate) fn serve(config: TunnelConfig, policy: &Policy, probe: bool) -> Result<()> {
     let connect = config.connect.clone();
     let Memory { bytes_max, connections_max, workers } = config.memory;
     let kind = match config.mode {
         Mode::Client(_) => "tunnel to",
         Mode::Server(_) => "TLS, in front of",
     };
-    let tunnel = Tunnel::start(config)?;
+    let bound = Tunnel::bind(config)?;
+    let is_filtered = sandbox::enter(policy)?;
+    log::begin()?;
+    if probe {
+        return sandbox::probe(policy, is_filtered);
+    }
+    let tunnel = bound.start()?;
     let (driver, why) = tunnel.driver();
+    if is_filtered {
+        forbid_new_rings(driver == DriverKind::Uring).context("seccomp")?;
+    }
     tracing::info!(
         "listening on {}, {kind} {connect}; driver {} ({why}), {workers} workers, {} MiB of buffers, {connections_max} connections at most",
         tunnel.local_address().context("getsockname")?,

@@ -19,7 +19,7 @@ const BACKLOG: i32 = 1024;
 const GONE_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Source ports that only root may use: those that the kernel's NFS client takes.
-const PRIVILEGED_PORTS: std::ops::RangeInclusive<u16> = 665..=1023;
+pub const PRIVILEGED_PORTS: std::ops::RangeInclusive<u16> = 665..=1023;
 
 /// A listening socket.
 pub struct Listener {

@@ -17,6 +17,7 @@ use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
 
 use crate::net::{self, ConnectOptions, Connection};
 use crate::pool::Buffer;
+use crate::ring_rules;
 use crate::socket::Socket;
 use crate::stream::{Control, Driver, Patience, Received, Stream};
 
@@ -73,10 +74,20 @@ impl Uring {
         let start = |ring: &io_uring::Builder| {
             tokio_uring::Runtime::new(tokio_uring::builder().entries(Self::entries(streams)).uring_builder(ring))
         };
-        start(&cooperative).or_else(|error| match error.raw_os_error() {
-            Some(libc::EINVAL) => start(&plain),
-            _ => Err(error),
-        })
+        let restricted = |ring: &io_uring::Builder| {
+            let runtime = start(ring.clone().setup_r_disabled())?;
+            ring_rules::switch_on().map(|()| runtime)
+        };
+        // Linux 5.10 takes rules; where it does not, the sandbox is all there is.
+        restricted(&cooperative)
+            .or_else(|error| match error.kind() {
+                io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported => start(&cooperative),
+                _ => Err(error),
+            })
+            .or_else(|error| match error.raw_os_error() {
+                Some(libc::EINVAL) => start(&plain),
+                _ => Err(error),
+            })
     }
 }
 

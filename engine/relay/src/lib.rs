@@ -43,5 +43,5 @@ pub use proxy_protocol::ProxyProtocol;
 pub use tls_client::{TlsClient, TlsClientOptions, client_config};
 pub use tls_config::{PemSource, TlsConfigError};
 pub use tls_server::{TlsServer, TlsServerOptions, server_config};
-pub use tunnel::{DriverKind, Tunnel};
+pub use tunnel::{Bound, DriverKind, Tunnel};
 pub use upstream::UpstreamError;

@@ -117,6 +117,14 @@ fn start_worker(driver: DriverKind, context: Context, layout: PoolLayout) -> Res
     }
 }
 
+/// A tunnel that has its address, and no thread besides the one that made it: what the process gives up now, no thread of
+/// the tunnel has.
+pub struct Bound {
+    listener: Listener,
+    config: TunnelConfig,
+    layout: PoolLayout,
+}
+
 /// A tunnel that listens.
 pub struct Tunnel {
     listener: Listener,
@@ -133,6 +141,14 @@ impl Tunnel {
     /// # Errors
     /// The first thing that the host or a limit refuses.
     pub fn start(config: TunnelConfig) -> Result<Self, StartError> {
+        Self::bind(config)?.start()
+    }
+
+    /// Does what may want privileges.
+    ///
+    /// # Errors
+    /// The first thing that the host or a limit refuses.
+    pub fn bind(config: TunnelConfig) -> Result<Bound, StartError> {
         let layout = config.memory.layout()?;
         let address = config.listen;
         let listener = Listener::bind(address).map_err(|source| StartError::Listen { address, source })?;
@@ -146,22 +162,7 @@ impl Tunnel {
         if let Err(error) = host::raise_open_files() {
             tracing::debug!("raising the limit of open files: {error}");
         }
-        let (config, counters) = (Arc::new(config), Arc::default());
-        let start = |driver| start_workers(driver, &config, &counters, layout);
-        let (workers, driver, driver_reason) = match config.io {
-            // Not even probed: a host may end a process that tries.
-            IoChoice::Epoll => (start(DriverKind::Epoll)?, DriverKind::Epoll, "asked for".into()),
-            IoChoice::Uring => (start(DriverKind::Uring)?, DriverKind::Uring, "asked for".into()),
-            IoChoice::Auto => match start(DriverKind::Uring) {
-                Ok(workers) => (workers, DriverKind::Uring, "the host allows it".into()),
-                Err(StartError::NoUring(error)) => {
-                    let reason = format!("io_uring is not available: {}", NoUring(&error));
-                    (start(DriverKind::Epoll)?, DriverKind::Epoll, reason)
-                }
-                Err(error) => return Err(error),
-            },
-        };
-        Ok(Self { listener, config, counters, workers, driver, driver_reason })
+        Ok(Bound { listener, config, layout })
     }
 
     /// Where it listens; the port is the kernel's choice where 0 was asked for.
@@ -225,6 +226,32 @@ impl Tunnel {
             hand_out.stop().await;
             stopped
         })?
+    }
+}
+
+impl Bound {
+    /// Starts the workers.
+    ///
+    /// # Errors
+    /// What the driver, the memory or a thread could not have.
+    pub fn start(self) -> Result<Tunnel, StartError> {
+        let Self { listener, config, layout } = self;
+        let (config, counters) = (Arc::new(config), Arc::default());
+        let start = |driver| start_workers(driver, &config, &counters, layout);
+        let (workers, driver, driver_reason) = match config.io {
+            // Not even probed: a host may end a process that tries.
+            IoChoice::Epoll => (start(DriverKind::Epoll)?, DriverKind::Epoll, "asked for".into()),
+            IoChoice::Uring => (start(DriverKind::Uring)?, DriverKind::Uring, "asked for".into()),
+            IoChoice::Auto => match start(DriverKind::Uring) {
+                Ok(workers) => (workers, DriverKind::Uring, "the host allows it".into()),
+                Err(StartError::NoUring(error)) => {
+                    let reason = format!("io_uring is not available: {}", NoUring(&error));
+                    (start(DriverKind::Epoll)?, DriverKind::Epoll, reason)
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        Ok(Tunnel { listener, config, counters, workers, driver, driver_reason })
     }
 }
 

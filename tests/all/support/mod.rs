@@ -1,6 +1,7 @@
 //! What the scenarios share: certificates, processes, peers, bytes.
 
 pub mod bytes;
+pub mod dns;
 pub mod openssl;
 pub mod peer;
 pub mod pki;

@@ -4,9 +4,9 @@
 //! written by a thread of their own; when it cannot keep up, or cannot write (a full disk), they are dropped, and counted.
 
 use std::io::{self, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -35,24 +35,36 @@ struct Line {
     stands_for: u64,
 }
 
+/// What the writing thread does, until it has been started.
+type Writing = Box<dyn FnOnce() + Send>;
+
 /// The queue's entrance.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Queue {
     lines: SyncSender<Line>,
     counts: Arc<Counts>,
+    writing: Arc<Mutex<Option<Writing>>>,
 }
 
 impl Queue {
-    /// Starts the thread that writes to `to`.
-    ///
-    /// # Errors
-    /// No thread could be started.
-    pub(super) fn start(to: impl Write + Send + 'static) -> io::Result<Self> {
+    /// A queue of lines for `to`, which nothing writes yet.
+    pub(super) fn new(to: impl Write + Send + 'static) -> Self {
         let (lines, waiting) = sync_channel(LINES_MAX);
         let counts = Arc::new(Counts::default());
         let own = Arc::clone(&counts);
-        thread::Builder::new().name("log".into()).spawn(move || write_all(&waiting, &own, to))?;
-        Ok(Self { lines, counts })
+        let writing: Writing = Box::new(move || write_all(&waiting, &own, to));
+        Self { lines, counts, writing: Arc::new(Mutex::new(Some(writing))) }
+    }
+
+    /// Starts the thread that writes, unless it runs already.
+    ///
+    /// # Errors
+    /// No thread could be started: nothing will be written.
+    pub(super) fn begin(&self) -> io::Result<()> {
+        match self.writing.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(writing) => thread::Builder::new().name("log".into()).spawn(writing).map(drop),
+            None => Ok(()),
+        }
     }
 
     /// Puts a line into the queue, or drops it. Where lines were dropped before it, a note stands in their place.
@@ -172,10 +184,30 @@ mod tests {
         }
     }
 
+    fn begun(to: Stuck) -> Queue {
+        let queue = Queue::new(to);
+        queue.begin().unwrap();
+        queue
+    }
+
+    #[test]
+    fn lines_from_before_the_thread_are_written_by_it() {
+        let ((go_on, told), (written, lines)) = (channel(), channel());
+        drop(go_on);
+        let queue = Queue::new(Stuck { told, written });
+        queue.put(b"early\n");
+        assert!(lines.recv_timeout(Duration::from_millis(20)).is_err(), "there is no thread yet");
+        queue.begin().unwrap();
+        queue.begin().unwrap();
+        queue.flush(Duration::from_secs(10));
+        drop(queue);
+        assert_eq!(lines.iter().collect::<Vec<_>>(), [b"early\n"]);
+    }
+
     #[test]
     fn a_reader_that_does_not_read_costs_lines_but_no_time_and_is_told_where_and_how_many() {
         let ((go_on, told), (written, lines)) = (channel(), channel());
-        let queue = Queue::start(Stuck { told, written }).unwrap();
+        let queue = begun(Stuck { told, written });
         let more = LINES_MAX + 500;
         (0..more).for_each(|number| queue.put(format!("line {number}\n").as_bytes()));
         queue.flush(Duration::from_millis(20));
@@ -240,7 +272,7 @@ mod tests {
     fn a_long_line_is_cut_and_stays_a_line() {
         let ((go_on, told), (written, lines)) = (channel(), channel());
         drop(go_on);
-        let queue = Queue::start(Stuck { told, written }).unwrap();
+        let queue = begun(Stuck { told, written });
         queue.put(&[b'x'; 3 * LINE_BYTES_MAX]);
         queue.flush(Duration::from_secs(10));
         drop(queue);

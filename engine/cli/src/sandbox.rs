@@ -1,0 +1,152 @@
+//! What a tunnel needs once it has its listener and its keys: files, ports, an account. The rest is given up.
+
+use std::io::{self, BufRead, Write};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use sealane_io::net::SourcePort;
+use sealane_io::sandbox::{self, Account, Demand, Policy, probe};
+use sealane_relay::Endpoint;
+
+use crate::args::TunnelOptions;
+use crate::tunnel::source_port;
+
+/// Where name services keep what they read: their configuration, their modules, resolv.conf where it is a link.
+const NAME_SERVICE_DIRECTORIES: [&str; 10] = [
+    "/etc",
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/run/NetworkManager",
+    "/run/nscd",
+    "/run/resolvconf",
+    "/run/systemd/resolve",
+    "/var/lib/sss",
+];
+
+/// Where distributions keep the host's roots, and what is linked to from there.
+const ROOT_DIRECTORIES: [&str; 6] = [
+    "/etc/ca-certificates",
+    "/etc/pki",
+    "/etc/ssl",
+    "/usr/local/share/ca-certificates",
+    "/usr/share/ca-certificates",
+    "/var/lib/ca-certificates",
+];
+
+/// DNS over TCP, where an answer is too long for a datagram.
+const DOMAIN_PORT: u16 = 53;
+
+/// What a tunnel to `connect` with these PEM files needs. `host_roots`: it trusts the host's roots.
+///
+/// # Errors
+/// A user or a group that this host does not know.
+pub(crate) fn policy<'f>(
+    options: &TunnelOptions,
+    connect: &Endpoint,
+    files: impl IntoIterator<Item = &'f PathBuf>,
+    host_roots: bool,
+) -> Result<Policy> {
+    let account = options.user.as_deref().map(|user| Account::find(user, options.group.as_deref())).transpose();
+    let files: Vec<PathBuf> = files.into_iter().cloned().collect();
+    let mut readable: Vec<PathBuf> = files.iter().flat_map(|file| directories_of(file)).collect();
+    let mut connect_ports = vec![connect.port];
+    if connect.host.parse::<IpAddr>().is_err() {
+        readable.extend(NAME_SERVICE_DIRECTORIES.map(PathBuf::from));
+        readable.extend(directories_of(Path::new("/etc/resolv.conf")));
+        connect_ports.push(DOMAIN_PORT);
+    }
+    if host_roots {
+        readable.extend(ROOT_DIRECTORIES.map(PathBuf::from));
+        let named = ["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().filter_map(std::env::var_os);
+        readable.extend(named.flat_map(|paths| std::env::split_paths(&paths).collect::<Vec<_>>()));
+    }
+    readable.sort();
+    readable.dedup();
+    let source_port = source_port(options.source_port);
+    let bind_ports = match (source_port, options.bind_address) {
+        (SourcePort::Privileged, _) => vec![sealane_io::net::PRIVILEGED_PORTS],
+        (SourcePort::Any, Some(_)) => vec![0..=0],
+        (SourcePort::Any, None) => Vec::new(),
+    };
+    Ok(Policy {
+        demand: options.sandbox.into(),
+        account: account.context("--user")?,
+        files,
+        readable,
+        connect_ports,
+        bind_ports,
+        privileged_ports: source_port == SourcePort::Privileged,
+    })
+}
+
+/// Where a file is: by its name, and where links lead. Directories, because a rule on a file would be bound to the one that
+/// is there now, and a renewal puts another one in its place.
+fn directories_of(file: &Path) -> Vec<PathBuf> {
+    let real = file.canonicalize().ok();
+    let parent = |file: &Path| match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+        _ => PathBuf::from("."),
+    };
+    [Some(file), real.as_deref()].into_iter().flatten().map(parent).collect()
+}
+
+/// Gives up what `policy` does not name, and says so. Whether system calls are filtered from now on.
+///
+/// # Errors
+/// The account cannot be had, or all was asked for and the host does not have it.
+pub(crate) fn enter(policy: &Policy) -> Result<bool> {
+    let report = sandbox::enter(policy).context(match policy.account {
+        Some(_) => "giving up privileges (--user, --sandbox)",
+        None => "giving up privileges (--sandbox)",
+    })?;
+    let Some(report) = report else {
+        tracing::info!("no sandbox (--sandbox off)");
+        return Ok(false);
+    };
+    let who = match &report.account {
+        Some(account) => format!("; runs as {account}"),
+        None if report.is_root => "; runs as root, which --user NAME would give up".into(),
+        None => String::new(),
+    };
+    let missing = report.missing();
+    if policy.demand == Demand::Off {
+        tracing::info!("no sandbox (--sandbox off){who}");
+    } else if missing.is_empty() {
+        tracing::info!("sandbox: {report}{who}");
+    } else {
+        tracing::warn!("sandbox: {report}{who}; this host does not offer all of it: {}", missing.join("; "));
+    }
+    if !report.unreadable.is_empty() {
+        let files: Vec<String> =
+            report.unreadable.iter().map(|(file, error)| format!("{} ({error})", file.display())).collect();
+        tracing::warn!("cannot be read again by this process, only by a new start: {}", files.join(", "));
+    }
+    Ok(report.filter.is_ok())
+}
+
+/// Tries what is forbidden, and what must not be; once more to read the files behind each line on standard input.
+///
+/// # Errors
+/// An act could not be tried, or nobody reads what came of it.
+pub(crate) fn probe(policy: &Policy, is_filtered: bool) -> Result<()> {
+    let mut out = io::stdout().lock();
+    let mut lines = Vec::new();
+    probe::run(policy, is_filtered, |act, came_of_it| lines.push((act.to_string(), came_of_it)))?;
+    let mut tell = |act: &str, came_of_it: io::Result<()>| match came_of_it {
+        Ok(()) => writeln!(out, "{act}: done"),
+        Err(error) => writeln!(out, "{act}: {error}"),
+    };
+    for (act, came_of_it) in lines {
+        tell(&act, came_of_it)?;
+    }
+    tell("the end", Ok(()))?;
+    for _ in io::stdin().lock().lines() {
+        for file in &policy.files {
+            tell(&format!("again: read {}", file.display()), probe::read(file))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,119 @@
+//! Becoming another user for good.
+
+use std::fmt;
+use std::io;
+
+use caps::{CapSet, Capability, CapsHashSet};
+use nix::sys::prctl;
+use nix::unistd::{
+    Gid, Group, Uid, User, getgrouplist, getgroups, getresgid, getresuid, setgroups, setresgid, setresuid,
+};
+
+use super::{SandboxError, failed};
+
+/// A user without privileges, with its groups.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Account {
+    name: String,
+    uid: Uid,
+    gid: Gid,
+    /// All groups, `gid` among them.
+    groups: Vec<Gid>,
+}
+
+impl Account {
+    /// Looks up a user, by name or number, and a group other than the user's own. A number that no user has needs a group.
+    ///
+    /// # Errors
+    /// [`SandboxError::Unknown`] where there is none, [`SandboxError::Account`] for root.
+    pub fn find(user: &str, group: Option<&str>) -> Result<Self, SandboxError> {
+        let number = user.parse().ok().map(Uid::from_raw);
+        let known = match number {
+            Some(uid) => User::from_uid(uid),
+            None => User::from_name(user),
+        };
+        let known = known.map_err(failed("getpwnam"))?;
+        let unknown = |kind, name: &str| SandboxError::Unknown { kind, name: name.into() };
+        let uid = known.as_ref().map(|user| user.uid).or(number).ok_or_else(|| unknown("user", user))?;
+        if uid.is_root() {
+            return Err(SandboxError::Account("root is what is to be given up"));
+        }
+        let gid = match group {
+            Some(name) => match name.parse() {
+                Ok(number) => Some(Gid::from_raw(number)),
+                Err(_) => {
+                    let group = Group::from_name(name).map_err(failed("getgrnam"))?;
+                    Some(group.ok_or_else(|| unknown("group", name))?.gid)
+                }
+            },
+            None => known.as_ref().map(|user| user.gid),
+        };
+        let gid = gid.ok_or(SandboxError::Account("a user without an entry in the user database needs a group"))?;
+        let groups = match known.as_ref().and_then(|user| std::ffi::CString::new(user.name.as_str()).ok()) {
+            Some(name) => getgrouplist(&name, gid).map_err(failed("getgrouplist"))?,
+            None => vec![gid],
+        };
+        Ok(Self { name: known.map_or_else(|| uid.to_string(), |user| user.name), uid, gid, groups })
+    }
+
+    /// Makes this process that user, and checks that it cannot come back.
+    pub(super) fn become_it(&self, privileged_ports: bool) -> Result<(), SandboxError> {
+        if !self.is_ours()? {
+            let keep = privileged_ports && Uid::effective().is_root();
+            prctl::set_keepcaps(keep).map_err(failed("prctl(PR_SET_KEEPCAPS)"))?;
+            setgroups(&self.groups).map_err(failed("setgroups"))?;
+            setresgid(self.gid, self.gid, self.gid).map_err(failed("setresgid"))?;
+            setresuid(self.uid, self.uid, self.uid).map_err(failed("setresuid"))?;
+            prctl::set_keepcaps(false).map_err(failed("prctl(PR_SET_KEEPCAPS)"))?;
+            if keep {
+                let port = CapsHashSet::from([Capability::CAP_NET_BIND_SERVICE]);
+                for set in [CapSet::Effective, CapSet::Permitted] {
+                    let done = caps::set(None, set, &port);
+                    done.map_err(|error| failed("capset")(io::Error::other(error.to_string())))?;
+                }
+            }
+        }
+        let root = Uid::from_raw(0);
+        if !self.is_ours()? || setresuid(root, root, root).is_ok() {
+            return Err(SandboxError::Account("the user was changed, and is not what it should be"));
+        }
+        Ok(())
+    }
+
+    fn is_ours(&self) -> Result<bool, SandboxError> {
+        let user = getresuid().map_err(failed("getresuid"))?;
+        let group = getresgid().map_err(failed("getresgid"))?;
+        let (mut groups, mut wanted) = (getgroups().map_err(failed("getgroups"))?, self.groups.clone());
+        for list in [&mut groups, &mut wanted] {
+            list.sort_by_key(|gid| gid.as_raw());
+            list.dedup();
+        }
+        Ok([user.real, user.effective, user.saved] == [self.uid; 3]
+            && [group.real, group.effective, group.saved] == [self.gid; 3]
+            && groups == wanted)
+    }
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}:{})", self.name, self.uid, self.gid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_found_by_name_and_number_and_root_is_none() {
+        let nobody = Account::find("nobody", None).unwrap();
+        assert_eq!(Account::find(&nobody.uid.to_string(), None).unwrap(), nobody);
+        assert_eq!(Account::find("nobody", Some("4711")).unwrap().gid, Gid::from_raw(4711));
+        let stranger = Account::find("3999999998", Some("3999999997")).unwrap();
+        assert_eq!((stranger.groups.len(), stranger.to_string().as_str()), (1, "3999999998 (3999999998:3999999997)"));
+        for (user, group) in [("root", None), ("0", None), ("no such user", None), ("3999999998", None)] {
+            assert!(Account::find(user, group).is_err(), "{user}");
+        }
+        assert!(Account::find("nobody", Some("no such group")).is_err());
+    }
+}

@@ -1,0 +1,306 @@
+//! What a tunnel has given up when it begins to serve, and what it can do all the same.
+
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::Ordering;
+
+use crate::support::bytes::{call, reply};
+use crate::support::dns;
+use crate::support::peer::PeerListener;
+use crate::support::pki::Pki;
+use crate::support::process::{Process, have, scratch};
+use crate::support::sealane::{DRIVERS, Sealane, binary, command, server_command};
+use crate::support::{is_root, not_run};
+
+/// What `--sandbox-probe` printed: each act with what came of it.
+fn probe(command: &mut Command) -> Vec<(String, String)> {
+    let output = command.arg("--sandbox-probe").stdin(Stdio::null()).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let acts = text.lines().map(|line| line.rsplit_once(": ").unwrap()).map(|(act, what)| (act.into(), what.into()));
+    let acts: Vec<(String, String)> = acts.collect();
+    assert!(acts.contains(&("the end".into(), "done".into())), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    acts
+}
+
+const BY_CALL: [&str; 12] = [
+    "call: open for reading",
+    "call: open for writing",
+    "call: connect",
+    "call: bind",
+    "call: listen",
+    "call: connect by sending",
+    "call: packet socket",
+    "call: start a program",
+    "call: execve",
+    "call: ptrace",
+    "call: signal another process",
+    "call: unshare",
+];
+/// A ring that somebody would make who got hold of the process before its workers were there. Landlock has no say in
+/// listening; the next two are the answer to that.
+const BY_NEW_RING: [&str; 4] =
+    ["new ring: open for reading", "new ring: open for writing", "new ring: connect", "new ring: bind"];
+const BY_WORKERS_RING: [&str; 5] = [
+    "worker's ring: open for reading",
+    "worker's ring: open for writing",
+    "worker's ring: connect",
+    "worker's ring: bind",
+    "worker's ring: listen",
+];
+const NEW_RING_LATER: &str = "later: make a ring";
+
+#[test]
+fn what_is_forbidden_is_refused_by_call_and_by_ring_and_what_is_needed_is_not() {
+    const TEST: &str = "sandbox::what_is_forbidden_is_refused_by_call_and_by_ring_and_what_is_needed_is_not";
+    if !is_root() {
+        return not_run(TEST, "needs root: some of the acts are root's");
+    }
+    let pki = Pki::get();
+    let files = [&pki.server.cert, &pki.server.key].map(|file| format!("read {}", file.display()));
+    let ours = ["connect to --connect's port", files[0].as_str(), files[1].as_str()];
+    for options in [&["--sandbox", "off"][..], &["--sandbox", "on"], &[], &["--sandbox", "on", "--user", "nobody"]] {
+        let acts = probe(&mut server_command("auto", 9, options));
+        let came_of = |act: &str| {
+            let found = acts.iter().find(|(name, _)| name == act);
+            found.unwrap_or_else(|| panic!("{options:?}: '{act}' was not tried: {acts:?}")).1.as_str()
+        };
+        let is_off = options.contains(&"off");
+        for act in BY_CALL.iter().chain(&BY_NEW_RING).chain([&NEW_RING_LATER]) {
+            assert_eq!(came_of(act) == "done", is_off, "{options:?}: {act}: {}", came_of(act));
+        }
+        for act in BY_CALL.iter().chain(&BY_NEW_RING).chain(&BY_WORKERS_RING).chain([&NEW_RING_LATER]) {
+            let refusal = came_of(act);
+            let (landlock, seccomp) = ("Permission denied (os error 13)", "Function not implemented (os error 38)");
+            assert!(refusal == "done" || refusal == landlock || refusal == seccomp, "{options:?}: {act}: {refusal}");
+        }
+        // The rules of a worker's ring are the driver's, and hold in any case.
+        assert!(BY_WORKERS_RING.iter().all(|act| came_of(act) != "done"), "{options:?}: {acts:?}");
+        if !options.contains(&"--user") {
+            assert!(ours.iter().all(|act| came_of(act) == "done"), "{options:?}: {acts:?}");
+        }
+    }
+}
+
+/// The value behind `key:` in a file of /proc, with single spaces.
+fn field(file: &Path, key: &str) -> String {
+    let text = std::fs::read_to_string(file).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).unwrap_or_default();
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn every_thread_has_given_up_what_the_process_does_not_need() {
+    const TEST: &str = "sandbox::every_thread_has_given_up_what_the_process_does_not_need";
+    if !is_root() {
+        return not_run(TEST, "needs root");
+    }
+    for driver in DRIVERS {
+        for (options, user, groups, capabilities) in [
+            (&["--user", "nobody"][..], "65534", "65534", 0_u64),
+            (&["--user", "3999999998", "--group", "4711"], "3999999998", "4711", 0),
+            (&["--user", "nobody", "--source-port", "privileged"], "65534", "65534", 1 << 10),
+            (&[], "0", "", 0),
+        ] {
+            let listener = PeerListener::bind(&rustls::version::TLS13);
+            let sealane = Sealane::start(driver, listener.port(), options);
+            // Names are looked up, and so threads started, for a connection.
+            let mut client = sealane.connect_and_say(&call(1, b"x"));
+            let mut peer = listener.accept_talkative();
+            assert_eq!(peer.read(45), call(1, b"x"));
+            peer.send(&reply(1, b""));
+            client.read_exact(&mut vec![0; reply(1, b"").len()]).unwrap();
+            let tasks = std::fs::read_dir(format!("/proc/{}/task", sealane.process.pid())).unwrap();
+            let tasks: Vec<PathBuf> = tasks.map(|task| task.unwrap().path().join("status")).collect();
+            assert!(tasks.len() >= 3, "main, log, worker: {tasks:?}");
+            for task in &tasks {
+                let name = format!("{driver} {options:?} {}", field(task, "Name"));
+                assert_eq!(field(task, "Uid"), [user; 4].join(" "), "{name}");
+                if user != "0" {
+                    assert_eq!(field(task, "Groups"), groups, "{name}");
+                    assert_eq!(field(task, "Gid"), [groups; 4].join(" "), "{name}");
+                }
+                for set in ["CapPrm", "CapEff"] {
+                    assert_eq!(u64::from_str_radix(&field(task, set), 16).unwrap(), capabilities, "{name} {set}");
+                }
+                assert_eq!(field(task, "NoNewPrivs"), "1", "{name}");
+                assert_eq!(field(task, "Seccomp"), "2", "{name}");
+                assert_eq!(field(task, "Seccomp_filters"), "2", "{name}: the one of the start, the one without rings");
+            }
+            let limits = std::fs::read_to_string(format!("/proc/{}/limits", sealane.process.pid())).unwrap();
+            let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+            assert_eq!(core.split_whitespace().collect::<Vec<_>>()[4..6], ["0", "0"], "{core}");
+            sealane.process.signal("TERM");
+            sealane.wait_for("stopped by SIGTERM");
+        }
+    }
+}
+
+#[test]
+fn auto_says_what_the_host_does_not_offer_and_on_does_not_start_without() {
+    const TEST: &str = "sandbox::auto_says_what_the_host_does_not_offer_and_on_does_not_start_without";
+    if !have("strace") {
+        return not_run(TEST, "strace is not installed");
+    }
+    let on_host_without = |call: &str, error: &str, sandbox: &str| {
+        let tunnel = command("auto", 9, &["--sandbox", sandbox]);
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
+        strace.args(["-e", &format!("inject={call}:error={error}"), "setpriv", "--pdeathsig", "KILL", "--"]);
+        strace.arg(tunnel.get_program()).args(tunnel.get_args()).stdin(Stdio::null()).env_remove("RUST_LOG");
+        Process::start(&mut strace)
+    };
+    for (call, error, why) in [
+        ("landlock_create_ruleset", "ENOSYS", "Landlock: not in this kernel (Linux 5.13)"),
+        ("landlock_create_ruleset", "EOPNOTSUPP", "Landlock: switched off in this kernel"),
+        ("seccomp", "EINVAL", "seccomp: "),
+    ] {
+        let auto = on_host_without(call, error, "auto");
+        auto.wait_for("listening on");
+        assert_eq!(auto.count(&format!("this host does not offer all of it: {why}")), 1, "{}", auto.output());
+        let mut on = on_host_without(call, error, "on");
+        assert_eq!(on.wait().code(), Some(1));
+        on.wait_for(&format!("giving up privileges (--sandbox): {why}"));
+    }
+    let sealane = Sealane::start("auto", 9, &["--sandbox", "on"]);
+    sealane.wait_for("sandbox: Landlock ABI ");
+    let sealane = Sealane::start("auto", 9, &["--sandbox", "off"]);
+    sealane.wait_for("no sandbox (--sandbox off)");
+}
+
+#[test]
+fn an_account_that_cannot_be_had_is_named_and_nothing_starts() {
+    const TEST: &str = "sandbox::an_account_that_cannot_be_had_is_named_and_nothing_starts";
+    if !is_root() {
+        return not_run(TEST, "needs root");
+    }
+    let fails = |mut command: Command, reason: &str| {
+        let mut process = Process::start(&mut command);
+        assert_eq!(process.wait().code(), Some(1), "{reason}");
+        process.wait_for(reason);
+        assert_eq!(process.count("listening on"), 0);
+    };
+    fails(command("auto", 9, &["--user", "no-such-user"]), "--user: there is no user 'no-such-user' on this host");
+    fails(command("auto", 9, &["--user", "nobody", "--group", "no-such"]), "there is no group 'no-such' on this host");
+    fails(command("auto", 9, &["--user", "root"]), "--user: root is what is to be given up");
+    // Somebody else than root cannot become anybody.
+    let mut other = Command::new("setpriv");
+    let dir = std::env::temp_dir().join(format!("sealane-user-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::copy(binary(), dir.join("sealane")).unwrap();
+    other.args(["--reuid", "4711", "--regid", "4711", "--clear-groups"]).arg(dir.join("sealane"));
+    other.args(["client", "--listen", "127.0.0.1:0", "--connect", "127.0.0.1:9", "--insecure-no-verify"]);
+    other.args(["--user", "nobody", "--sandbox", "off"]).stdin(Stdio::null());
+    fails(other, "giving up privileges (--user, --sandbox): setgroups: Operation not permitted");
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+/// A certificate and a key in a directory that everybody may look into.
+fn pair_in(name: &str, key_mode: u32) -> (PathBuf, [PathBuf; 2]) {
+    let dir = std::env::temp_dir().join(format!("sealane-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let identity = &Pki::get().server;
+    let pair = [dir.join("server.pem"), dir.join("server.key")];
+    std::fs::copy(&identity.cert, &pair[0]).unwrap();
+    std::fs::copy(&identity.key, &pair[1]).unwrap();
+    for (file, mode) in pair.iter().zip([0o644, key_mode]) {
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    (dir, pair)
+}
+
+#[test]
+fn a_key_that_the_user_will_not_be_able_to_read_is_named_at_start() {
+    const TEST: &str = "sandbox::a_key_that_the_user_will_not_be_able_to_read_is_named_at_start";
+    if !is_root() {
+        return not_run(TEST, "needs root");
+    }
+    for (mode, lines) in [(0o400, 1), (0o444, 0)] {
+        let (dir, [cert, key]) = pair_in("unreadable", mode);
+        let [cert_arg, key_arg] = [&cert, &key].map(|file| file.to_str().unwrap());
+        let options = ["--cert", cert_arg, "--key", key_arg, "--user", "nobody"];
+        let sealane = Sealane::server("auto", 9, &options);
+        let line = format!("cannot be read again by this process, only by a new start: {key_arg} (Permission denied");
+        assert_eq!(sealane.process.count(&line), lines, "{mode:o}: {}", sealane.process.output());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+    // As root, a key that is somebody else's and only theirs to read can be read again, too.
+    let (dir, [cert, key]) = pair_in("others", 0o400);
+    std::os::unix::fs::chown(&key, Some(65534), Some(65534)).unwrap();
+    let options = ["--cert", cert.to_str().unwrap(), "--key", key.to_str().unwrap()];
+    let sealane = Sealane::server("auto", 9, &options);
+    sealane.wait_for(", CAP_DAC_READ_SEARCH; runs as root");
+    assert_eq!(sealane.process.count("cannot be read again"), 0);
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn files_that_were_renewed_by_rename_can_be_read_again() {
+    let (dir, [cert, key]) = pair_in("renewed", 0o444);
+    // As certbot has it: links to files in another directory, both replaced.
+    let links = dir.join("live");
+    std::fs::create_dir_all(&links).unwrap();
+    let link = links.join("server.pem");
+    std::os::unix::fs::symlink("../server.pem", &link).unwrap();
+    let options = ["--cert", link.to_str().unwrap(), "--key", key.to_str().unwrap(), "--sandbox-probe"];
+    let mut command = server_command("auto", 9, &options);
+    let mut process = Process::start(command.stdin(Stdio::piped()));
+    process.wait_for("the end: done");
+    for (file, new) in [(&cert, "server2.pem"), (&key, "new.key")] {
+        std::fs::copy(file, dir.join(new)).unwrap();
+    }
+    std::fs::rename(dir.join("new.key"), &key).unwrap();
+    std::os::unix::fs::symlink("../server2.pem", links.join("new.pem")).unwrap();
+    std::fs::rename(links.join("new.pem"), &link).unwrap();
+    let mut input = process.child.stdin.take().unwrap();
+    input.write_all(b"\n").unwrap();
+    for file in [&link, &key] {
+        process.wait_for(&format!("again: read {}: done", file.display()));
+    }
+    drop(input);
+    process.wait();
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn names_are_found_from_inside_the_sandbox_over_udp_and_tcp() {
+    const TEST: &str = "sandbox::names_are_found_from_inside_the_sandbox_over_udp_and_tcp";
+    const RESOLVER: &str = "127.53.53.53";
+    if !is_root() || !have("unshare") {
+        return not_run(TEST, "needs root and unshare");
+    }
+    let Some(asked) = dns::serve(RESOLVER) else { return not_run(TEST, "port 53 of 127.53.53.53 is in use") };
+    let dir = scratch("names");
+    std::fs::write(dir.join("nsswitch.conf"), "passwd: files\ngroup: files\nhosts: dns\n").unwrap();
+    for driver in DRIVERS {
+        for (transport, options) in [("udp", ""), ("tcp", "options use-vc\n")] {
+            std::fs::write(dir.join("resolv.conf"), format!("nameserver {RESOLVER}\n{options}")).unwrap();
+            let before = (asked.udp.load(Ordering::Relaxed), asked.tcp.load(Ordering::Relaxed));
+            let listener = PeerListener::bind(&rustls::version::TLS13);
+            let tunnel = command(driver, listener.port(), &["--sandbox", "on", "--user", "nobody"]);
+            let args = tunnel.get_args().map(|arg| arg.to_string_lossy().replace("127.0.0.1:", "ADDRESS:"));
+            let args: Vec<String> = args.collect();
+            let args = args.join(" ").replace("--listen ADDRESS:", "--listen 127.0.0.1:");
+            // What is bound in this mount name space is seen by nobody else.
+            let script = format!(
+                "mount --bind {0}/resolv.conf /etc/resolv.conf && mount --bind {0}/nsswitch.conf /etc/nsswitch.conf &&\n\
+                 exec {1} {2}",
+                dir.display(),
+                binary().display(),
+                args.replace("ADDRESS:", &format!("{}:", dns::NAME)),
+            );
+            let sealane = Sealane::from_command(Command::new("unshare").args(["-m", "bash", "-c", &script]));
+            let mut client = sealane.connect_and_say(&call(1, b"x"));
+            let mut peer = listener.accept_talkative();
+            assert_eq!(peer.read(45), call(1, b"x"), "{driver} {transport}");
+            peer.send(&reply(1, b""));
+            client.read_exact(&mut vec![0; reply(1, b"").len()]).unwrap();
+            let after = (asked.udp.load(Ordering::Relaxed), asked.tcp.load(Ordering::Relaxed));
+            let grown = (after.0 > before.0, after.1 > before.1);
+            assert_eq!(grown, (transport == "udp", transport == "tcp"), "{driver} {transport}");
+        }
+    }
+}
