@@ -8,6 +8,7 @@ mod support;
 
 mod command_line;
 mod corpus;
+mod debugged;
 mod demo;
 mod ends;
 mod far_ends;

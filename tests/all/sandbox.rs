@@ -90,6 +90,11 @@ fn field(file: &Path, key: &str) -> String {
     line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// CAP_IPC_LOCK, where this process has it to give.
+fn ipc_lock() -> u64 {
+    u64::from_str_radix(&field(Path::new("/proc/self/status"), "CapPrm"), 16).unwrap() & (1 << 14)
+}
+
 #[test]
 fn every_thread_has_given_up_what_the_process_does_not_need() {
     const TEST: &str = "sandbox::every_thread_has_given_up_what_the_process_does_not_need";
@@ -98,10 +103,10 @@ fn every_thread_has_given_up_what_the_process_does_not_need() {
     }
     for driver in DRIVERS {
         for (options, user, groups, capabilities) in [
-            (&["--user", "nobody"][..], "65534", "65534", 0_u64),
-            (&["--user", "3999999998", "--group", "4711"], "3999999998", "4711", 0),
-            (&["--user", "nobody", "--source-port", "privileged"], "65534", "65534", 1 << 10),
-            (&[], "0", "", 0),
+            (&["--user", "nobody"][..], "65534", "65534", ipc_lock()),
+            (&["--user", "3999999998", "--group", "4711"], "3999999998", "4711", ipc_lock()),
+            (&["--user", "nobody", "--source-port", "privileged"], "65534", "65534", ipc_lock() | 1 << 10),
+            (&[], "0", "", ipc_lock()),
         ] {
             let listener = PeerListener::bind(&rustls::version::TLS13);
             let sealane = Sealane::start(driver, listener.port(), options);
@@ -232,7 +237,7 @@ fn a_key_that_the_user_will_not_be_able_to_read_is_named_at_start() {
     std::os::unix::fs::chown(&key, Some(65534), Some(65534)).unwrap();
     let options = ["--cert", cert.to_str().unwrap(), "--key", key.to_str().unwrap()];
     let sealane = Sealane::server("auto", 9, &options);
-    sealane.wait_for(", CAP_DAC_READ_SEARCH; runs as root");
+    sealane.wait_for(", CAP_DAC_READ_SEARCH");
     assert_eq!(sealane.process.count("cannot be read again"), 0);
     std::fs::remove_dir_all(dir).unwrap();
 }
@@ -302,5 +307,107 @@ fn names_are_found_from_inside_the_sandbox_over_udp_and_tcp() {
             let grown = (after.0 > before.0, after.1 > before.1);
             assert_eq!(grown, (transport == "udp", transport == "tcp"), "{driver} {transport}");
         }
+    }
+}
+
+/// A mapping of a process: its addresses, its name, and what smaps says of it.
+struct Mapping {
+    addresses: std::ops::Range<u64>,
+    name: String,
+    locked_kib: u64,
+    flags: Vec<String>,
+}
+
+fn mappings(pid: u32) -> Vec<Mapping> {
+    let smaps = std::fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
+    let mut all: Vec<Mapping> = Vec::new();
+    for line in smaps.lines() {
+        let (first, rest) = line.split_once(' ').unwrap();
+        match first.strip_suffix(':') {
+            None => {
+                let (start, end) = first.split_once('-').unwrap();
+                let [start, end] = [start, end].map(|text| u64::from_str_radix(text, 16).unwrap());
+                let name = rest.split_whitespace().nth(4).unwrap_or_default().to_string();
+                all.push(Mapping { addresses: start..end, name, locked_kib: 0, flags: Vec::new() });
+            }
+            Some("Locked") => {
+                all.last_mut().unwrap().locked_kib = rest.split_whitespace().next().unwrap().parse().unwrap();
+            }
+            Some("VmFlags") => all.last_mut().unwrap().flags = rest.split_whitespace().map(Into::into).collect(),
+            Some(_) => {}
+        }
+    }
+    all
+}
+
+/// The mappings of a process in which `bytes` stand.
+fn mappings_with<'m>(pid: u32, mappings: &'m [Mapping], bytes: &[u8]) -> Vec<&'m Mapping> {
+    let memory = std::fs::File::open(format!("/proc/{pid}/mem")).unwrap();
+    let has = |mapping: &&Mapping| {
+        let mut content = vec![0; (mapping.addresses.end - mapping.addresses.start) as usize];
+        let read = std::os::unix::fs::FileExt::read_exact_at(&memory, &mut content, mapping.addresses.start);
+        read.is_ok() && content.windows(bytes.len()).any(|window| window == bytes)
+    };
+    let is_ours = |mapping: &&Mapping| {
+        let kept = mapping.flags.iter().any(|flag| flag == "wr") && !mapping.name.starts_with("[v");
+        // The pool of buffers, of which nearly all is untouched.
+        kept && mapping.addresses.end - mapping.addresses.start < 32 << 20
+    };
+    mappings.iter().filter(is_ours).filter(has).collect()
+}
+
+#[test]
+fn traffic_keys_lie_in_locked_pages_that_no_core_dump_has() {
+    const TEST: &str = "sandbox::traffic_keys_lie_in_locked_pages_that_no_core_dump_has";
+    if !is_root() {
+        return not_run(TEST, "needs root: it reads another process's memory");
+    }
+    for driver in DRIVERS {
+        let listener = PeerListener::bind(&rustls::version::TLS13);
+        let sealane = Sealane::start(driver, listener.port(), &["--workers", "1"]);
+        let mut clients: Vec<_> = (0..10).map(|_| sealane.connect()).collect();
+        let mut peers: Vec<_> = clients.iter().map(|_| listener.accept()).collect();
+        // Which peer is whose is not known: they say the same.
+        clients.iter_mut().for_each(|client| client.write_all(&call(1, b"x")).unwrap());
+        peers.iter_mut().for_each(|peer| assert_eq!(peer.read(45), call(1, b"x")));
+        let pid = sealane.process.pid();
+        let mappings = mappings(pid);
+        for key in peers.iter().flat_map(|peer| &peer.keys) {
+            // What calls have left on stacks is overwritten by later calls, but not by a known one.
+            let found = mappings_with(pid, &mappings, key);
+            let locked: Vec<_> = found.iter().filter(|mapping| mapping.locked_kib > 0).collect();
+            assert_eq!(locked.len(), 1, "{driver}: a key is in one place");
+            for flag in ["lo", "dd"] {
+                assert!(locked[0].flags.iter().any(|own| own == flag), "{driver}: {flag}: {:?}", locked[0].flags);
+            }
+            assert!(!found.iter().any(|mapping| mapping.name == "[heap]"), "{driver}: a key is on the heap");
+        }
+        // Twenty keys, six in a page.
+        assert_eq!(mappings.iter().map(|mapping| mapping.locked_kib).sum::<u64>(), 16, "{driver}");
+        assert_eq!(sealane.process.status_kib("VmLck"), 16, "{driver}");
+    }
+}
+
+#[test]
+fn where_no_more_can_be_locked_it_is_said_once_and_the_tunnel_goes_on() {
+    const TEST: &str = "sandbox::where_no_more_can_be_locked_it_is_said_once_and_the_tunnel_goes_on";
+    if !is_root() || !have("prlimit") || !have("setpriv") {
+        return not_run(TEST, "needs root, prlimit and setpriv");
+    }
+    // Not with io_uring, whose rings count, too.
+    for driver in ["epoll"] {
+        let listener = PeerListener::bind(&rustls::version::TLS13);
+        let tunnel = command(driver, listener.port(), &[]);
+        let mut limited = Command::new("prlimit");
+        limited.args(["--memlock=4096:4096", "setpriv", "--bounding-set", "-ipc_lock"]);
+        limited.arg(tunnel.get_program()).args(tunnel.get_args()).env_remove("RUST_LOG");
+        let sealane = Sealane::from_command(limited.stdin(Stdio::null()));
+        let mut clients: Vec<_> = (0..10).map(|_| sealane.connect()).collect();
+        let mut peers: Vec<_> = clients.iter().map(|_| listener.accept()).collect();
+        // Which peer is whose is not known: they say the same.
+        clients.iter_mut().for_each(|client| client.write_all(&call(1, b"x")).unwrap());
+        peers.iter_mut().for_each(|peer| assert_eq!(peer.read(45), call(1, b"x")));
+        assert_eq!(sealane.process.count("mlock: "), 1, "{driver}: {}", sealane.process.output());
+        assert_eq!(sealane.process.status_kib("VmLck"), 4, "{driver}");
     }
 }

@@ -11,6 +11,7 @@ mod pool;
 mod ring_rules;
 pub mod rt;
 pub mod sandbox;
+pub mod secret;
 mod socket;
 mod stream;
 mod uring;

@@ -4,7 +4,8 @@ use std::fmt;
 
 use rustls::kernel::KernelConnection;
 use rustls::{CipherSuite, ConnectionTrafficSecrets, SupportedCipherSuite};
-use sealane_proto::tls::{Suite, TrafficKey, Version};
+use sealane_io::secret::{self, Locked};
+use sealane_proto::tls::{ExpandedKey, KeyPlace, Suite, TrafficKey, Version};
 
 use crate::error::SessionError;
 
@@ -68,7 +69,20 @@ pub(crate) fn traffic_key(
         _ => return Err("an AEAD that the record layer does not know"),
     };
     TrafficKey::new(version, suite, key.as_ref(), iv.as_ref(), sequence)
+        .map(|key| key.kept_by(in_locked_memory))
         .map_err(|_| "a traffic key that does not fit its suite")
+}
+
+/// Keys in use lie in pages of their own that are not swapped out; on the heap only where no page is to be had.
+fn in_locked_memory(key: ExpandedKey) -> Box<dyn KeyPlace> {
+    let kept: Box<dyn KeyPlace> = match Locked::new(key) {
+        Ok(locked) => Box::new(locked),
+        Err(key) => Box::new(Box::new(key)),
+    };
+    if let Some(error) = secret::first_refusal() {
+        tracing::warn!("mlock: {error}: further keys are in memory that may be swapped out (RLIMIT_MEMLOCK)");
+    }
+    kept
 }
 
 /// What was agreed on, for logs.

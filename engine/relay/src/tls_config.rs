@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use crate::config::TlsVersions;
 
 /// PEM text, and where it is.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum PemSource {
     /// In a file.
     File(PathBuf),
@@ -24,6 +24,13 @@ pub enum PemSource {
         /// The text.
         pem: String,
     },
+}
+
+/// The text may be a private key: only its name is shown.
+impl fmt::Debug for PemSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PemSource({})", self.name().display())
+    }
 }
 
 impl From<PathBuf> for PemSource {

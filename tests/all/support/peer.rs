@@ -25,6 +25,15 @@ pub fn traffic_key(version: Version, secrets: &(u64, ConnectionTrafficSecrets)) 
     TrafficKey::new(version, suite, key.as_ref(), iv.as_ref(), secrets.0).unwrap()
 }
 
+fn key_bytes((_, secrets): &(u64, ConnectionTrafficSecrets)) -> Vec<u8> {
+    match secrets {
+        ConnectionTrafficSecrets::Aes128Gcm { key, .. }
+        | ConnectionTrafficSecrets::Aes256Gcm { key, .. }
+        | ConnectionTrafficSecrets::Chacha20Poly1305 { key, .. } => key.as_ref().to_vec(),
+        _ => panic!("an unknown AEAD"),
+    }
+}
+
 /// Our version of a rustls version.
 pub fn version_of(version: &SupportedProtocolVersion) -> Version {
     if version == &rustls::version::TLS13 { Version::Tls13 } else { Version::Tls12 }
@@ -123,6 +132,8 @@ pub struct Peer {
     window: Window,
     plain: Vec<u8>,
     scratch: Vec<u8>,
+    /// The bytes of the keys of both directions.
+    pub keys: [Vec<u8>; 2],
 }
 
 /// What ended a read of the peer.
@@ -159,6 +170,7 @@ impl Peer {
             window: Window::default(),
             plain: Vec::new(),
             scratch: vec![0; 20_000],
+            keys: [&secrets.tx, &secrets.rx].map(key_bytes),
         }
     }
 

@@ -3,13 +3,17 @@
 use std::fmt;
 use std::io;
 
-use caps::{CapSet, Capability, CapsHashSet};
+use caps::{CapSet, CapsHashSet};
 use nix::sys::prctl;
 use nix::unistd::{
     Gid, Group, Uid, User, getgrouplist, getgroups, getresgid, getresuid, setgroups, setresgid, setresuid,
 };
 
-use super::{SandboxError, failed};
+use super::{SandboxError, failed, kept_capabilities};
+
+fn refused(error: caps::errors::CapsError) -> SandboxError {
+    failed("capset")(io::Error::other(error.to_string()))
+}
 
 /// A user without privileges, with its groups.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -59,18 +63,15 @@ impl Account {
     /// Makes this process that user, and checks that it cannot come back.
     pub(super) fn become_it(&self, privileged_ports: bool) -> Result<(), SandboxError> {
         if !self.is_ours()? {
-            let keep = privileged_ports && Uid::effective().is_root();
-            prctl::set_keepcaps(keep).map_err(failed("prctl(PR_SET_KEEPCAPS)"))?;
+            let had = caps::read(None, CapSet::Permitted).map_err(refused)?;
+            let kept: CapsHashSet = kept_capabilities(privileged_ports).intersection(&had).copied().collect();
+            prctl::set_keepcaps(!kept.is_empty()).map_err(failed("prctl(PR_SET_KEEPCAPS)"))?;
             setgroups(&self.groups).map_err(failed("setgroups"))?;
             setresgid(self.gid, self.gid, self.gid).map_err(failed("setresgid"))?;
             setresuid(self.uid, self.uid, self.uid).map_err(failed("setresuid"))?;
             prctl::set_keepcaps(false).map_err(failed("prctl(PR_SET_KEEPCAPS)"))?;
-            if keep {
-                let port = CapsHashSet::from([Capability::CAP_NET_BIND_SERVICE]);
-                for set in [CapSet::Effective, CapSet::Permitted] {
-                    let done = caps::set(None, set, &port);
-                    done.map_err(|error| failed("capset")(io::Error::other(error.to_string())))?;
-                }
+            for set in [CapSet::Effective, CapSet::Permitted] {
+                caps::set(None, set, &kept).map_err(refused)?;
             }
         }
         let root = Uid::from_raw(0);

@@ -179,6 +179,13 @@ fn report(
     Report { account: policy.account.clone(), is_root, capabilities, landlock, filter, unreadable }
 }
 
+/// What is kept where it is there. Rings and the pages of keys would count against RLIMIT_MEMLOCK without the first, which
+/// gives nothing but that.
+fn kept_capabilities(privileged_ports: bool) -> CapsHashSet {
+    let ports = privileged_ports.then_some(Capability::CAP_NET_BIND_SERVICE);
+    [Capability::CAP_IPC_LOCK].into_iter().chain(ports).collect()
+}
+
 fn unreadable(policy: &Policy) -> Vec<(PathBuf, io::Error)> {
     let open = |file: &PathBuf| Some((file.clone(), std::fs::File::open(file).err()?));
     policy.files.iter().filter_map(open).collect()
@@ -194,10 +201,7 @@ fn give_up_capabilities(policy: &Policy) -> Result<Vec<(PathBuf, io::Error)>, Sa
         return Ok(unreadable(policy));
     }
     let set = |capset, set: &CapsHashSet| caps::set(None, capset, set).map_err(refused("capset"));
-    let mut kept = CapsHashSet::new();
-    if policy.privileged_ports && had.contains(&Capability::CAP_NET_BIND_SERVICE) {
-        kept.insert(Capability::CAP_NET_BIND_SERVICE);
-    }
+    let mut kept: CapsHashSet = kept_capabilities(policy.privileged_ports).intersection(&had).copied().collect();
     // What an exec could give back; it will not be allowed anyway.
     if had.contains(&Capability::CAP_SETPCAP) {
         set(CapSet::Effective, &had)?;

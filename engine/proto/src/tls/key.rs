@@ -1,7 +1,9 @@
 //! Traffic keys: what a key is made of, how often it may be used, and how it is wiped.
 
 use alloc::boxed::Box;
+use core::fmt;
 use core::hint::black_box;
+use core::ops::DerefMut;
 
 use ring::aead;
 use zeroize::Zeroizing;
@@ -56,6 +58,19 @@ impl Suite {
 #[error("the key does not have the length that its suite wants")]
 pub struct KeyError;
 
+/// An expanded key, for whoever keeps it: nothing of it can be seen.
+pub struct ExpandedKey(aead::LessSafeKey);
+
+/// Where an expanded key lies while it is used. This crate has the heap only; others know of memory that is never swapped
+/// out.
+pub trait KeyPlace: DerefMut<Target = ExpandedKey> + Send {}
+
+impl<P: DerefMut<Target = ExpandedKey> + Send> KeyPlace for P {}
+
+fn on_heap(key: ExpandedKey) -> Box<dyn KeyPlace> {
+    Box::new(Box::new(key))
+}
+
 /// One direction's key, initialization vector and next sequence number, as a handshake or a KeyUpdate gives them.
 ///
 /// The bytes are wiped when this is dropped.
@@ -65,6 +80,14 @@ pub struct TrafficKey {
     key: Zeroizing<[u8; KEY_BYTES_MAX]>,
     iv: Zeroizing<[u8; NONCE_BYTES]>,
     pub(super) sequence: u64,
+    keeper: fn(ExpandedKey) -> Box<dyn KeyPlace>,
+}
+
+impl fmt::Debug for TrafficKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { version, suite, sequence, .. } = self;
+        write!(f, "TrafficKey({version:?}, {suite:?}, record {sequence}, ...)")
+    }
 }
 
 impl TrafficKey {
@@ -76,20 +99,27 @@ impl TrafficKey {
         if key.len() != suite.algorithm().key_len() || iv.len() != NONCE_BYTES {
             return Err(KeyError);
         }
-        let mut own = Self { version, suite, key: Zeroizing::default(), iv: Zeroizing::default(), sequence };
+        let mut own =
+            Self { version, suite, key: Zeroizing::default(), iv: Zeroizing::default(), sequence, keeper: on_heap };
         for (to, from) in own.key.iter_mut().zip(key).chain(own.iv.iter_mut().zip(iv)) {
             *to = *from;
         }
         Ok(own)
     }
+
+    /// The same key, which `keeper` keeps once it is used.
+    #[must_use]
+    pub fn kept_by(self, keeper: fn(ExpandedKey) -> Box<dyn KeyPlace>) -> Self {
+        Self { keeper, ..self }
+    }
 }
 
 /// A key ready for use, with the numbers that bound its use.
 ///
-/// ring does not wipe its keys. The expanded key is in a box that never moves, and is overwritten with the expansion of
-/// a zero key before the box is freed.
+/// ring does not wipe its keys. The expanded key is in a place that never moves, and is overwritten with the expansion of
+/// a zero key before that is given back.
 pub(super) struct Cipher {
-    key: Box<aead::LessSafeKey>,
+    key: Box<dyn KeyPlace>,
     iv: Zeroizing<[u8; NONCE_BYTES]>,
     pub(super) version: Version,
     pub(super) suite: Suite,
@@ -102,7 +132,7 @@ pub(super) struct Cipher {
 impl Cipher {
     pub(super) fn new(key: &TrafficKey) -> Self {
         Self {
-            key: Box::new(expand(key.suite, &key.key)),
+            key: (key.keeper)(expand(key.suite, &key.key)),
             iv: key.iv.clone(),
             version: key.version,
             suite: key.suite,
@@ -113,7 +143,7 @@ impl Cipher {
 
     /// The AEAD key.
     pub(super) fn aead(&self) -> &aead::LessSafeKey {
-        &self.key
+        &self.key.0
     }
 
     /// The nonce of the record `number`: the vector XOR the number (RFC 8446 section 5.3; RFC 7905 section 2; for TLS
@@ -165,17 +195,17 @@ impl Cipher {
 
 impl Drop for Cipher {
     fn drop(&mut self) {
-        *self.key = expand(self.suite, &[0; KEY_BYTES_MAX]);
-        black_box(&mut *self.key);
+        **self.key = expand(self.suite, &[0; KEY_BYTES_MAX]);
+        black_box(&mut **self.key);
     }
 }
 
 /// ring's expanded form of the key's first bytes; the array is as long as the longest key of any suite.
-fn expand(suite: Suite, key: &[u8; KEY_BYTES_MAX]) -> aead::LessSafeKey {
+fn expand(suite: Suite, key: &[u8; KEY_BYTES_MAX]) -> ExpandedKey {
     let algorithm = suite.algorithm();
     let unbound = key.get(..algorithm.key_len()).and_then(|key| aead::UnboundKey::new(algorithm, key).ok());
     match unbound {
-        Some(unbound) => aead::LessSafeKey::new(unbound),
+        Some(unbound) => ExpandedKey(aead::LessSafeKey::new(unbound)),
         None => unreachable!("every suite's key fits KEY_BYTES_MAX"),
     }
 }

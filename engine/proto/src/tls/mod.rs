@@ -16,7 +16,7 @@ pub use alert::AlertDescription;
 pub use handshake::KEY_UPDATE_BYTES;
 pub use handshake::key_update;
 pub use inbound::{Cursor, Inbound, Pieces, Progress, Role};
-pub use key::{KeyError, Suite, TrafficKey, Version};
+pub use key::{ExpandedKey, KeyError, KeyPlace, Suite, TrafficKey, Version};
 pub use open::Opener;
 pub use record::{ContentType, RecordShape};
 pub use seal::Sealer;
