@@ -21,4 +21,5 @@ mod ring;
 mod sandbox;
 mod server_ends;
 mod server_far_ends;
+mod server_limits;
 mod windows;

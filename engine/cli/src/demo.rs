@@ -16,8 +16,8 @@ use sealane_io::net::ConnectOptions;
 use sealane_io::rt::{self, Sender};
 use sealane_io::{SocketOptions, host};
 use sealane_relay::{
-    ClientMode, Endpoint, IoChoice, Memory, Mode, ServerMode, TlsClientOptions, TlsServerOptions, TlsVersions, Tunnel,
-    TunnelConfig, client_config, server_config,
+    ClientMode, Endpoint, IoChoice, Memory, Mode, PerAddress, ServerMode, TlsClientOptions, TlsServerOptions,
+    TlsVersions, Tunnel, TunnelConfig, client_config, server_config,
 };
 use sealane_selftest::load::{LoadError, Outcome, Progress, Workload};
 use sealane_selftest::{Server, ServerOptions, Session, SessionOptions};
@@ -113,7 +113,12 @@ impl Chain {
         let nfs = Server::start(&nfs_options).context("starting the NFS server in memory")?;
         let versions: TlsVersions = options.tls.into();
         let tls = server_config(&TlsServerOptions { certificate, key, client_cas: Vec::new(), versions })?;
-        let mode = ServerMode { tls, handshakes_max: CONNECTIONS_MAX, proxy_protocol: None };
+        let mode = ServerMode {
+            tls,
+            handshakes_max: CONNECTIONS_MAX,
+            per_address: PerAddress::UNLIMITED,
+            proxy_protocol: None,
+        };
         let server = Running::start(tunnel_config(Mode::Server(mode), nfs.local_address(), options.io.into()))?;
         let tls = client_config(&TlsClientOptions { ca_files: vec![ca], versions, ..TlsClientOptions::default() })?;
         let server_name = SERVER_NAME.try_into().context("the name in the certificate")?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use sealane_io::SocketOptions;
 use sealane_io::net::ConnectOptions;
-use sealane_relay::{Mode, PemSource, ServerMode, TlsServerOptions, TunnelConfig, server_config};
+use sealane_relay::{Mode, PemSource, PerAddress, ServerMode, TlsServerOptions, TunnelConfig, server_config};
 
 use crate::args::ServerOptions;
 use crate::log;
@@ -49,6 +49,10 @@ pub(crate) fn config(options: &ServerOptions, pem: fn(PathBuf) -> PemSource) -> 
         mode: Mode::Server(ServerMode {
             tls,
             handshakes_max: options.handshakes_max,
+            per_address: PerAddress {
+                handshakes_max: options.handshakes_per_address_max,
+                connections_max: options.connections_per_address_max,
+            },
             proxy_protocol: options.proxy_protocol.map(Into::into),
         }),
         io: tunnel.io.into(),

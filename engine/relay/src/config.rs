@@ -11,6 +11,7 @@ use sealane_io::{PoolLayout, SocketOptions};
 use sealane_proto::limits::{BUFFER_BIG_BYTES, BUFFER_BIG_SLICES, BUFFER_SMALL_BYTES, BUFFER_SMALL_SLICES};
 use sealane_proto::tls::Role;
 
+use crate::addresses::PerAddress;
 use crate::proxy_protocol::ProxyProtocol;
 use crate::tls_client::TlsClient;
 use crate::tls_server::TlsServer;
@@ -201,6 +202,8 @@ pub struct ServerMode {
     /// Handshakes in progress, in all workers together, which have equal shares of at least one. One more ends the one that
     /// has got least far, of those the oldest.
     pub handshakes_max: usize,
+    /// What one address may have of these, and of connections.
+    pub per_address: PerAddress,
     /// Tells the NFS server where its client really is.
     pub proxy_protocol: Option<ProxyProtocol>,
 }

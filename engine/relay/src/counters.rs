@@ -55,6 +55,8 @@ counters! {
     connections_accepted_total
     /// Connections reset because there were connections_max already.
     connections_refused_total
+    /// Connections reset because their address had as many as one address may have.
+    connections_refused_by_address_total
     /// Connections whose client went away before the server was reached.
     connections_probed_total
     /// Connections whose TLS handshake is done and whose server was reached.

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod admission;
 mod config;
 mod counters;
@@ -32,6 +33,7 @@ mod upstream;
 mod watch;
 mod worker;
 
+pub use addresses::PerAddress;
 pub use config::{
     ClientMode, ConfigError, Endpoint, IoChoice, Memory, Mode, ServerMode, Timeouts, TlsVersions, TunnelConfig,
 };

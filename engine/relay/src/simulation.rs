@@ -49,7 +49,7 @@ impl Stage {
 
     /// Serves an accepted connection to its end, the handshake included.
     pub async fn serve<D: Driver>(&self, link: D::Link, peer: SocketAddr) {
-        serve_and_report::<D>(link, peer, &self.context, self.worker.clone()).await;
+        serve_and_report::<D>(link, peer, None, &self.context, self.worker.clone()).await;
     }
 
     /// Runs a session whose handshake is done.

@@ -12,6 +12,7 @@ use sealane_io::net::{Accepted, Listener};
 use sealane_io::rt::{self, Either, Receiver, Sender};
 use sealane_io::{Driver, Epoll, PoolLayout, Uring, host};
 
+use crate::addresses::Addresses;
 use crate::config::{IoChoice, Mode, TunnelConfig};
 use crate::counters::Counters;
 use crate::error::{NoUring, StartError};
@@ -206,7 +207,11 @@ impl Tunnel {
         let Self { listener, config, counters, workers, .. } = self;
         rt::run_on_reactor(async {
             let acceptor = listener.register()?;
-            let mut hand_out = HandOut { config, counters, workers, complaints: Throttle::new(1) };
+            let addresses = match &config.mode {
+                Mode::Client(_) => None,
+                Mode::Server(mode) => Some(Addresses::new(mode.per_address)),
+            };
+            let mut hand_out = HandOut { config, counters, workers, addresses, complaints: Throttle::new(1) };
             let accepting = async {
                 loop {
                     match acceptor.accept().await {
@@ -260,12 +265,23 @@ struct HandOut {
     config: Arc<TunnelConfig>,
     counters: Arc<Counters>,
     workers: Vec<WorkerHandle>,
+    /// Of TLS clients. Plain ones are of this host.
+    addresses: Option<Addresses>,
     complaints: Throttle,
 }
 
 impl HandOut {
     fn assign(&mut self, accepted: Accepted, peer: SocketAddr) -> io::Result<()> {
         self.counters.connections_accepted_total.add(1);
+        let presence = match self.addresses.as_ref().map(|addresses| addresses.enter(peer.ip())).transpose() {
+            Ok(presence) => presence,
+            Err(exceeded) => {
+                self.counters.connections_refused_by_address_total.add(1);
+                accepted.reset();
+                self.complain(&format!("{peer}: reset, {exceeded}"));
+                return Ok(());
+            }
+        };
         let most = self.config.memory.connections_max;
         // TLS clients take their place when they have shown who they are; until then their handshakes have a limit.
         let counts_here = matches!(self.config.mode, Mode::Client(_));
@@ -287,7 +303,7 @@ impl HandOut {
             return Ok(());
         }
         let place = Place::take(&worker.active);
-        if let Err(assigned) = worker.queue.try_send(Assigned { accepted, peer, place }) {
+        if let Err(assigned) = worker.queue.try_send(Assigned { accepted, peer, place, presence }) {
             // The queue holds as many as the worker may have: only one that has died, or cannot keep up, refuses.
             self.counters.connections_refused_total.add(1);
             assigned.accepted.reset();

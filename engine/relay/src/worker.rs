@@ -12,6 +12,7 @@ use sealane_io::net::{Accepted, Connection};
 use sealane_io::rt::{self, Broadcast, Receiver};
 use sealane_io::{Driver, Link, Pool, PoolLayout};
 
+use crate::addresses::Presence;
 use crate::admission::Admission;
 use crate::config::{Mode, TunnelConfig, socket_options_for};
 use crate::counters::Counters;
@@ -78,6 +79,8 @@ pub(crate) struct Assigned {
     pub(crate) accepted: Accepted,
     pub(crate) peer: SocketAddr,
     pub(crate) place: Place,
+    /// A TLS client's, among those of its address.
+    pub(crate) presence: Option<Presence>,
 }
 
 /// One of a counted number of things; dropping it gives it back.
@@ -142,29 +145,36 @@ pub(crate) fn run<D: Driver<Link = Connection>>(
 }
 
 async fn serve_assigned<D: Driver<Link = Connection>>(assigned: Assigned, context: Context, worker: Worker) {
-    let Assigned { accepted, peer, place } = assigned;
+    let Assigned { accepted, peer, place, presence } = assigned;
     match accepted.register() {
-        Ok(connection) => serve_and_report::<D>(connection, peer, &context, worker).await,
+        Ok(connection) => serve_and_report::<D>(connection, peer, presence.as_ref(), &context, worker).await,
         Err(error) => tracing::error!(%peer, "closed: cannot register the connection: {error}"),
     }
-    drop(place);
+    drop((place, presence));
 }
 
 /// Serves one connection. A panic ends this connection only.
 pub(crate) async fn serve_and_report<D: Driver>(
     connection: D::Link,
     peer: SocketAddr,
+    presence: Option<&Presence>,
     context: &Context,
     worker: Worker,
 ) {
-    if let Err(message) = rt::catch_panic(serve::<D>(connection, peer, context, worker)).await {
+    if let Err(message) = rt::catch_panic(serve::<D>(connection, peer, presence, context, worker)).await {
         context.counters.connections_panicked_total.add(1);
         tracing::error!(%peer, "closed: internal error (panic: {message}); other connections go on");
     }
 }
 
 /// Serves one connection to its end: what comes before its session, and the session.
-async fn serve<D: Driver>(connection: D::Link, peer: SocketAddr, context: &Context, worker: Worker) {
+async fn serve<D: Driver>(
+    connection: D::Link,
+    peer: SocketAddr,
+    presence: Option<&Presence>,
+    context: &Context,
+    worker: Worker,
+) {
     let Context { config, counters, .. } = context;
     if let Err(error) = connection.set_options(&socket_options_for(peer.ip(), &config.accepted)) {
         tracing::debug!(%peer, "socket options of the accepted connection: {error}");
@@ -177,6 +187,7 @@ async fn serve<D: Driver>(connection: D::Link, peer: SocketAddr, context: &Conte
         }
     };
     let Some(Prepared { plain, tls, established, server, seat }) = preparing.await else { return };
+    presence.into_iter().for_each(Presence::established);
     let facts = established.facts;
     counters.connections_established_total.add(1);
     counters.handshakes_resumed_total.add(u64::from(facts.resumed));

@@ -63,7 +63,12 @@ fn config(setup: Setup, options: u8, memory: Memory) -> TunnelConfig {
     let Ends { client, server } = Ends::shared(0);
     let mode = match setup.role {
         Role::Client => Mode::Client(ClientMode { tls: client.clone(), server_name: name(), verified: true }),
-        Role::Server => Mode::Server(ServerMode { tls: server.clone(), handshakes_max: 1, proxy_protocol: None }),
+        Role::Server => Mode::Server(ServerMode {
+            tls: server.clone(),
+            handshakes_max: 1,
+            per_address: crate::PerAddress::UNLIMITED,
+            proxy_protocol: None,
+        }),
     };
     TunnelConfig {
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),

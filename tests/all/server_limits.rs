@@ -1,0 +1,188 @@
+//! What server mode lets strangers have, and what it never does for them: compression, early data. (Renegotiation:
+//! `server_far_ends::a_client_that_wants_to_renegotiate_is_told_no`.)
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ClientConnection;
+
+use crate::support::peer::Peer;
+use crate::support::pki::{NAME, Pki};
+use crate::support::process::{SOON, eventually};
+use crate::support::sealane::{DRIVERS, Sealane, expect_reset};
+
+/// A connection from one of this host's addresses.
+fn connect_from(address: [u8; 4], port: u16) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((address, 0)).into()).unwrap();
+    socket.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()).unwrap();
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream
+}
+
+/// Whether the connection has been left open for a while.
+fn is_open(stream: &TcpStream) -> bool {
+    stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    let peeked = stream.peek(&mut [0]);
+    matches!(peeked, Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut))
+}
+
+const ONE: [u8; 4] = [127, 0, 0, 1];
+const OTHER: [u8; 4] = [127, 0, 0, 2];
+
+#[test]
+fn an_address_with_its_share_of_handshakes_gets_no_more_and_others_do() {
+    for driver in DRIVERS {
+        let nfs = TcpListener::bind("127.0.0.1:0").unwrap();
+        let options = ["--handshakes-per-address-max", "3"];
+        let mut sealane = Sealane::server(driver, nfs.local_addr().unwrap().port(), &options);
+        let silent: Vec<_> = (0..3).map(|_| connect_from(ONE, sealane.port)).collect();
+        for _ in 0..20 {
+            expect_reset(&mut connect_from(ONE, sealane.port), SOON);
+        }
+        assert!(silent.iter().all(is_open), "{driver}: who is there stays");
+        assert!(is_open(&connect_from(OTHER, sealane.port)), "{driver}: another address has its own share");
+        let line = "reset, its address has 3 handshakes in progress already (--handshakes-per-address-max)";
+        assert_eq!(sealane.process.count("ERROR 127.0.0.1:"), 1, "{driver}: one line for many");
+        assert!(sealane.process.count(line) >= 1, "{driver}: {}", sealane.process.output());
+        drop(silent);
+        // Their places are free again once they are gone; sessions do not count among handshakes.
+        eventually("a place is free", || Peer::try_connect(&rustls::version::TLS13, sealane.port).is_ok());
+        let sessions: Vec<_> = (0..6).map(|_| Peer::connect(&rustls::version::TLS13, sealane.port)).collect();
+        eventually("the sessions are there", || sealane.process.count("opened: ") >= 7);
+        drop(sessions);
+        sealane.process.signal("TERM");
+        sealane.process.wait();
+        sealane.wait_for("connections_refused_by_address_total=");
+    }
+}
+
+#[test]
+fn an_address_with_its_share_of_connections_gets_no_more_and_others_do() {
+    for driver in DRIVERS {
+        let nfs = TcpListener::bind("127.0.0.1:0").unwrap();
+        let options = ["--connections-per-address-max", "4"];
+        let sealane = Sealane::server(driver, nfs.local_addr().unwrap().port(), &options);
+        let mut sessions: Vec<_> = (0..4).map(|_| Peer::connect(&rustls::version::TLS13, sealane.port)).collect();
+        eventually("the sessions are there", || sealane.process.count("opened: ") == 4);
+        expect_reset(&mut connect_from(ONE, sealane.port), SOON);
+        assert!(is_open(&connect_from(OTHER, sealane.port)), "{driver}");
+        sealane.wait_for("reset, its address has 4 connections already (--connections-per-address-max)");
+        drop(sessions.pop());
+        eventually("a place is free", || Peer::try_connect(&rustls::version::TLS13, sealane.port).is_ok());
+        assert_eq!(sealane.process.count("panic"), 0);
+    }
+}
+
+/// A ClientHello as a record (RFC 8446 section 4.1.2, RFC 5246 section 7.4.1.2).
+fn client_hello(compressions: &[u8], suites: &[u16], extensions: &[(u16, Vec<u8>)]) -> Vec<u8> {
+    let counted = |bytes: &[u8]| [&(bytes.len() as u16).to_be_bytes()[..], bytes].concat();
+    let suites: Vec<u8> = suites.iter().flat_map(|suite| suite.to_be_bytes()).collect();
+    let extensions: Vec<u8> =
+        extensions.iter().flat_map(|(kind, body)| [&kind.to_be_bytes()[..], &counted(body)].concat()).collect();
+    let body = [
+        &[3, 3][..],
+        &[7; 32],
+        &[0],
+        &counted(&suites),
+        &[compressions.len() as u8],
+        compressions,
+        &counted(&extensions),
+    ]
+    .concat();
+    let message = [&[1, 0][..], &counted(&body)].concat();
+    [&[22, 3, 1][..], &counted(&message)].concat()
+}
+
+/// The extensions that every version wants: groups, point formats, signature algorithms, extended master secret.
+fn common_extensions() -> Vec<(u16, Vec<u8>)> {
+    vec![
+        (10, vec![0, 4, 0, 29, 0, 23]),
+        (11, vec![1, 0]),
+        (13, vec![0, 8, 4, 3, 8, 4, 5, 3, 4, 1]),
+        (23, Vec::new()),
+        (0xff01, vec![0]),
+    ]
+}
+
+fn record(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
+    let mut header = [0; 5];
+    stream.read_exact(&mut header).ok()?;
+    let mut body = vec![0; u16::from_be_bytes([header[3], header[4]]).into()];
+    stream.read_exact(&mut body).ok()?;
+    Some((header[0], body))
+}
+
+/// ECDHE with the RSA and with the ECDSA certificate, AES-128-GCM.
+const SUITES_12: [u16; 2] = [0xc02f, 0xc02b];
+
+#[test]
+fn nothing_is_ever_compressed() {
+    for driver in DRIVERS {
+        let sealane = Sealane::server(driver, 9, &[]);
+        // DEFLATE (RFC 3749) before nothing: nothing is chosen.
+        let mut stream = sealane.connect_and_say(&client_hello(&[1, 0], &SUITES_12, &common_extensions()));
+        let (kind, hello) = record(&mut stream).unwrap();
+        assert_eq!((kind, hello[0]), (22, 2), "{driver}: a ServerHello: {hello:?}");
+        let session_id = usize::from(hello[38]);
+        assert_eq!(hello[39 + session_id + 2], 0, "{driver}: the null compression method");
+        // DEFLATE only: an alert that says no more than that.
+        let mut stream = sealane.connect_and_say(&client_hello(&[1], &SUITES_12, &common_extensions()));
+        let (kind, alert) = record(&mut stream).unwrap();
+        assert_eq!((kind, alert[0], alert.len()), (21, 2, 2), "{driver}: {alert:?}");
+        assert_eq!(record(&mut stream), None, "{driver}");
+        assert_eq!(sealane.process.count("opened: "), 0, "{driver}");
+    }
+}
+
+#[test]
+fn no_ticket_allows_early_data_and_early_data_goes_nowhere() {
+    for driver in DRIVERS {
+        let nfs = TcpListener::bind("127.0.0.1:0").unwrap();
+        nfs.set_nonblocking(true).unwrap();
+        let sealane = Sealane::server(driver, nfs.local_addr().unwrap().port(), &["--handshake-timeout", "1"]);
+        // A client that would send some, with a ticket of ours.
+        let mut config = (*Pki::get().client_config(&rustls::version::TLS13)).clone();
+        config.enable_early_data = true;
+        let config = Arc::new(config);
+        let connection = || ClientConnection::new(Arc::clone(&config), NAME.try_into().unwrap()).unwrap();
+        let mut stream = sealane.connect();
+        let mut first = connection();
+        while first.is_handshaking() || first.wants_write() || first.tls13_tickets_received() == 0 {
+            first.complete_io(&mut stream).unwrap();
+        }
+        let mut second = connection();
+        assert!(second.early_data().is_none(), "{driver}: the ticket allows early data");
+        let mut stream = sealane.connect();
+        while second.is_handshaking() {
+            second.complete_io(&mut stream).unwrap();
+        }
+        assert_eq!(second.handshake_kind(), Some(rustls::HandshakeKind::Resumed), "{driver}: it was a ticket");
+        eventually("both sessions are there", || sealane.process.count("opened: ") == 2);
+        while nfs.accept().is_ok() {}
+        // A client that sends some all the same, with a ticket that nobody has given it.
+        let mut extensions = common_extensions();
+        extensions.extend([
+            (43, vec![2, 3, 4]),
+            (51, [&[0, 36, 0, 29, 0, 32][..], &[9; 32]].concat()),
+            (45, vec![1, 1]),
+            (42, Vec::new()),
+            (41, [&[0, 38, 0, 32][..], &[5; 32], &[0; 4], &[0, 33, 32], &[6; 32]].concat()),
+        ]);
+        let hello = client_hello(&[0], &[0x1301, 0x1302], &extensions);
+        let early = [&[23, 3, 3, 0, 64][..], &[0xaa; 64]].concat();
+        let mut stream = sealane.connect_and_say(&[hello, early.clone(), early].concat());
+        let (kind, answer) = record(&mut stream).unwrap();
+        assert_eq!((kind, answer[0]), (22, 2), "{driver}: the handshake goes on without it: {answer:?}");
+        // The key_share of 51 is taken, and no pre_shared_key (41) is selected.
+        assert!(!answer.windows(4).any(|bytes| bytes == [0, 41, 0, 2]), "{driver}: {answer:?}");
+        let _ = stream.write_all(b"");
+        while record(&mut stream).is_some() {}
+        sealane.wait_for("closed: the TLS handshake was not done within 1 s");
+        assert!(nfs.accept().is_err(), "{driver}: early data reached the NFS server");
+        assert_eq!(sealane.process.count("opened: "), 2, "{driver}");
+    }
+}
