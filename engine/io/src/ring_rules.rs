@@ -51,3 +51,43 @@ fn give_rules(fd: RawFd) -> io::Result<()> {
     let done = unsafe { libc::syscall(libc::SYS_io_uring_register, fd, REGISTER_RESTRICTIONS, rules.as_ptr(), count) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use io_uring::cqueue;
+    use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
+
+    use super::*;
+    use crate::stream::Driver;
+    use crate::uring::Uring;
+
+    struct Number;
+
+    impl OneshotOutputTransform for Number {
+        type Output = i32;
+        type StoredData = ();
+
+        fn transform_oneshot_output(self, (): (), completion: cqueue::Entry) -> i32 {
+            completion.result()
+        }
+    }
+
+    #[test]
+    fn a_ring_of_the_driver_does_what_the_driver_asks_for_and_nothing_else() {
+        if Uring::probe().is_err() {
+            return;
+        }
+        let submit = async |entry| UnsubmittedOneshot::new((), Number, entry).submit().await;
+        let done = Uring::run(2, async {
+            let (left, _right) = std::os::unix::net::UnixStream::pair().unwrap();
+            let fd = io_uring::types::Fd(left.as_raw_fd());
+            let open = opcode::OpenAt::new(io_uring::types::Fd(libc::AT_FDCWD), c"/dev/null".as_ptr()).build();
+            let poll = opcode::PollAdd::new(fd, libc::POLLOUT as u32).build();
+            let drained = opcode::PollAdd::new(fd, libc::POLLOUT as u32).build().flags(squeue::Flags::IO_DRAIN);
+            [submit(poll).await, submit(opcode::Nop::new().build()).await, submit(open).await, submit(drained).await]
+        });
+        let [poll, nop, open, drained] = done.unwrap();
+        assert!(poll > 0, "{poll}");
+        assert_eq!([nop, open, drained], [-libc::EACCES; 3]);
+    }
+}
