@@ -243,6 +243,18 @@ fn a_key_that_the_user_will_not_be_able_to_read_is_named_at_start() {
 }
 
 #[test]
+fn a_key_that_came_through_a_pipe_is_not_waited_for_again() {
+    let identity = &Pki::get().server;
+    let script = format!(
+        "exec {} server --listen 127.0.0.1:0 --connect 127.0.0.1:9 --cert {} --key <(cat {})",
+        binary().display(),
+        identity.cert.display(),
+        identity.key.display()
+    );
+    Sealane::from_command(Command::new("bash").args(["-c", &script]).stdin(Stdio::null()).env_remove("RUST_LOG"));
+}
+
+#[test]
 fn files_that_were_renewed_by_rename_can_be_read_again() {
     let (dir, [cert, key]) = pair_in("renewed", 0o444);
     // As certbot has it: links to files in another directory, both replaced.

@@ -187,8 +187,13 @@ fn kept_capabilities(privileged_ports: bool) -> CapsHashSet {
 }
 
 fn unreadable(policy: &Policy) -> Vec<(PathBuf, io::Error)> {
-    let open = |file: &PathBuf| Some((file.clone(), std::fs::File::open(file).err()?));
-    policy.files.iter().filter_map(open).collect()
+    // What is no file (a shell's pipe) has been read once and for all, and opening it again could wait for ever.
+    let open = |file: &PathBuf| match std::fs::metadata(file) {
+        Ok(metadata) if metadata.is_file() => std::fs::File::open(file).map(drop),
+        other => other.map(drop),
+    };
+    let refusal = |file: &PathBuf| Some((file.clone(), open(file).err()?));
+    policy.files.iter().filter_map(refusal).collect()
 }
 
 /// Leaves the process the capabilities that it needs; returns the files that it cannot read with them.
