@@ -407,19 +407,17 @@ fn where_no_more_can_be_locked_it_is_said_once_and_the_tunnel_goes_on() {
         return not_run(TEST, "needs root, prlimit and setpriv");
     }
     // Not with io_uring, whose rings count, too.
-    for driver in ["epoll"] {
-        let listener = PeerListener::bind(&rustls::version::TLS13);
-        let tunnel = command(driver, listener.port(), &[]);
-        let mut limited = Command::new("prlimit");
-        limited.args(["--memlock=4096:4096", "setpriv", "--bounding-set", "-ipc_lock"]);
-        limited.arg(tunnel.get_program()).args(tunnel.get_args()).env_remove("RUST_LOG");
-        let sealane = Sealane::from_command(limited.stdin(Stdio::null()));
-        let mut clients: Vec<_> = (0..10).map(|_| sealane.connect()).collect();
-        let mut peers: Vec<_> = clients.iter().map(|_| listener.accept()).collect();
-        // Which peer is whose is not known: they say the same.
-        clients.iter_mut().for_each(|client| client.write_all(&call(1, b"x")).unwrap());
-        peers.iter_mut().for_each(|peer| assert_eq!(peer.read(45), call(1, b"x")));
-        assert_eq!(sealane.process.count("mlock: "), 1, "{driver}: {}", sealane.process.output());
-        assert_eq!(sealane.process.status_kib("VmLck"), 4, "{driver}");
-    }
+    let listener = PeerListener::bind(&rustls::version::TLS13);
+    let tunnel = command("epoll", listener.port(), &[]);
+    let mut limited = Command::new("prlimit");
+    limited.args(["--memlock=4096:4096", "setpriv", "--bounding-set", "-ipc_lock"]);
+    limited.arg(tunnel.get_program()).args(tunnel.get_args()).env_remove("RUST_LOG");
+    let sealane = Sealane::from_command(limited.stdin(Stdio::null()));
+    let mut clients: Vec<_> = (0..10).map(|_| sealane.connect()).collect();
+    let mut peers: Vec<_> = clients.iter().map(|_| listener.accept()).collect();
+    // Which peer is whose is not known: they say the same.
+    clients.iter_mut().for_each(|client| client.write_all(&call(1, b"x")).unwrap());
+    peers.iter_mut().for_each(|peer| assert_eq!(peer.read(45), call(1, b"x")));
+    assert_eq!(sealane.process.count("mlock: "), 1, "{}", sealane.process.output());
+    assert_eq!(sealane.process.status_kib("VmLck"), 4);
 }
