@@ -44,6 +44,14 @@ pub fn server_command(driver: &str, connect: u16, args: &[&str]) -> Command {
             command.args([limit, "1000000"]);
         }
     }
+    finish(command, args)
+}
+
+/// What all have in common. SEALANE_TEST_SANDBOX is for a program that is to write files of its own (tests/coverage).
+fn finish(mut command: Command, args: &[&str]) -> Command {
+    if let Some(sandbox) = std::env::var_os("SEALANE_TEST_SANDBOX").filter(|_| !args.contains(&"--sandbox")) {
+        command.arg("--sandbox").arg(sandbox);
+    }
     command.args(args).stdin(Stdio::null()).env_remove("RUST_LOG");
     command
 }
@@ -69,8 +77,7 @@ pub fn command_of(binary: PathBuf, driver: &str, connect: u16, args: &[&str]) ->
     if !args.contains(&"--server-name") {
         command.args(["--server-name", NAME]);
     }
-    command.args(args).stdin(Stdio::null()).env_remove("RUST_LOG");
-    command
+    finish(command, args)
 }
 
 impl Sealane {

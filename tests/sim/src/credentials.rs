@@ -9,8 +9,8 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use sealane_proto::tls::Role;
 use sealane_proto::tls::Version;
 use sealane_relay::{
-    ClientMode, Mode, PemSource, ServerMode, TlsClientOptions, TlsServerOptions, TlsVersions, client_config,
-    server_config,
+    ClientMode, Mode, PemSource, PerAddress, ServerMode, TlsClientOptions, TlsServerOptions, TlsVersions,
+    client_config, server_config,
 };
 
 struct Pem {
@@ -65,7 +65,8 @@ pub(crate) fn mode(role: Role) -> Mode {
                 versions: TlsVersions::Both,
             };
             let tls = server_config(&options).expect("a configuration");
-            Mode::Server(ServerMode { tls, handshakes_max: 8, proxy_protocol: None })
+            let per_address = PerAddress::UNLIMITED;
+            Mode::Server(ServerMode { tls, handshakes_max: 8, per_address, proxy_protocol: None })
         }
     }
 }

@@ -184,7 +184,7 @@ mod tests {
         }
     }
 
-    fn begun(to: Stuck) -> Queue {
+    fn begun(to: impl Write + Send + 'static) -> Queue {
         let queue = Queue::new(to);
         queue.begin().unwrap();
         queue
@@ -250,7 +250,7 @@ mod tests {
     #[test]
     fn lines_that_a_full_disk_does_not_take_are_counted_and_the_next_ones_are_whole() {
         let ((written, lines), room) = (channel(), Arc::new(AtomicU64::new(20)));
-        let queue = Queue::start(Disk { room: Arc::clone(&room), written }).unwrap();
+        let queue = begun(Disk { room: Arc::clone(&room), written });
         let put = |line: &[u8]| {
             queue.put(line);
             queue.flush(Duration::from_secs(10));
