@@ -45,3 +45,61 @@ sealane_binary() {
   [[ -x $binary ]] || die "no program at $binary; build it with: cargo build --release"
   readlink -f "$binary"
 }
+
+# make_ca DIR: the key and the certificate of a CA, ca.key and ca.pem.
+make_ca() {
+  cat >"$1/openssl.cnf" <<END
+[req]
+distinguished_name = name
+[name]
+[ca]
+basicConstraints = critical, CA:TRUE
+keyUsage = critical, keyCertSign
+END
+  openssl req -config "$1/openssl.cnf" -x509 -extensions ca -newkey rsa:2048 -nodes -days 30 -subj "/CN=Sealane test CA" \
+    -keyout "$1/ca.key" -out "$1/ca.pem"
+}
+
+# make_certificate DIR FILE NAME USAGE [ALTERNATIVE...]: FILE.key and FILE.pem for the DNS name NAME, from the CA of make_ca.
+# USAGE is an extended key usage, ALTERNATIVE a further subject alternative name.
+make_certificate() {
+  local names
+  names=$(printf ', %s' "DNS:$3" "${@:5}")
+  cat >"$1/$2.cnf" <<END
+[end]
+basicConstraints = critical, CA:FALSE
+keyUsage = critical, digitalSignature, keyEncipherment
+extendedKeyUsage = $4
+subjectAltName = ${names#, }
+END
+  openssl req -config "$1/openssl.cnf" -newkey rsa:2048 -nodes -subj "/CN=$3" -keyout "$1/$2.key" -out "$1/$2.csr" &&
+    openssl x509 -req -in "$1/$2.csr" -CA "$1/ca.pem" -CAkey "$1/ca.key" -CAcreateserial -days 2 -extfile "$1/$2.cnf" \
+      -extensions end -out "$1/$2.pem"
+}
+
+# ganesha DIR ADDRESS PORT: writes DIR/ganesha.conf, for an NFSv4 server there that has DIR/export as its root, and prints
+# the command that runs it. Neither rpcbind nor D-Bus nor kernel support is needed.
+ganesha() {
+  mkdir -p "$1/export" "$1/recovery" /var/lib/nfs/ganesha
+  cat >"$1/ganesha.conf" <<END
+NFS_CORE_PARAM {
+  NFS_Port = $3; Bind_addr = $2; Protocols = 4; NFS_Protocols = 4;
+  Enable_NLM = false; Enable_RQUOTA = false; Enable_UDP = false;
+  Plugins_Dir = "$(echo /usr/lib/*/ganesha)";
+}
+NFSv4 {
+  Graceless = true; Lease_Lifetime = 60; Grace_Period = 5; Minor_Versions = 1, 2;
+  RecoveryBackend = fs; RecoveryRoot = "$1/recovery";
+  Only_Numeric_Owners = true; Allow_Numeric_Owners = true;
+}
+NFS_KRB5 { Active_krb5 = false; }
+EXPORT {
+  Export_Id = 1; Path = "$1/export"; Pseudo = /; Protocols = 4; Transports = TCP;
+  Access_Type = RW; Squash = No_Root_Squash; SecType = sys; PrivilegedPort = false;
+  MaxRead = 1048576; MaxWrite = 1048576; PrefRead = 1048576; PrefWrite = 1048576;
+  FSAL { Name = VFS; }
+}
+LOG { Default_Log_Level = EVENT; Facility { name = FILE; destination = "$1/ganesha.log"; enable = active; } }
+END
+  echo "ganesha.nfsd -F -f $1/ganesha.conf -L $1/ganesha.log -p $1/ganesha.pid"
+}

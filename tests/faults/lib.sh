@@ -85,28 +85,8 @@ END
 }
 
 certificates() {
-  cat >"$lab/openssl.cnf" <<END
-[req]
-distinguished_name = name
-[name]
-[ca]
-basicConstraints = critical, CA:TRUE
-keyUsage = critical, keyCertSign
-[end]
-basicConstraints = critical, CA:FALSE
-keyUsage = critical, digitalSignature
-extendedKeyUsage = serverAuth, clientAuth
-subjectAltName = DNS:$server_name, IP:$far_address
-END
-  (
-    set -e
-    cd "$lab"
-    openssl req -config openssl.cnf -x509 -extensions ca -newkey rsa:2048 -nodes -days 30 -subj "/CN=Sealane test CA" \
-      -keyout ca.key -out ca.pem
-    openssl req -config openssl.cnf -newkey rsa:2048 -nodes -subj "/CN=$server_name" -keyout end.key -out end.csr
-    openssl x509 -req -in end.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile openssl.cnf -extensions end \
-      -out end.pem
-  )
+  make_ca "$lab" &&
+    make_certificate "$lab" end "$server_name" "serverAuth, clientAuth" "IP:$far_address"
 }
 
 # launch NAMESPACE NAME COMMAND...: starts COMMAND there, with its output appended to NAME.log, or to $log_file.

@@ -76,26 +76,8 @@ case_term-server-tunnel() { restart_case "$1" far TERM; }
 
 # nfs-ganesha, whose files outlive it, in place of the server in memory.
 start_nfs_with_files() {
-  mkdir -p "$lab/export" "$lab/recovery" /var/lib/nfs/ganesha
-  cat >"$lab/ganesha.conf" <<END
-NFS_CORE_PARAM {
-  NFS_Port = 12049; Bind_addr = 127.0.0.1; Protocols = 4; NFS_Protocols = 4;
-  Enable_NLM = false; Enable_RQUOTA = false; Enable_UDP = false; Plugins_Dir = "$(echo /usr/lib/*/ganesha)";
-}
-NFSv4 {
-  Graceless = true; Lease_Lifetime = 60; Grace_Period = 5; Minor_Versions = 1, 2;
-  RecoveryBackend = fs; RecoveryRoot = "$lab/recovery";
-}
-NFS_KRB5 { Active_krb5 = false; }
-EXPORT {
-  Export_Id = 1; Path = "$lab/export"; Pseudo = /; Protocols = 4; Transports = TCP;
-  Access_Type = RW; Squash = No_Root_Squash; SecType = sys; PrivilegedPort = false;
-  MaxRead = 1048576; MaxWrite = 1048576; PrefRead = 1048576; PrefWrite = 1048576;
-  FSAL { Name = VFS; }
-}
-LOG { Default_Log_Level = EVENT; Facility { name = FILE; destination = "$lab/ganesha.log"; enable = active; } }
-END
-  launch "$far" nfs ganesha.nfsd -F -f "$lab/ganesha.conf" -L "$lab/ganesha.log" -p "$lab/ganesha.pid"
+  # shellcheck disable=SC2046 # words
+  launch "$far" nfs $(ganesha "$lab" 127.0.0.1 12049)
   ready nfs "$far" 12049
 }
 

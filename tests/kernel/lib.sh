@@ -70,35 +70,11 @@ lab_down() {
 }
 
 lab_certificates() {
-  cat >"$lab/openssl.cnf" <<END
-[req]
-distinguished_name = name
-[name]
-[ca]
-basicConstraints = critical, CA:TRUE
-keyUsage = critical, keyCertSign
-[server]
-basicConstraints = critical, CA:FALSE
-keyUsage = critical, digitalSignature, keyEncipherment
-extendedKeyUsage = serverAuth
-subjectAltName = DNS:$server_name, IP:$host
-[client]
-basicConstraints = critical, CA:FALSE
-keyUsage = critical, digitalSignature
-extendedKeyUsage = clientAuth
-subjectAltName = DNS:client.test
-END
-  (
-    cd "$lab"
-    openssl req -config openssl.cnf -x509 -extensions ca -newkey rsa:2048 -nodes -days 2 -subj "/CN=Sealane test CA" \
-      -keyout ca.key -out ca.pem
-    openssl req -config openssl.cnf -newkey rsa:2048 -nodes -subj "/CN=$server_name" -keyout server.key -out server.csr
-    openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile openssl.cnf \
-      -extensions server -out server.pem
-    openssl req -config openssl.cnf -newkey rsa:2048 -nodes -subj "/CN=client.test" -keyout client.key -out client.csr
-    openssl x509 -req -in client.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile openssl.cnf \
-      -extensions client -out client.pem
-  ) >"$lab/openssl.log" 2>&1 || { cat "$lab/openssl.log" >&2; die "openssl could not make certificates"; }
+  {
+    make_ca "$lab" &&
+      make_certificate "$lab" server "$server_name" serverAuth "IP:$host" &&
+      make_certificate "$lab" client client.test clientAuth
+  } >"$lab/openssl.log" 2>&1 || { cat "$lab/openssl.log" >&2; die "openssl could not make certificates"; }
 }
 
 # launch NAME COMMAND...: starts COMMAND in the namespace, with its output appended to NAME.log.
@@ -129,31 +105,10 @@ end() {
   stop "$pid"
 }
 
-# nfs_server: nfs-ganesha with $lab/export as its NFSv4 root. Neither rpcbind nor D-Bus nor kernel support is needed.
+# nfs_server: nfs-ganesha with $lab/export as its NFSv4 root.
 nfs_server() {
-  mkdir -p "$lab/recovery"
-  cat >"$lab/ganesha.conf" <<END
-NFS_CORE_PARAM {
-  NFS_Port = $nfs_port; Bind_addr = $host; Protocols = 4; NFS_Protocols = 4;
-  Enable_NLM = false; Enable_RQUOTA = false; Enable_UDP = false;
-  Plugins_Dir = "$(echo /usr/lib/*/ganesha)";
-}
-NFSv4 {
-  Graceless = true; Lease_Lifetime = 60; Grace_Period = 5; Minor_Versions = 1, 2;
-  RecoveryBackend = fs; RecoveryRoot = "$lab/recovery";
-  Only_Numeric_Owners = true; Allow_Numeric_Owners = true;
-}
-NFS_KRB5 { Active_krb5 = false; }
-EXPORT {
-  Export_Id = 1; Path = "$lab/export"; Pseudo = /; Protocols = 4; Transports = TCP;
-  Access_Type = RW; Squash = No_Root_Squash; SecType = sys; PrivilegedPort = false;
-  MaxRead = 1048576; MaxWrite = 1048576; PrefRead = 1048576; PrefWrite = 1048576;
-  FSAL { Name = VFS; }
-}
-LOG { Default_Log_Level = EVENT; Facility { name = FILE; destination = "$lab/ganesha.log"; enable = active; } }
-END
-  mkdir -p /var/lib/nfs/ganesha
-  launch ganesha ganesha.nfsd -F -f "$lab/ganesha.conf" -L "$lab/ganesha.log" -p "$lab/ganesha.pid"
+  # shellcheck disable=SC2046 # words
+  launch ganesha $(ganesha "$lab" "$host" "$nfs_port")
   ready ganesha "$nfs_port"
 }
 
