@@ -254,9 +254,11 @@ impl<S: Stream> Shared<S> {
         let mut watch = Watch::default();
         loop {
             rt::sleep(tick).await;
+            // A call counts when its head has been seen; nothing is owed for the one that is still on its way.
+            let is_owed = |replies: u64, calls: &Cell<Flow>| replies > u64::from(calls.get().is_inside);
             let (due, owed) = match (self.is_rpc(), self.role()) {
-                (true, Role::Client) => (self.replies_due() > 0, false),
-                (true, Role::Server) => (false, self.replies_owed() > 0),
+                (true, Role::Client) => (!self.peer_closed.get() && is_owed(self.replies_due(), &self.out_flow), false),
+                (true, Role::Server) => (false, is_owed(self.replies_owed(), &self.back_flow)),
                 (false, _) => (false, false),
             };
             let facts = |flow: &Cell<Flow>, stream: &S, owes_replies| SideFacts {

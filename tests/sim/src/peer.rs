@@ -171,7 +171,9 @@ impl Peer {
                 self.note_reset();
                 break;
             }
-            self.pause(Fault::SlowReader).await;
+            if !self.behaviour.reads_on {
+                self.pause(Fault::SlowReader).await;
+            }
             let most = self.most_to_receive();
             match self.socket().receive(most).await {
                 Err(_) => self.note_reset(),
@@ -313,7 +315,7 @@ impl Peer {
     fn is_done(&self) -> bool {
         if self.behaviour.close != Close::After && self.heard_end.get() == HeardEnd::Well {
             // The server has ended: nobody answers any more.
-            return true;
+            return self.queue.borrow().is_empty();
         }
         if self.is_12 && self.heard_end.get() == HeardEnd::Well {
             return true;
@@ -398,7 +400,7 @@ impl Peer {
     fn next_bytes(&self) -> Vec<u8> {
         let mut queue = self.queue.borrow_mut();
         let mut random = self.random.borrow_mut();
-        let most = if random.chance(100) { random.within(1, 100) } else { 1 << 18 };
+        let most = if random.chance(100) { random.within(1, 100) } else { self.behaviour.piece };
         let count = most.min(queue.len());
         queue.drain(..count).collect()
     }
@@ -487,6 +489,12 @@ impl Peer {
     // ---- faults
 
     async fn commit(&self, fault: Fault) -> Result<(), Over> {
+        if fault == Fault::CloseInRecord {
+            // An end like any other: everything is still to arrive.
+            self.network.count(fault);
+            self.say_half_message().await?;
+            return self.close().await;
+        }
         self.strike(fault);
         match fault {
             Fault::PlainReset | Fault::TlsReset => self.socket().abort(),
@@ -506,14 +514,28 @@ impl Peer {
         Ok(())
     }
 
+    /// What waits: it may be the rest of a message.
+    async fn say_rest(&self) -> Result<(), Over> {
+        let rest: Vec<u8> = self.queue.borrow_mut().drain(..).collect();
+        if rest.is_empty() { Ok(()) } else { self.say(&rest).await }
+    }
+
+    fn message_to_cut(&self) -> Vec<u8> {
+        rpc::message(&mut self.random.borrow_mut(), true, 600, 20, 1 << 24)
+    }
+
+    /// Half of a message, in whole records.
+    async fn say_half_message(&self) -> Result<(), Over> {
+        self.say_rest().await?;
+        let message = self.message_to_cut();
+        let half = self.random.borrow_mut().within(1, message.len() - 1);
+        self.say(message.get(..half).unwrap_or_default()).await
+    }
+
     /// Half of a message, or of a record with one in it.
     async fn say_half(&self) -> Result<(), Over> {
-        // What waits goes first: it may be the rest of a message.
-        let rest: Vec<u8> = self.queue.borrow_mut().drain(..).collect();
-        if !rest.is_empty() {
-            self.say(&rest).await?;
-        }
-        let message = rpc::message(&mut self.random.borrow_mut(), true, 600, 20, 1 << 24);
+        self.say_rest().await?;
+        let message = self.message_to_cut();
         if self.transport.borrow().is_plain() {
             let half = self.random.borrow_mut().within(1, message.len() - 1);
             self.said.borrow_mut().extend_from_slice(&message[..half]);

@@ -64,6 +64,10 @@ pub(crate) struct Behaviour {
     /// Pauses, of a thousand reads or writes.
     pub(crate) pauses: usize,
     pub(crate) pause: Duration,
+    /// Pauses in writing only.
+    pub(crate) reads_on: bool,
+    /// The most bytes that it says at once.
+    pub(crate) piece: usize,
     /// The fault of the connection is this peer's, after so many bytes.
     pub(crate) fault: Option<(Fault, usize)>,
 }
@@ -108,6 +112,7 @@ const TLS_FAULTS: &[Fault] = &[
     Fault::TlsReset,
     Fault::TlsEndWithoutClose,
     Fault::TlsEndInRecord,
+    Fault::CloseInRecord,
     Fault::RecordChanged,
     Fault::RecordDropped,
     Fault::RecordRepeated,
@@ -148,7 +153,11 @@ impl Connection {
             (false, true) => None,
             (false, false) => match kind {
                 0..12 => Some(random.pick(PLAIN_FAULTS)),
-                12..70 => Some(random.pick(TLS_FAULTS)),
+                12..70 => match random.pick(TLS_FAULTS) {
+                    // Under TLS 1.2 it ends both directions (RFC 5246 section 7.2.1).
+                    Fault::CloseInRecord if version == Version::Tls12 => Some(Fault::TlsEndInRecord),
+                    fault => Some(fault),
+                },
                 70..85 => Some(random.pick(FAULTS)),
                 85..90 => Some(Fault::ServerSilent),
                 _ => None,
@@ -175,6 +184,10 @@ impl Connection {
         if fault == Some(Fault::Stopped) {
             client.pauses = 1000;
             client.pause = Duration::from_secs(20);
+        }
+        if fault == Some(Fault::CloseInRecord) {
+            client.depth = 64;
+            if role == Role::Client { client.dawdle() } else { server.dawdle() }
         }
         let mut connection = Self { secret, shakes_hands, fault, client, server };
         connection.blame(random, role);
@@ -234,7 +247,17 @@ impl Behaviour {
             extras: random.pick(&[0, 0, 20, 200]),
             pauses: random.pick(&[0, 0, 10, 100]),
             pause: Duration::from_millis(random.pick(&[1, 30, 400])),
+            reads_on: false,
+            piece: 1 << 18,
             fault: None,
         }
+    }
+
+    /// What it has to say takes minutes.
+    fn dawdle(&mut self) {
+        self.pauses = 1000;
+        self.pause = Duration::from_secs(20);
+        self.reads_on = true;
+        self.piece = 4000;
     }
 }

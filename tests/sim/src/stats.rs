@@ -56,6 +56,8 @@ faults! {
     PlainEndInRecord
     TlsEndWithoutClose
     TlsEndInRecord
+    /// A TLS peer said close_notify inside an RPC record, and the other one went on for minutes.
+    CloseInRecord
     RecordChanged
     RecordDropped
     RecordRepeated
