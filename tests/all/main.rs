@@ -6,6 +6,7 @@
 
 mod support;
 
+mod clocks;
 mod command_line;
 mod corpus;
 mod debugged;

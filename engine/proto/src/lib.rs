@@ -14,5 +14,6 @@ extern crate std;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod limits;
+pub mod outstanding;
 pub mod rpc;
 pub mod tls;

@@ -36,6 +36,20 @@ enum State {
     Refused,
 }
 
+/// Is told of the messages of a direction as they pass.
+pub trait Messages {
+    /// The head of a call.
+    fn call(&mut self, xid: u32);
+    /// The last byte of a reply.
+    fn reply_ended(&mut self, xid: u32);
+}
+
+/// Nobody.
+impl Messages for () {
+    fn call(&mut self, _xid: u32) {}
+    fn reply_ended(&mut self, _xid: u32) {}
+}
+
 /// Follows the records of one direction of a connection.
 ///
 /// Both directions carry calls and replies: a server sends callbacks on the same stream (RFC 8881 section 2.10.3.1), so
@@ -79,11 +93,19 @@ impl RecordScanner {
     /// # Errors
     /// [`RecordError::NotRpc`] at the first mark or message head that cannot begin an RPC message, and on every later
     /// call; the bytes flow on.
-    pub fn advance(&mut self, mut bytes: &[u8]) -> Result<usize, RecordError> {
+    pub fn advance(&mut self, bytes: &[u8]) -> Result<usize, RecordError> {
+        self.advance_and_tell(bytes, &mut ())
+    }
+
+    /// As [`RecordScanner::advance`], and tells `messages` of what passes.
+    ///
+    /// # Errors
+    /// As [`RecordScanner::advance`].
+    pub fn advance_and_tell(&mut self, mut bytes: &[u8], messages: &mut impl Messages) -> Result<usize, RecordError> {
         self.bytes = self.bytes.wrapping_add(bytes.len() as u64);
         let mut ended = 0;
         while !bytes.is_empty() {
-            bytes = self.step(bytes, &mut ended)?;
+            bytes = self.step(bytes, &mut ended, messages)?;
         }
         if matches!(self.state, State::Refused) { Err(RecordError::NotRpc) } else { Ok(ended) }
     }
@@ -93,10 +115,10 @@ impl RecordScanner {
     ///
     /// # Errors
     /// As [`RecordScanner::advance`].
-    pub fn advance_in_record(&mut self, bytes: &[u8]) -> Result<usize, RecordError> {
+    pub fn advance_in_record(&mut self, bytes: &[u8], messages: &mut impl Messages) -> Result<usize, RecordError> {
         let (mut rest, mut ended) = (bytes, 0);
         while !rest.is_empty() && ended == 0 {
-            rest = self.step(rest, &mut ended).inspect_err(|_| self.count_bytes(bytes.len()))?;
+            rest = self.step(rest, &mut ended, messages).inspect_err(|_| self.count_bytes(bytes.len()))?;
         }
         let taken = bytes.len() - rest.len();
         self.count_bytes(taken);
@@ -107,10 +129,15 @@ impl RecordScanner {
         self.bytes = self.bytes.wrapping_add(count as u64);
     }
 
-    fn step<'b>(&mut self, bytes: &'b [u8], ended: &mut usize) -> Result<&'b [u8], RecordError> {
+    fn step<'b>(
+        &mut self,
+        bytes: &'b [u8],
+        ended: &mut usize,
+        messages: &mut impl Messages,
+    ) -> Result<&'b [u8], RecordError> {
         match self.state {
             State::Mark { word, seen } => self.mark(word, seen, bytes),
-            State::Fragment { left, last } => self.fragment(left, last, bytes, ended),
+            State::Fragment { left, last } => self.fragment(left, last, bytes, ended, messages),
             State::Refused => Err(RecordError::NotRpc),
         }
     }
@@ -188,14 +215,15 @@ impl RecordScanner {
         last: bool,
         bytes: &'b [u8],
         ended: &mut usize,
+        messages: &mut impl Messages,
     ) -> Result<&'b [u8], RecordError> {
         let taken = bytes.len().min(left as usize);
         let (inside, rest) = bytes.split_at(taken);
-        self.message_head(inside)?;
+        self.message_head(inside, messages)?;
         let left = left - taken as u32; // `taken` is at most `left`
         self.state = match (left, last) {
             (0, true) => {
-                self.message_end()?;
+                self.message_end(messages)?;
                 *ended += 1;
                 State::Mark { word: 0, seen: 0 }
             }
@@ -206,7 +234,7 @@ impl RecordScanner {
     }
 
     /// Collects the first words of a message and judges each as soon as it is whole.
-    fn message_head(&mut self, inside: &[u8]) -> Result<(), RecordError> {
+    fn message_head(&mut self, inside: &[u8], messages: &mut impl Messages) -> Result<(), RecordError> {
         let before = usize::from(self.head_bytes);
         let wanted = HEAD_BYTES.saturating_sub(before).min(inside.len());
         if wanted == 0 {
@@ -217,7 +245,7 @@ impl RecordScanner {
         }
         let now = before + wanted;
         self.head_bytes = now as u8; // at most HEAD_BYTES
-        let [_, _, _, _, t0, t1, t2, t3, v0, v1, v2, v3] = self.head;
+        let [x0, x1, x2, x3, t0, t1, t2, t3, v0, v1, v2, v3] = self.head;
         let kind = u32::from_be_bytes([t0, t1, t2, t3]);
         if before < 8 && now >= 8 {
             match kind {
@@ -231,17 +259,19 @@ impl RecordScanner {
                 return Err(self.refuse());
             }
             self.calls = self.calls.wrapping_add(1);
+            messages.call(u32::from_be_bytes([x0, x1, x2, x3]));
         }
         Ok(())
     }
 
-    fn message_end(&mut self) -> Result<(), RecordError> {
+    fn message_end(&mut self, messages: &mut impl Messages) -> Result<(), RecordError> {
         if usize::from(self.head_bytes) < HEAD_BYTES {
             return Err(self.refuse());
         }
-        let [_, _, _, _, _, _, _, kind, ..] = self.head;
+        let [x0, x1, x2, x3, _, _, _, kind, ..] = self.head;
         if kind == 1 {
             self.replies_ended = self.replies_ended.wrapping_add(1);
+            messages.reply_ended(u32::from_be_bytes([x0, x1, x2, x3]));
         }
         self.head_bytes = 0;
         Ok(())
@@ -316,7 +346,7 @@ mod tests {
             for piece in stream.chunks(step) {
                 let mut rest = piece;
                 while !rest.is_empty() {
-                    let taken = scanner.advance_in_record(rest).unwrap();
+                    let taken = scanner.advance_in_record(rest, &mut ()).unwrap();
                     assert!(taken > 0);
                     at += taken;
                     rest = rest.split_at(taken).1;
@@ -331,8 +361,8 @@ mod tests {
             assert_eq!((scanner.calls(), scanner.replies_ended(), scanner.bytes()), (2, 2, stream.len() as u64));
         }
         let mut scanner = RecordScanner::new();
-        assert_eq!(scanner.advance_in_record(b"GET / HTTP/1.1"), Err(RecordError::NotRpc));
-        assert_eq!(scanner.advance_in_record(b"more"), Err(RecordError::NotRpc));
+        assert_eq!(scanner.advance_in_record(b"GET / HTTP/1.1", &mut ()), Err(RecordError::NotRpc));
+        assert_eq!(scanner.advance_in_record(b"more", &mut ()), Err(RecordError::NotRpc));
     }
 
     #[test]

@@ -95,9 +95,10 @@ pub struct Timeouts {
     pub retry: Duration,
     /// For the peer's close_notify, when nothing is outstanding.
     pub close: Duration,
-    /// For a connection of which one direction has ended, without a byte in the other.
+    /// For a connection of which one direction has ended, without a byte in the other; where that owes replies, for as long
+    /// as `silence` if that is longer.
     pub half_close: Duration,
-    /// For outstanding replies and callbacks, when a TLS 1.2 key is used up.
+    /// For answers to callbacks, when a TLS 1.2 key is used up; where an NFS server owes replies, as above.
     pub drain: Duration,
     /// For the next byte of an NFS server that owes replies; longer than a COMMIT or a delegation recall can lawfully take,
     /// and than the client's own time-outs. Zero: for ever.
@@ -122,6 +123,13 @@ impl Timeouts {
         stall: Duration::from_secs(180),
         acknowledge: Duration::from_secs(30),
     };
+}
+
+impl Timeouts {
+    /// For a reply that is waited for before a connection ends.
+    pub(crate) fn reply(&self) -> Duration {
+        self.half_close.max(self.silence)
+    }
 }
 
 impl Default for Timeouts {

@@ -306,8 +306,6 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
         if self.discards {
             loan.buffer.slices().truncate(count);
         }
-        // Before the bytes go: what waits for the last reply must know of a call that is on its way.
-        shared.back.note_calls(&self.scanner);
         shared.back_at_boundary.set(self.scanner.at_boundary());
         if shared.drain_due.get() {
             shared.wake_outbound.set();
@@ -319,7 +317,7 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
         let (sent, buffer) = shared.send(Side::Plain, loan.buffer).await;
         loan.buffer = buffer;
         sent.map_err(Shared::<S>::io_error(Side::Plain, "sendmsg"))?;
-        shared.back.note(&self.scanner);
+        shared.back.note(&self.scanner, &shared.out);
         shared.counters.plain_sent_bytes_total.add(count as u64);
         if shared.drain_due.get() {
             shared.wake_outbound.set();
@@ -335,7 +333,10 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
         for range in loan.buffer.ranges() {
             let bytes = loan.buffer.bytes().get(range).ok_or(SessionError::Internal("a slice outside"))?;
             let taken = match takes_calls {
-                true => self.scanner.advance(bytes).map(|_| bytes.len()),
+                true => {
+                    let mut told = self.shared.back.told(&self.shared.out);
+                    self.scanner.advance_and_tell(bytes, &mut told).map(|_| bytes.len())
+                }
                 false => self.look_for_calls(bytes),
             };
             count += taken.unwrap_or_else(|_| {
@@ -359,7 +360,8 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
                 self.shared.calls_held_back.set(true);
                 break;
             }
-            let taken = self.scanner.advance_in_record(rest)?;
+            let mut told = self.shared.back.told(&self.shared.out);
+            let taken = self.scanner.advance_in_record(rest, &mut told)?;
             rest = rest.get(taken..).unwrap_or_default();
         }
         Ok(bytes.len() - rest.len())
@@ -384,7 +386,11 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
                     && (shared.replies_due() == 0 || shared.drain_due.get())
                     && self.scanner.at_boundary()
                     && self.window.held().is_empty();
-                let limit = if nothing_due { times.close } else { times.half_close };
+                let limit = match nothing_due {
+                    true => times.close,
+                    false if shared.is_rpc() && shared.replies_due() > 0 => times.reply(),
+                    false => times.half_close,
+                };
                 let silent = rt::now() - shared.back_last.get().max(closed.unwrap_or(shared.back_last.get()));
                 match (silent >= limit, nothing_due) {
                     (false, _) => Ok(Turn::Next),

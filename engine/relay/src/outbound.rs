@@ -29,6 +29,8 @@ pub(crate) struct OutboundHalf<'s, S: Stream> {
     peer: SocketAddr,
     loan: Option<Loan>,
     want_big: bool,
+    /// Why the peer, which had said close_notify, did not take all that was to be sent.
+    lost: Option<SessionError>,
 }
 
 /// Whether another turn follows.
@@ -40,19 +42,25 @@ enum Turn {
 
 impl<'s, S: Stream> OutboundHalf<'s, S> {
     pub(crate) fn new(shared: &'s Shared<S>, sealer: Sealer, lender: Lender, peer: SocketAddr) -> Self {
-        Self { shared, sealer, scanner: RecordScanner::new(), lender, peer, loan: None, want_big: false }
+        Self { shared, sealer, scanner: RecordScanner::new(), lender, peer, loan: None, want_big: false, lost: None }
     }
 
-    /// The sealer, for the last alert, and whether what was sent ends at a record boundary.
-    pub(crate) fn into_sealer(self) -> (Sealer, bool) {
+    /// The sealer, for the last alert; whether what was sent ends at a record boundary; and why some of it was lost behind
+    /// the peer's end.
+    pub(crate) fn into_parts(self) -> (Sealer, bool, Option<SessionError>) {
         let at_boundary = self.scanner.at_boundary();
-        (self.sealer, at_boundary)
+        (self.sealer, at_boundary, self.lost)
     }
 
     pub(crate) async fn run(&mut self) -> Result<(), SessionError> {
         match self.carry().await {
-            // Whoever has sent close_notify may close: that it takes no more is no failure of what it sent before.
-            Err(SessionError::Io { side: Side::Tls, .. }) if self.shared.peer_closed.get() => Ok(()),
+            // Whoever has sent close_notify may close: that it takes no more is no failure of what it sent before, which is
+            // still to arrive.
+            Err(error @ SessionError::Io { side: Side::Tls, .. }) if self.shared.peer_closed.get() => {
+                let was_to_listen = self.shared.version == Version::Tls13 && self.shared.role() == Role::Client;
+                self.lost = Some(error).filter(|_| was_to_listen && self.shared.wire_busy.get());
+                Ok(())
+            }
             other => other,
         }
     }
@@ -148,11 +156,11 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
             if shared.config.panic_on.as_deref().is_some_and(|mark| bytes.starts_with(mark)) {
                 panic!("asked for by the client: debug builds do this when SEALANE_PANIC_ON is set");
             }
-            if scanner.advance(bytes).is_err() {
+            if scanner.advance_and_tell(bytes, &mut shared.out.told(&shared.back)).is_err() {
                 shared.note_not_rpc(Side::Plain, self.peer);
             }
         }
-        shared.out.note(scanner);
+        shared.out.note(scanner, &shared.back);
         let flow = shared.out_flow.get();
         let is_inside = !scanner.at_boundary() && !scanner.is_refused();
         shared.out_flow.set(Flow { received: flow.received + count as u64, is_inside, ..flow });
@@ -234,7 +242,9 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
             rt::timeout(TICK, wait).await
         } else if self.shared.peer_closed.get() {
             // After the peer's close_notify only a plain side that goes on writing keeps the connection.
-            rt::timeout(self.shared.config.timeouts.half_close, wait).await
+            let times = &self.shared.config.timeouts;
+            let limit = if self.shared.replies_owed() > 0 { times.reply() } else { times.half_close };
+            rt::timeout(limit, wait).await
         } else {
             Some(wait.await)
         };
@@ -256,10 +266,19 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
     /// whatever the NFS server says until it has answered those that it was given.
     async fn drain(&mut self) -> Result<(), SessionError> {
         let (started, shared) = (rt::now(), self.shared);
-        let limit = shared.config.timeouts.drain;
+        let times = &shared.config.timeouts;
         let is_server = shared.role() == Role::Server;
         tracing::info!(peer = %self.peer, "the TLS 1.2 key is used up; the connection ends when nothing is outstanding");
-        while !shared.is_failing() && !self.must_stop() && rt::now() - started < limit {
+        while !shared.is_failing() && !self.must_stop() {
+            let time = rt::now() - started;
+            // The NFS server may take its time, the NFS client's answer to a callback may be behind calls that are not taken.
+            let replies = if is_server { shared.replies_owed() } else { shared.replies_due() };
+            if time >= times.drain && replies == 0 {
+                break;
+            }
+            if time >= times.drain.max(times.reply()) {
+                return Err(SessionError::Tls(TlsError::KeyExhausted));
+            }
             if !shared.is_rpc() {
                 return Err(SessionError::Tls(TlsError::KeyExhausted));
             }
@@ -354,7 +373,8 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
             if quiet {
                 return Ok(());
             }
-            if silent >= shared.config.timeouts.half_close {
+            let times = &shared.config.timeouts;
+            if silent >= if shared.is_rpc() { times.reply() } else { times.half_close } {
                 return Err(SessionError::Truncated { side: Side::Tls });
             }
             rt::race(shared.wake_outbound.wait(), rt::sleep(TICK)).await;

@@ -3,7 +3,7 @@
 //! Each direction is one future that owns its operations and buffers until they complete. Nothing is cancelled: a
 //! failure ends the sockets, and that ends the operations.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell, RefMut};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use sealane_io::rt::{self, Broadcast, Either, Signal};
 use sealane_io::{Buffer, Control, Patience, Received, Stream};
-use sealane_proto::rpc::RecordScanner;
+use sealane_proto::outstanding::Outstanding;
+use sealane_proto::rpc::{Messages, RecordScanner};
 use sealane_proto::tls::{ContentType, Role, Sealer, Version};
 
 use crate::config::TunnelConfig;
@@ -29,6 +30,9 @@ use crate::watch::{self, Flow, SideFacts, Watch};
 /// How often a direction whose send waits looks at the other side.
 const WATCH_TICK: Duration = Duration::from_millis(250);
 
+/// The clocks begin anew when nobody could look at them for so many times the usual while.
+const PAUSES_IN_TICKS: u32 = 2;
+
 /// The server's end of a TLS 1.2 connection lets a key protect this part of its limit more: 2^18 records.
 const SERVER_GRACE_PART: u64 = 60;
 
@@ -36,21 +40,40 @@ const SERVER_GRACE_PART: u64 = 60;
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) calls: Cell<u64>,
-    pub(crate) replies_ended: Cell<u64>,
     pub(crate) bytes: Cell<u64>,
     pub(crate) not_rpc: Cell<bool>,
+    /// The calls of this direction, which the other one answers: they count as soon as they have been seen, replies when
+    /// they have been passed on.
+    pub(crate) outstanding: RefCell<Outstanding>,
+}
+
+/// What a scanner tells of one direction.
+pub(crate) struct Told<'o> {
+    calls: RefMut<'o, Outstanding>,
+    answered: RefMut<'o, Outstanding>,
+}
+
+impl Messages for Told<'_> {
+    fn call(&mut self, xid: u32) {
+        self.calls.call(xid);
+    }
+
+    fn reply_ended(&mut self, xid: u32) {
+        self.answered.reply(xid);
+    }
 }
 
 impl Seen {
-    /// Calls count as soon as they have been seen, replies when they have been passed on.
-    pub(crate) fn note_calls(&self, scanner: &RecordScanner) {
-        self.calls.set(scanner.calls());
+    /// To be told what passes in this direction, while `other` is the other one.
+    pub(crate) fn told<'o>(&'o self, other: &'o Self) -> Told<'o> {
+        Told { calls: self.outstanding.borrow_mut(), answered: other.outstanding.borrow_mut() }
     }
 
-    pub(crate) fn note(&self, scanner: &RecordScanner) {
-        self.note_calls(scanner);
-        self.replies_ended.set(scanner.replies_ended());
+    /// What has been seen in this direction has been passed on.
+    pub(crate) fn note(&self, scanner: &RecordScanner, other: &Self) {
+        self.calls.set(scanner.calls());
         self.bytes.set(scanner.bytes());
+        other.outstanding.borrow_mut().passed_on();
     }
 }
 
@@ -208,12 +231,12 @@ impl<S: Stream> Shared<S> {
     /// Calls of the plain side to which the TLS peer still owes the reply: an NFS client's forward calls, or an NFS
     /// server's callbacks.
     pub(crate) fn replies_due(&self) -> u64 {
-        self.out.calls.get().saturating_sub(self.back.replies_ended.get())
+        self.out.outstanding.borrow().count()
     }
 
     /// Calls of the TLS peer to which the plain side still owes the reply.
     pub(crate) fn replies_owed(&self) -> u64 {
-        self.back.calls.get().saturating_sub(self.out.replies_ended.get())
+        self.back.outstanding.borrow().count()
     }
 
     /// Whether no call awaits its reply in either direction. Says nothing of a stream that is not RPC.
@@ -251,9 +274,15 @@ impl<S: Stream> Shared<S> {
     async fn watch(&self) -> SessionError {
         let times = &self.config.timeouts;
         let Some(tick) = watch::tick(times) else { return std::future::pending().await };
-        let mut watch = Watch::default();
+        let (mut watch, mut looked) = (Watch::default(), rt::now());
         loop {
             rt::sleep(tick).await;
+            let now = rt::now();
+            if now - looked > PAUSES_IN_TICKS * tick {
+                // This process was stopped, and its host perhaps: nobody has read meanwhile what the sockets hold.
+                watch = Watch::default();
+            }
+            looked = now;
             // A call counts when its head has been seen; nothing is owed for the one that is still on its way.
             let is_owed = |replies: u64, calls: &Cell<Flow>| replies > u64::from(calls.get().is_inside);
             let (due, owed) = match (self.is_rpc(), self.role()) {
@@ -267,7 +296,7 @@ impl<S: Stream> Shared<S> {
                 unheard: stream.socket().unheard(),
             };
             let (plain, tls) = (facts(&self.out_flow, &self.plain, owed), facts(&self.back_flow, &self.tls, due));
-            if let Some(error) = watch.look(rt::now(), times, plain, tls) {
+            if let Some(error) = watch.look(now, times, plain, tls) {
                 return error;
             }
         }
@@ -341,10 +370,13 @@ pub(crate) async fn run<S: Stream>(parts: Parts<S::Socket>) -> Ended {
             }
         }
     }
-    let (sealer, at_boundary) = outbound.into_sealer();
+    let (sealer, at_boundary, lost) = outbound.into_parts();
     drop(inbound);
     if !shared.is_failing() && !shared.plain_ended.get() {
         discard_rest(&shared, &lender, &stop).await;
+    }
+    if let Some(error) = lost {
+        shared.fail(error);
     }
     end(shared, sealer, at_boundary)
 }

@@ -187,7 +187,7 @@ impl Direction {
         while at < to {
             let ahead = self.marks.partition_point(|(end, _)| *end <= at);
             let end = self.marks[ahead..].iter().find(|(_, mark)| matches!(mark, Mark::End { .. }));
-            match self.stepper.advance_in_record(&self.wire[at..to]) {
+            match self.stepper.advance_in_record(&self.wire[at..to], &mut ()) {
                 Ok(taken) => {
                     assert_eq!(taken, end.map_or(to, |(end, _)| *end).min(to) - at, "a step from {at} in {from}..{to}");
                     at += taken;
