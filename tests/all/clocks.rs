@@ -98,6 +98,8 @@ fn a_process_that_was_stopped_reads_before_it_judges() {
             let text = call(2 * xid, b"a call");
             client.write_all(&text).unwrap();
             assert_eq!(peer.read(text.len()), text);
+            // So that it has seen what is owed.
+            std::thread::sleep(Duration::from_millis(300));
             sealane.process.signal("STOP");
             peer.send(&reply(2 * xid, b"an answer"));
             std::thread::sleep(Duration::from_millis(1500));
