@@ -233,7 +233,7 @@ pub(crate) struct TunnelOptions {
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "5", help_heading = "Network")]
     pub(crate) close_timeout: Duration,
 
-    /// Time that a half-closed connection may be silent, in seconds
+    /// Time that a half-closed connection may be silent, in seconds; where it owes replies, as --silence-timeout says
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "60", help_heading = "Network")]
     pub(crate) half_close_timeout: Duration,
 
@@ -251,7 +251,8 @@ pub(crate) struct TunnelOptions {
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds_or_off, default_value = "180", help_heading = "Network")]
     pub(crate) silence_timeout: Duration,
 
-    /// Time that a side may take nothing of what is sent to it, or say nothing inside a record, in seconds; 0: for ever
+    /// Time in which a side must take a buffer of what is sent to it (at most 1 MiB), or say more of a record that it has
+    /// begun, in seconds; 0: for ever
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds_or_off, default_value = "180", help_heading = "Network")]
     pub(crate) stall_timeout: Duration,
 
