@@ -5,8 +5,10 @@
 
 use alloc::vec::Vec;
 
+use crate::rpc::Messages;
+
 /// So many are known one by one, more than the slots of a session. Beyond that they are counted.
-const KNOWN_MAX: usize = 1024;
+pub(crate) const KNOWN_MAX: usize = 1024;
 
 /// The calls of one direction.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +52,25 @@ impl Outstanding {
     /// How many calls await a reply that has been passed on.
     pub fn count(&self) -> u64 {
         self.known.len() as u64 + self.beyond + self.passing
+    }
+}
+
+/// What passes in one direction, for both.
+#[derive(Debug)]
+pub struct Passing<'o> {
+    /// The calls of this direction.
+    pub calls: &'o mut Outstanding,
+    /// The calls of the other direction, which this one answers.
+    pub answered: &'o mut Outstanding,
+}
+
+impl Messages for Passing<'_> {
+    fn call(&mut self, xid: u32) {
+        self.calls.call(xid);
+    }
+
+    fn reply_ended(&mut self, xid: u32) {
+        self.answered.reply(xid);
     }
 }
 

@@ -334,8 +334,8 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
             let bytes = loan.buffer.bytes().get(range).ok_or(SessionError::Internal("a slice outside"))?;
             let taken = match takes_calls {
                 true => {
-                    let mut told = self.shared.back.told(&self.shared.out);
-                    self.scanner.advance_and_tell(bytes, &mut told).map(|_| bytes.len())
+                    let Shared { out, back, .. } = self.shared;
+                    back.told(out, |passing| self.scanner.advance_and_tell(bytes, passing)).map(|_| bytes.len())
                 }
                 false => self.look_for_calls(bytes),
             };
@@ -360,8 +360,8 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
                 self.shared.calls_held_back.set(true);
                 break;
             }
-            let mut told = self.shared.back.told(&self.shared.out);
-            let taken = self.scanner.advance_in_record(rest, &mut told)?;
+            let Shared { out, back, .. } = self.shared;
+            let taken = back.told(out, |passing| self.scanner.advance_in_record(rest, passing))?;
             rest = rest.get(taken..).unwrap_or_default();
         }
         Ok(bytes.len() - rest.len())

@@ -156,7 +156,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
             if shared.config.panic_on.as_deref().is_some_and(|mark| bytes.starts_with(mark)) {
                 panic!("asked for by the client: debug builds do this when SEALANE_PANIC_ON is set");
             }
-            if scanner.advance_and_tell(bytes, &mut shared.out.told(&shared.back)).is_err() {
+            if shared.out.told(&shared.back, |passing| scanner.advance_and_tell(bytes, passing)).is_err() {
                 shared.note_not_rpc(Side::Plain, self.peer);
             }
         }

@@ -3,7 +3,7 @@
 //! Each direction is one future that owns its operations and buffers until they complete. Nothing is cancelled: a
 //! failure ends the sockets, and that ends the operations.
 
-use std::cell::{Cell, OnceCell, RefCell, RefMut};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use sealane_io::rt::{self, Broadcast, Either, Signal};
 use sealane_io::{Buffer, Control, Patience, Received, Stream};
-use sealane_proto::outstanding::Outstanding;
-use sealane_proto::rpc::{Messages, RecordScanner};
+use sealane_proto::outstanding::{Outstanding, Passing};
+use sealane_proto::rpc::RecordScanner;
 use sealane_proto::tls::{ContentType, Role, Sealer, Version};
 
 use crate::config::TunnelConfig;
@@ -47,26 +47,11 @@ pub(crate) struct Seen {
     pub(crate) outstanding: RefCell<Outstanding>,
 }
 
-/// What a scanner tells of one direction.
-pub(crate) struct Told<'o> {
-    calls: RefMut<'o, Outstanding>,
-    answered: RefMut<'o, Outstanding>,
-}
-
-impl Messages for Told<'_> {
-    fn call(&mut self, xid: u32) {
-        self.calls.call(xid);
-    }
-
-    fn reply_ended(&mut self, xid: u32) {
-        self.answered.reply(xid);
-    }
-}
-
 impl Seen {
-    /// To be told what passes in this direction, while `other` is the other one.
-    pub(crate) fn told<'o>(&'o self, other: &'o Self) -> Told<'o> {
-        Told { calls: self.outstanding.borrow_mut(), answered: other.outstanding.borrow_mut() }
+    /// Lets `scan` tell what passes in this direction, while `other` is the other one.
+    pub(crate) fn told<T>(&self, other: &Self, scan: impl FnOnce(&mut Passing<'_>) -> T) -> T {
+        let (mut calls, mut answered) = (self.outstanding.borrow_mut(), other.outstanding.borrow_mut());
+        scan(&mut Passing { calls: &mut calls, answered: &mut answered })
     }
 
     /// What has been seen in this direction has been passed on.

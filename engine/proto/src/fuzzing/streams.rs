@@ -8,7 +8,8 @@ use alloc::vec::Vec;
 
 use super::records::Facts;
 use super::{Cuts, Script};
-use crate::rpc::{RecordScanner, is_reply};
+use crate::outstanding::{KNOWN_MAX, Outstanding, Passing};
+use crate::rpc::{Messages, RecordScanner, is_reply};
 
 /// A stream grows no longer than this.
 const STREAM_BYTES_MAX: usize = 256 << 10;
@@ -16,6 +17,9 @@ const STREAM_BYTES_MAX: usize = 256 << 10;
 const MESSAGE_BYTES_MIN: usize = 20;
 const KIND_END: usize = 8;
 const VERSION_END: usize = 12;
+
+/// From here on transaction identifiers are those of replies that nobody asked for.
+const XID_OF_NOTHING: u32 = 1 << 31;
 
 /// What becomes true when a stream has been delivered up to a certain byte.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -139,15 +143,15 @@ impl Direction {
         }
     }
 
-    /// Shows the next `count` bytes to the scanners. Returns what has become true.
-    fn deliver(&mut self, count: usize) -> Vec<Mark> {
+    /// Shows the next `count` bytes to the scanners, of which one tells `messages`. Returns what has become true.
+    fn deliver(&mut self, count: usize, messages: &mut impl Messages) -> Vec<Mark> {
         let from = self.delivered;
         let to = self.wire.len().min(from + count);
         self.delivered = to;
         let passed = self.passed();
         let ended = passed.iter().filter(|mark| matches!(mark, Mark::End { .. })).count();
         let piece = &self.wire[from..to];
-        match self.scanner.advance(piece) {
+        match self.scanner.advance_and_tell(piece, messages) {
             Ok(found) => assert_eq!(found, ended, "records that end in {from}..{to}"),
             Err(_) => assert!(self.expected.refused, "{from}..{to} is refused"),
         }
@@ -265,6 +269,10 @@ struct Connection {
     /// Calls that go in each direction: forward calls, callbacks.
     conversations: [Conversation; 2],
     answered: [Vec<u32>; 2],
+    /// What a session would know of them.
+    outstanding: [Outstanding; 2],
+    /// There were once more calls than are known one by one.
+    was_crowded: bool,
     cuts: Cuts,
 }
 
@@ -272,6 +280,17 @@ impl Connection {
     fn call(&mut self, side: usize, length: usize) {
         let xid = self.conversations[side].next_xid();
         self.directions[side].message(xid, false, length, &mut self.cuts);
+    }
+
+    /// Says a call again that was said before.
+    fn repeat(&mut self, side: usize, choice: u8, length: usize) {
+        let xid = 1 + u32::from(choice) % self.conversations[side].xid.max(1);
+        self.directions[side].message(xid, false, length, &mut self.cuts);
+    }
+
+    /// A reply to nothing, in direction `side`.
+    fn answer_nothing(&mut self, side: usize, choice: u8, length: usize) {
+        self.directions[side].message(XID_OF_NOTHING + u32::from(choice), true, length, &mut self.cuts);
     }
 
     /// Answers, in direction `side`, a call that came from the other.
@@ -284,26 +303,29 @@ impl Connection {
     }
 
     fn deliver(&mut self, side: usize, count: usize) {
-        for mark in self.directions[side].deliver(count) {
+        let [first, second] = &mut self.outstanding;
+        let (calls, answered) = if side == 0 { (first, second) } else { (second, first) };
+        let passed = self.directions[side].deliver(count, &mut Passing { calls, answered });
+        for mark in passed {
             self.conversations[side].note(mark);
             if let Mark::End { xid, reply: true } = mark {
-                let closed = self.conversations[1 - side].open.remove(&xid);
-                assert_eq!(closed, Some(true), "a reply to a call that has not arrived");
+                let closed = self.conversations[1 - side].open.remove(&xid).is_some();
+                assert_eq!(closed, xid < XID_OF_NOTHING, "a reply to a call that has not arrived");
             }
         }
         self.directions[side].kind_is_told();
         self.outstanding_is_what_was_not_answered();
     }
 
-    /// What a session waits for before it closes: calls in one direction less replies in the other.
-    fn outstanding_is_what_was_not_answered(&self) {
-        let [out, back] = &self.directions;
-        if out.expected.refused || back.expected.refused {
+    /// What a session waits for before it closes: calls in one direction without a reply in the other.
+    fn outstanding_is_what_was_not_answered(&mut self) {
+        self.was_crowded |= self.conversations.iter().any(|conversation| conversation.open.len() > KNOWN_MAX);
+        if self.was_crowded || self.directions.iter().any(|direction| direction.expected.refused) {
             return;
         }
-        for (calls, replies, conversation) in [(out, back, 0), (back, out, 1)] {
-            let open = self.conversations[conversation].open.len() as u64;
-            assert_eq!(calls.scanner.calls() - replies.scanner.replies_ended(), open, "direction {conversation}");
+        for (outstanding, conversation) in self.outstanding.iter_mut().zip(&self.conversations) {
+            outstanding.passed_on();
+            assert_eq!(outstanding.count(), conversation.open.len() as u64);
         }
     }
 }
@@ -321,6 +343,8 @@ pub fn streams(data: &[u8]) {
         directions: [Direction::new(), Direction::new()],
         conversations: [Conversation::default(), Conversation::default()],
         answered: [Vec::new(), Vec::new()],
+        outstanding: [Outstanding::default(), Outstanding::default()],
+        was_crowded: false,
         cuts: Cuts::new(script.word()),
     };
     while !script.is_over() {
@@ -329,7 +353,12 @@ pub fn streams(data: &[u8]) {
         let is_full =
             connection.directions[side].is_full() || connection.directions[side].marks.last().is_some_and(is_refusal);
         match act % 8 {
-            0 | 1 if !is_full => connection.call(side, usize::from(script.byte())),
+            0 if !is_full => connection.call(side, usize::from(script.byte())),
+            1 if !is_full => match script.byte() {
+                choice @ 0..=31 => connection.repeat(side, choice, 60),
+                choice @ 32..=47 => connection.answer_nothing(side, choice, 60),
+                length => connection.call(side, usize::from(length)),
+            },
             2 if !is_full => connection.call(side, usize::from(script.word())),
             3 | 4 if !is_full => {
                 let (choice, length) = (script.byte(), script.byte());
