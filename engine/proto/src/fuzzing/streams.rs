@@ -257,7 +257,8 @@ impl Conversation {
     fn note(&mut self, mark: Mark) {
         match mark {
             Mark::Call { xid } => drop(self.open.insert(xid, false)),
-            Mark::End { xid, reply: false } => drop(self.open.insert(xid, true)),
+            // One that is said again may have had its reply meanwhile.
+            Mark::End { xid, reply: false } => self.open.get_mut(&xid).into_iter().for_each(|whole| *whole = true),
             Mark::End { .. } | Mark::Reply | Mark::Refusal => {}
         }
     }
