@@ -334,8 +334,8 @@ fn a_call_that_has_begun_when_its_connection_drains_is_answered() {
                 if server.read_exact(&mut one.clone()).is_err() {
                     break client.read_to_end();
                 }
-                executed += 1;
                 server.write_all(&reply(executed, b"done")).unwrap();
+                executed += 1;
                 match client.try_read(32) {
                     Ok(_) => answered += 1,
                     Err(end) => break end,

@@ -382,13 +382,12 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
             None => {
                 let times = &shared.config.timeouts;
                 // A drained connection has waited for its replies already.
-                let nothing_due = shared.is_rpc()
-                    && (shared.replies_due() == 0 || shared.drain_due.get())
-                    && self.scanner.at_boundary()
-                    && self.window.held().is_empty();
-                let limit = match nothing_due {
-                    true => times.close,
-                    false if shared.is_rpc() && shared.replies_due() > 0 => times.reply(),
+                let is_between = shared.is_rpc() && self.scanner.at_boundary() && self.window.held().is_empty();
+                let nothing_due = is_between && (shared.replies_due() == 0 || shared.drain_due.get());
+                let limit = match is_between {
+                    true if nothing_due => times.close,
+                    // A server may take its time, but not in the middle of a reply.
+                    true => times.reply(),
                     false => times.half_close,
                 };
                 let silent = rt::now() - shared.back_last.get().max(closed.unwrap_or(shared.back_last.get()));

@@ -243,7 +243,8 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
         } else if self.shared.peer_closed.get() {
             // After the peer's close_notify only a plain side that goes on writing keeps the connection.
             let times = &self.shared.config.timeouts;
-            let limit = if self.shared.replies_owed() > 0 { times.reply() } else { times.half_close };
+            let is_owed = self.scanner.at_boundary() && self.shared.replies_owed() > 0;
+            let limit = if is_owed { times.reply() } else { times.half_close };
             rt::timeout(limit, wait).await
         } else {
             Some(wait.await)
@@ -374,7 +375,8 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
                 return Ok(());
             }
             let times = &shared.config.timeouts;
-            if silent >= if shared.is_rpc() { times.reply() } else { times.half_close } {
+            let is_between = shared.is_rpc() && shared.back_at_boundary.get();
+            if silent >= if is_between { times.reply() } else { times.half_close } {
                 return Err(SessionError::Truncated { side: Side::Tls });
             }
             rt::race(shared.wake_outbound.wait(), rt::sleep(TICK)).await;
