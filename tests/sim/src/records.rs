@@ -1,6 +1,8 @@
 //! A TLS record layer of the peers' own (RFC 8446 section 5, RFC 5246 section 6.2, RFC 5288, RFC 7905), as plain as it can
 //! be: what it agrees on with the relay's is not agreed on between copies of the same code.
 
+use std::collections::BTreeSet;
+
 use ring::aead;
 use sealane_proto::tls::{Suite, TrafficKey, Version};
 
@@ -46,6 +48,8 @@ struct Protection {
     key: aead::LessSafeKey,
     iv: [u8; 12],
     number: u64,
+    /// The explicit nonces of the records that were opened.
+    nonces: BTreeSet<[u8; 8]>,
 }
 
 impl Protection {
@@ -57,7 +61,7 @@ impl Protection {
         };
         let (key, iv) = secret.bytes(from_relay, generation);
         let key = aead::LessSafeKey::new(aead::UnboundKey::new(algorithm, &key).expect("a key of the right length"));
-        Self { secret, from_relay, generation, key, iv, number: 0 }
+        Self { secret, from_relay, generation, key, iv, number: 0, nonces: BTreeSet::new() }
     }
 
     fn update(&mut self) {
@@ -126,6 +130,10 @@ impl Protection {
             true => body.split_first_chunk::<8>().map(|(explicit, rest)| (Some(*explicit), rest)).ok_or("no nonce")?,
             false => (None, body),
         };
+        // One nonce twice under one key gives away the key that authenticates (RFC 5288 section 3).
+        if explicit.is_some_and(|explicit| !self.nonces.insert(explicit)) {
+            return Err(format!("record {} has the nonce of an earlier one", self.number));
+        }
         let plain_length = sealed.len().checked_sub(16).ok_or("a record without a tag")?;
         let aad = aead::Aad::from(self.aad(*kind, plain_length, length));
         let mut bytes = sealed.to_vec();
