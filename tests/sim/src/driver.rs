@@ -11,9 +11,13 @@ use sealane_io::net::{ConnectOptions, FirstLook};
 use sealane_io::{Buffer, Control, Driver, Link, Patience, Received, SocketOptions, Stream, rt};
 
 use crate::network::{End, is_would_block};
+use crate::stats::Fault;
 
 /// How often a waiting peer is looked at; as the real drivers have it.
 const GONE_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How often, of a thousand, something is said to be readable that is not.
+const SPURIOUS: usize = 50;
 
 /// Behind the bytes of a receive the kernel leaves the buffer alone; whoever reads on finds this.
 const JUNK_BYTES: usize = 48;
@@ -79,7 +83,13 @@ impl Stream for SimStream {
             Err(error) if is_would_block(&error) => None,
             _ => Some(Ok(())),
         };
-        self.end.until(wait).await
+        if self.end.network().chance(SPURIOUS) {
+            self.end.network().count(Fault::SpuriousReadiness);
+            return Ok(());
+        }
+        let readable = self.end.until(wait).await;
+        self.end.tell_late().await;
+        readable
     }
 
     async fn receive(&self, mut buffer: Buffer, patience: Patience) -> (io::Result<Received>, Buffer) {
@@ -102,12 +112,14 @@ impl Stream for SimStream {
             }
             Some(Err(error)) => Err(error),
         };
-        end.network().complete().await;
+        end.complete().await;
+        end.has_heard();
         (outcome, buffer)
     }
 
     async fn send(&self, mut buffer: Buffer) -> (io::Result<()>, Buffer) {
         let end = self.end.clone();
+        end.begins_to_send();
         let mut outcome = Ok(());
         while buffer.slices_bytes() > 0 && outcome.is_ok() {
             let Some(range) = buffer.ranges().next() else { break };
@@ -121,7 +133,7 @@ impl Stream for SimStream {
                 Err(error) => outcome = Err(error),
             }
         }
-        end.network().complete().await;
+        end.complete().await;
         (outcome, buffer)
     }
 }

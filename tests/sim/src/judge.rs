@@ -1,26 +1,113 @@
 //! What must be true of a connection when it is over.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use sealane_proto::tls::{Role, TlsError, Version};
-use sealane_relay::SessionError;
+use sealane_relay::{SessionError, Timeouts};
 
+use crate::moment::Moment;
 use crate::peer::{HeardEnd, Peer};
 use crate::plan::{BYTES_EACH_WAY_MIN, Plan};
 use crate::stats::Fault;
 use crate::world::Run;
 
-/// From a fault to the end of its connection: the longest clock is 180 s, and looked at every few seconds; a path that is
-/// cut is known to be after a minute; pauses of the peers come on top.
-const FAULT_TO_END_MAX: Duration = Duration::from_secs(260);
+/// What a session may stand still for, of which nothing is wrong and whose peers have something to say: not even for the
+/// shortest of the relay's ticks. What was on its way when the measuring began is within it.
+const STILL_MAX: Duration = Duration::from_millis(45);
 
-/// From the order to stop to the end of a session.
-const STOP_TO_END_MAX: Duration = Duration::from_secs(2);
+/// A TLS 1.2 stream that is not RPC is closed when it has been quiet for so long.
+const QUIET: Duration = Duration::from_millis(550);
+
+/// Before a TLS 1.2 close_notify the relay waits for replies that are due, and looks for the last one so often.
+const HOLD_BACK_TICK: Duration = Duration::from_millis(50);
+
+/// A reset is looked for so often while a send waits for the other side.
+const RESET_TO_END_MAX: Duration = Duration::from_millis(500);
+
+/// From a fault to the end of its session, apart from what the network and the peers take.
+fn fault_to_end_max(run: &Run, fault: Fault, drained: bool) -> Duration {
+    let is_13 = run.plan.secret.version == Version::Tls13;
+    let never_ended =
+        |peer: &RefCell<Option<Rc<Peer>>>| peer.borrow().as_ref().is_some_and(|peer| peer.struck.get().is_some());
+    let limit = match fault {
+        // Its clock is 180 s, and looked at every 3.75 s.
+        Fault::ServerSilent
+        | Fault::PeerTakesNothing
+        | Fault::HalfARecord
+        | Fault::HandshakeStalled
+        | Fault::HandshakeChanged => Duration::from_secs(185),
+        // TCP asks an idle peer after 30 s, and 30 s later it is given up.
+        Fault::PathCut => Duration::from_secs(65),
+        Fault::ConnectHangs => Duration::from_secs(13),
+        Fault::ConnectRefused | Fault::NameUnknown | Fault::HandshakeCut => Duration::from_secs(1),
+        Fault::NeverEnds if never_ended(&run.tls) => Timeouts::DEFAULT.close,
+        Fault::NeverEnds if is_13 => Timeouts::DEFAULT.half_close,
+        Fault::PlainReset | Fault::TlsReset => RESET_TO_END_MAX,
+        _ => Duration::ZERO,
+    };
+    let drain = if drained { Timeouts::DEFAULT.drain } else { Duration::ZERO };
+    // The shortest tick of a wait that nothing else ends.
+    limit + drain + STILL_MAX + Duration::from_millis(250)
+}
+
+/// Whether the relay has found that one of its directions is not RPC.
+fn is_not_rpc(run: &Run) -> bool {
+    let kinds = [Fault::ZeroFragment, Fault::AbsurdMark, Fault::NotRpcMidway, Fault::NoMessage];
+    run.plan.client.stream.is_some() || run.plan.oddity.is_some_and(|oddity| kinds.contains(&oddity))
+}
+
+/// How long a session that ends well may have stood still from its beginning to its end.
+fn still_max(run: &Run, drained: bool) -> Duration {
+    let is_12 = run.plan.secret.version == Version::Tls12;
+    let quiet = match run.role {
+        _ if is_12 && is_not_rpc(run) => QUIET,
+        Role::Client if is_12 => HOLD_BACK_TICK,
+        _ => Duration::ZERO,
+    };
+    let drain = if drained { Timeouts::DEFAULT.drain } else { Duration::ZERO };
+    STILL_MAX + quiet + drain
+}
 
 /// How many bytes were compared: from the plain side, and to it.
 pub(crate) fn bytes_compared(run: &Run) -> [u64; 2] {
-    let heard = |peer: &Option<std::rc::Rc<Peer>>| peer.as_ref().map_or(0, |peer| peer.heard_bytes.get() as u64);
+    let heard = |peer: &Option<Rc<Peer>>| peer.as_ref().map_or(0, |peer| peer.heard_bytes.get() as u64);
     [heard(&run.tls.borrow()), heard(&run.plain.borrow())]
+}
+
+fn struck(run: &Run) -> Option<Moment> {
+    let struck_by = |peer: &RefCell<Option<Rc<Peer>>>| peer.borrow().as_ref().and_then(|peer| peer.struck.get());
+    struck_by(&run.plain).or(struck_by(&run.tls)).or(run.unreached.get())
+}
+
+/// How long its session took from the fault to its end; without a fault, how long it stood still.
+pub(crate) fn time_to_end(run: &Run) -> Option<(Fault, Duration)> {
+    let ended = run.ended.get().or(run.over.get())?;
+    let drained = run.outcome.borrow().as_ref().is_some_and(|outcome| outcome.drained);
+    match (run.plan.fault, struck(run)) {
+        // A reset is noticed whatever the other peer does.
+        (Some(fault @ (Fault::PlainReset | Fault::TlsReset)), Some(struck)) => Some((fault, ended.since(struck))),
+        (Some(fault), Some(struck)) => Some((fault, ended.unexplained_since(struck))),
+        (_, _) if run.plan.shakes_hands => None,
+        (kind, None) => {
+            let kind = if drained { Some(Fault::KeyUsedUp) } else { kind.or(run.plan.oddity) };
+            Some((kind.unwrap_or(Fault::ShortRead), ended.stood_still_since(run.started)))
+        }
+        (None, Some(_)) => None,
+    }
+}
+
+/// One session's fault never touches another, and nothing waits for a clock that nobody has to wait for.
+fn in_time(run: &Run, drained: bool) -> Option<String> {
+    let (kind, took) = time_to_end(run)?;
+    match struck(run) {
+        Some(_) if took > fault_to_end_max(run, kind, drained) => {
+            Some(format!("over {} ms after the fault", took.as_millis()))
+        }
+        None if took > still_max(run, drained) => Some(format!("stood still for {} ms", took.as_millis())),
+        _ => None,
+    }
 }
 
 /// What was wrong with it.
@@ -34,8 +121,10 @@ pub(crate) fn judge(run: &Run, plan: &Plan) -> Vec<String> {
             wrong.push(format!("the {side} peer: {found}"));
         }
     }
-    let struck_by = |peer: &Option<std::rc::Rc<Peer>>| peer.as_ref().and_then(|peer| peer.struck.get());
-    let struck = struck_by(&plain).or(struck_by(&tls)).or(run.unreached.get());
+    if let Some(panic) = &*run.panic.borrow() {
+        wrong.push(format!("panic: {panic}"));
+    }
+    let struck = struck(run);
     let (Some(plain), Some(tls)) = (plain, tls) else {
         // The server was never reached.
         let client = if run.role == Role::Client { &run.plain } else { &run.tls };
@@ -47,18 +136,15 @@ pub(crate) fn judge(run: &Run, plan: &Plan) -> Vec<String> {
     };
     let ends = [plain.heard_end.get(), tls.heard_end.get()];
     let drained = run.outcome.borrow().as_ref().is_some_and(|outcome| outcome.drained);
-    let limit = if run.plan.fault == Some(Fault::Stopped) { STOP_TO_END_MAX } else { FAULT_TO_END_MAX };
-    match (struck, run.ended_at.get().or(run.over_at.get())) {
-        (Some(at), Some(end)) if end.saturating_duration_since(at) > limit => {
-            wrong.push(format!("over {} s after the fault", (end - at).as_secs()));
-        }
-        _ => {}
-    }
+    wrong.extend(in_time(run, drained));
     wrong.extend(never(run, &plain, &tls, drained));
     let all_arrived =
         tls.heard_bytes.get() == run.said[0].borrow().len() && plain.heard_bytes.get() == run.said[1].borrow().len();
+    let is_early = run.plan.fault == Some(Fault::EarlyClose) && struck.is_none();
     let is_to_end_well = run.plan.is_to_end_well(plan.records_per_key_max) || (struck.is_none() && !drained);
-    if is_to_end_well && (!all_arrived || ends != [HeardEnd::Well; 2]) {
+    // Whoever has left has heard nothing.
+    let plain_is_well = ends[0] == HeardEnd::Well || run.plan.oddity == Some(Fault::OrderlyClose);
+    if is_to_end_well && !is_early && (!all_arrived || !plain_is_well || ends[1] != HeardEnd::Well) {
         wrong.push(format!(
             "to end well: {ends:?}, {} of {} bytes from the plain side, {} of {} to it, {:?}",
             tls.heard_bytes.get(),
@@ -72,7 +158,12 @@ pub(crate) fn judge(run: &Run, plan: &Plan) -> Vec<String> {
     if run.plan.is_to_end_well(plan.records_per_key_max) && client.replies_heard.get() != client.calls_made() {
         wrong.push(format!("{} replies to {} calls", client.replies_heard.get(), client.calls_made()));
     }
-    if struck.is_some() {
+    if is_early && !drained {
+        wrong.extend(after_early_close(run, &plain, ends));
+    }
+    if run.plan.fault == Some(Fault::NeverEnds) && struck.is_some() {
+        wrong.extend(after_the_other_end(run, all_arrived, ends));
+    } else if struck.is_some() {
         wrong.extend(after_fault(run, drained, ends, [plain.ended_well.get(), tls.ended_well.get()]));
     }
     if drained && run.plan.fault.is_none() {
@@ -90,8 +181,10 @@ pub(crate) fn judge(run: &Run, plan: &Plan) -> Vec<String> {
 fn never(run: &Run, plain: &Peer, tls: &Peer, drained: bool) -> Vec<String> {
     let mut wrong = Vec::new();
     let is_13 = run.plan.secret.version == Version::Tls13;
-    // Both have nothing more to say, and a cut path has swallowed the TLS peer's close_notify: then it is not waited for.
-    let both_done = run.plan.fault == Some(Fault::PathCut) && plain.ended_well.get();
+    // Both have nothing more to say, and a cut path has swallowed the TLS peer's close_notify, or it never comes: then it is
+    // not waited for.
+    let never_ends = run.plan.fault == Some(Fault::NeverEnds);
+    let both_done = (run.plan.fault == Some(Fault::PathCut) || never_ends) && plain.ended_well.get();
     // A clean end is never a lie.
     if plain.heard_end.get() == HeardEnd::Well && !drained && !both_done {
         if !tls.ended_well.get() {
@@ -102,7 +195,10 @@ fn never(run: &Run, plain: &Peer, tls: &Peer, drained: bool) -> Vec<String> {
         }
     }
     let stopped = run.plan.fault == Some(Fault::Stopped);
-    if tls.heard_end.get() == HeardEnd::Well && !drained && !stopped && is_13 {
+    if stopped && tls.heard_end.get() == HeardEnd::Well && !tls.is_at_boundary() && !plain.ended_well.get() {
+        wrong.push("close_notify inside an RPC record, when the tunnel stopped".into());
+    }
+    if tls.heard_end.get() == HeardEnd::Well && !drained && !stopped && !never_ends && is_13 {
         if !plain.ended_well.get() {
             wrong.push("close_notify on the TLS side, though the plain peer has not ended".into());
         }
@@ -115,6 +211,30 @@ fn never(run: &Run, plain: &Peer, tls: &Peer, drained: bool) -> Vec<String> {
         }
     }
     wrong
+}
+
+/// A TLS 1.2 close_notify renounces what is outstanding: it is answered at once, and what came before it still arrives.
+fn after_early_close(run: &Run, plain: &Peer, [plain_end, tls_end]: [HeardEnd; 2]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    // A plain peer that goes on writing to a connection that is over is reset.
+    if plain.heard_bytes.get() != run.said[1].borrow().len() || !matches!(plain_end, HeardEnd::Well | HeardEnd::Reset) {
+        let heard = plain.heard_bytes.get();
+        wrong.push(format!("{plain_end:?} behind {heard} of {} bytes before close_notify", run.said[1].borrow().len()));
+    }
+    if tls_end != HeardEnd::Well {
+        wrong.push(format!("close_notify was answered by {tls_end:?}"));
+    }
+    wrong
+}
+
+/// One direction ended and the other one never does, with nothing outstanding: both hear that it is over.
+fn after_the_other_end(run: &Run, all_arrived: bool, ends: [HeardEnd; 2]) -> Vec<String> {
+    let outcome = run.outcome.borrow();
+    let failure = outcome.as_ref().and_then(|outcome| outcome.failure.as_ref());
+    match all_arrived && ends == [HeardEnd::Well; 2] && failure.is_none() {
+        true => Vec::new(),
+        false => vec![format!("a peer that never ends: {ends:?}, all bytes: {all_arrived}, {failure:?}")],
+    }
 }
 
 /// Behind a fault there is an error, on both sides; unless the other direction had ended well before.
@@ -147,12 +267,16 @@ fn after_fault(
     let expected: &[u8] = match fault {
         Fault::RecordChanged | Fault::RecordDropped | Fault::RecordRepeated => &[20],
         Fault::RecordTooLong => &[22],
-        Fault::RecordOfNoType | Fault::Flood | Fault::Interleaved => &[10],
+        Fault::RecordOfNoType | Fault::Flood | Fault::Interleaved | Fault::KeyUpdateNotLast | Fault::AlertInMessage => {
+            &[10]
+        }
         Fault::Garbage => &[10, 20, 22, 50, 70],
         Fault::FatalAlert | Fault::PathCut | Fault::TlsReset | Fault::TlsEndInRecord | Fault::TlsEndWithoutClose => &[],
         _ => &[80, 0],
     };
     let fits = match tls_end {
+        // Nothing may look like an end that is none.
+        HeardEnd::Bare | HeardEnd::Open => false,
         HeardEnd::Alert(description) => expected.contains(&description),
         HeardEnd::Well => fault == Fault::Stopped || plain_ended || renounced,
         _ => true,

@@ -10,6 +10,7 @@
 mod credentials;
 mod driver;
 mod judge;
+mod moment;
 mod network;
 mod peer;
 mod plan;
@@ -25,6 +26,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use clap::Parser;
 
@@ -69,6 +71,8 @@ struct Totals {
     /// In how many seeds each fault happened.
     seeds_with: Stats,
     happened: BTreeMap<Fault, u64>,
+    /// From a fault to the end of its connection, at most.
+    longest: BTreeMap<Fault, Duration>,
     failures: Vec<(u64, String)>,
 }
 
@@ -85,6 +89,7 @@ impl Totals {
                 }
                 self.failures.extend(report.wrong.into_iter().map(|wrong| (seed, wrong)));
                 self.bytes = [self.bytes[0] + report.bytes[0], self.bytes[1] + report.bytes[1]];
+                report.longest.into_iter().for_each(|(fault, duration)| self.lasted(fault, duration));
                 for fault in Fault::ALL {
                     let count = report.stats.get(*fault);
                     *self.happened.entry(*fault).or_default() += count;
@@ -96,6 +101,11 @@ impl Totals {
         }
     }
 
+    fn lasted(&mut self, fault: Fault, duration: Duration) {
+        let longest = self.longest.entry(fault).or_default();
+        *longest = duration.max(*longest);
+    }
+
     fn join(&mut self, other: Self) {
         self.seeds += other.seeds;
         self.bytes = [self.bytes[0] + other.bytes[0], self.bytes[1] + other.bytes[1]];
@@ -103,6 +113,7 @@ impl Totals {
             (0..other.seeds_with.get(*fault)).for_each(|_| self.seeds_with.count(*fault));
             *self.happened.entry(*fault).or_default() += other.happened.get(fault).copied().unwrap_or(0);
         }
+        other.longest.into_iter().for_each(|(fault, duration)| self.lasted(fault, duration));
         self.failures.extend(other.failures);
     }
 }
@@ -151,12 +162,14 @@ fn main() -> ExitCode {
 
 /// Prints what happened and what failed.
 fn finish(totals: &Totals, judges_shares: bool) -> ExitCode {
-    let Totals { seeds, bytes: [from_plain, to_plain], seeds_with, happened, failures } = totals;
-    println!("{:<20} {:>12} {:>10}", "fault", "happened", "in seeds");
+    let Totals { seeds, bytes: [from_plain, to_plain], seeds_with, happened, longest, failures } = totals;
+    println!("{:<20} {:>12} {:>10} {:>12}", "fault", "happened", "in seeds", "to end in ms");
     let mut rare = Vec::new();
     for fault in Fault::ALL {
         let name = format!("{fault:?}");
-        println!("{name:<20} {:>12} {:>10}", happened.get(fault).copied().unwrap_or(0), seeds_with.get(*fault));
+        let lasted = longest.get(fault).map_or(String::new(), |longest| longest.as_millis().to_string());
+        let happened = happened.get(fault).copied().unwrap_or(0);
+        println!("{name:<20} {happened:>12} {:>10} {lasted:>12}", seeds_with.get(*fault));
         if seeds_with.get(*fault) * SEEDS_PER_FAULT_MAX < *seeds {
             rare.push(name);
         }

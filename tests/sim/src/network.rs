@@ -3,7 +3,7 @@
 //! What TCP promises holds here (bytes arrive in order and once), and whatever it does not promise is decided by the seed:
 //! how much a call takes, when bytes arrive, what is lost by a reset.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
@@ -11,14 +11,18 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
-use sealane_io::rt;
+use sealane_io::rt::{self, Signal};
 
+use crate::moment::{Ledger, Moment};
 use crate::random::Random;
 use crate::stats::{Fault, Stats};
 use crate::trace::{Event, Trace};
 
 /// After so long without a word TCP asks whether the other end is there.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// Sends that may follow the last word of the other end. The relay still passes on what it was about to receive.
+const SENDS_BEHIND_MAX: u32 = 1;
 
 /// How hostile the network is.
 #[derive(Clone, Copy, Debug)]
@@ -41,8 +45,9 @@ pub(crate) struct Network {
     pub(crate) random: RefCell<Random>,
     pub(crate) stats: RefCell<Stats>,
     pub(crate) trace: RefCell<Trace>,
-    /// Completions that are late, and how many have been overtaken.
-    late: Cell<u64>,
+    ledger: RefCell<Ledger>,
+    /// A connection is over.
+    pub(crate) one_is_over: Signal,
 }
 
 impl Network {
@@ -52,8 +57,14 @@ impl Network {
             random: RefCell::new(random),
             stats: RefCell::default(),
             trace: RefCell::new(Trace::new(rt::now())),
-            late: Cell::new(0),
+            ledger: RefCell::default(),
+            one_is_over: Signal::default(),
         }
+    }
+
+    /// Now, for a session of the relay.
+    pub(crate) fn moment(&self, session: u32) -> Moment {
+        self.ledger.borrow().moment(session, rt::now())
     }
 
     pub(crate) fn chance(&self, per_mille: usize) -> bool {
@@ -80,21 +91,6 @@ impl Network {
             _ => random.within(1, most - 1),
         }
     }
-
-    /// Lets a completion be late, so that later ones can come before it.
-    pub(crate) async fn complete(&self) {
-        if !self.chance(self.weather.late) {
-            // Others that wait for the same may come first or later.
-            if self.late.get() > 0 {
-                self.count(Fault::Reordered);
-            }
-            return;
-        }
-        self.count(Fault::LateCompletion);
-        self.late.set(self.late.get() + 1);
-        rt::sleep(self.delay()).await;
-        self.late.set(self.late.get() - 1);
-    }
 }
 
 /// Bytes on their way in one direction.
@@ -106,6 +102,15 @@ struct Pipe {
     /// When the end of the stream arrives.
     end_at: Option<Instant>,
     last_at: Option<Instant>,
+    /// Bytes that were ever sent, and taken.
+    sent: u64,
+    taken: u64,
+    /// Where the last word of the sender ends, if it has one.
+    last_ends_at: Option<u64>,
+    /// The sender has heard the last word of the other end, and has begun to send from this byte on.
+    is_last_heard: bool,
+    sends_behind: u32,
+    silent_from: Option<u64>,
 }
 
 impl Pipe {
@@ -199,6 +204,9 @@ impl Shared {
     fn reset(&self, side: usize) {
         let keep = self.network.random.borrow_mut().below(3);
         let state = &mut *self.state.borrow_mut();
+        if state.cut_at.is_none() {
+            state.pipes.iter_mut().for_each(|pipe| pipe.land(rt::now()));
+        }
         let [first, second] = &mut state.pipes;
         let (out, back) = if side == 0 { (first, second) } else { (second, first) };
         for (_, bytes) in out.flying.drain(..).take(keep) {
@@ -226,6 +234,94 @@ impl End {
         &self.0.shared.network
     }
 
+    /// Behind the next `count` bytes this end says nothing: a close_notify that ends both directions.
+    pub(crate) fn says_last(&self, count: usize) {
+        self.with(|outgoing, _, _, _| outgoing.last_ends_at = Some(outgoing.sent + count as u64));
+    }
+
+    /// From which byte on the other end may say nothing, because it has heard the last of this one.
+    pub(crate) fn silent_from(&self) -> Option<u64> {
+        self.with(|_, incoming, _, _| incoming.silent_from)
+    }
+
+    /// This end has received something, and its owner knows of it.
+    pub(crate) fn has_heard(&self) {
+        self.with(|outgoing, incoming, _, _| {
+            if incoming.last_ends_at.is_some_and(|end| incoming.taken >= end) {
+                outgoing.is_last_heard = true;
+            }
+        });
+    }
+
+    /// This end begins to send.
+    pub(crate) fn begins_to_send(&self) {
+        self.with(|outgoing, _, _, _| {
+            if outgoing.is_last_heard {
+                outgoing.sends_behind += 1;
+            }
+            if outgoing.sends_behind > SENDS_BEHIND_MAX && outgoing.silent_from.is_none() {
+                outgoing.silent_from = Some(outgoing.sent);
+            }
+        });
+    }
+
+    /// Which session of the relay it belongs to: two connections make one.
+    fn session(&self) -> u32 {
+        self.0.shared.number / 2
+    }
+
+    /// Now, and how much of the time until now the network and the peers have taken.
+    pub(crate) fn moment(&self) -> Moment {
+        self.network().moment(self.session())
+    }
+
+    /// A peer does nothing for a while.
+    pub(crate) async fn pause(&self, duration: Duration) {
+        rt::sleep(duration).await;
+        self.network().ledger.borrow_mut().explain(self.session(), duration);
+    }
+
+    /// Nobody has anything to do for a while.
+    pub(crate) async fn idle(&self, duration: Duration) {
+        rt::sleep(duration).await;
+        self.network().ledger.borrow_mut().idle(self.session(), duration);
+    }
+
+    /// Lets a completion be late, so that later ones of its session can come before it.
+    pub(crate) async fn complete(&self) {
+        let (network, session) = (self.network(), self.session());
+        if !network.chance(network.weather.late) {
+            if network.ledger.borrow().is_one_late(session) {
+                network.count(Fault::Reordered);
+            }
+            return;
+        }
+        network.count(Fault::LateCompletion);
+        let delay = network.delay();
+        network.ledger.borrow_mut().late(session, true);
+        rt::sleep(delay).await;
+        let mut ledger = network.ledger.borrow_mut();
+        ledger.late(session, false);
+        ledger.explain(session, delay);
+    }
+
+    /// Lets the news that something can be read be late.
+    pub(crate) async fn tell_late(&self) {
+        if self.network().chance(self.network().weather.late) {
+            self.network().count(Fault::LateReadiness);
+            let delay = self.network().delay();
+            // At once: whoever waits for this may stop waiting.
+            self.network().ledger.borrow_mut().explain(self.session(), delay);
+            rt::sleep(delay).await;
+        }
+    }
+
+    /// Whether its buffer of received bytes is full: the other end cannot send.
+    pub(crate) fn is_full(&self) -> bool {
+        let capacity = self.network().weather.capacity;
+        self.with(|_, incoming, _, _| incoming.held() >= capacity)
+    }
+
     /// Takes what is there, at most so much; nothing at the end of the stream.
     pub(crate) fn try_receive(&self, most: usize) -> io::Result<Vec<u8>> {
         let there = self.with(|_, incoming, own, _| {
@@ -242,7 +338,10 @@ impl End {
             0 => 0,
             there => self.network().part(there, Fault::ShortRead),
         };
-        let bytes: Vec<u8> = self.with(|_, incoming, _, _| incoming.arrived.drain(..count).collect());
+        let bytes: Vec<u8> = self.with(|_, incoming, _, _| {
+            incoming.taken += count as u64;
+            incoming.arrived.drain(..count).collect()
+        });
         self.0.shared.note(self.0.side, Event::Received, count);
         self.0.shared.changed();
         Ok(bytes)
@@ -281,12 +380,15 @@ impl End {
         let mut at = rt::now();
         if self.network().chance(self.network().weather.slow) {
             self.network().count(Fault::SlowSegment);
-            at += self.network().delay();
+            let delay = self.network().delay();
+            self.network().ledger.borrow_mut().explain(self.session(), delay);
+            at += delay;
         }
         self.with(|outgoing, _, _, _| {
             at = outgoing.last_at.map_or(at, |last| last.max(at));
             outgoing.last_at = Some(at);
             outgoing.flying_bytes += count;
+            outgoing.sent += count as u64;
             outgoing.flying.push_back((at, bytes.get(..count).unwrap_or_default().to_vec()));
         });
         self.0.shared.note(self.0.side, Event::Sent, count);
@@ -344,10 +446,11 @@ impl End {
         })
     }
 
-    /// As [`sealane_io::Control::unheard`].
+    /// As [`sealane_io::Control::unheard`]. A peer whose buffer is full answers the probes, unless the path is cut.
     pub(crate) fn unheard(&self) -> Option<Duration> {
         let cut_for = self.0.shared.state.borrow().cut_at.map(|at| rt::now() - at);
-        match (cut_for, self.is_acknowledged()) {
+        let is_probed = cut_for.is_some() && self.room() == 0;
+        match (cut_for, self.is_acknowledged() && !is_probed) {
             (cut_for, false) => Some(cut_for.unwrap_or_default()),
             // From then on TCP asks.
             (Some(cut_for), true) => cut_for.checked_sub(KEEPALIVE).map(|_| cut_for),

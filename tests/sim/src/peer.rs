@@ -5,18 +5,28 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::Duration;
 
 use sealane_io::rt::{self, Signal};
 use sealane_proto::tls::Version;
 
+use crate::moment::Moment;
 use crate::network::{End, Network};
 use crate::plan::{Behaviour, Close};
 use crate::random::Random;
-use crate::records::{ALERT, DATA, HANDSHAKE, Heard, PLAIN_BYTES_MAX};
-use crate::rpc::{self, Message};
+use crate::records::Heard;
+use crate::rpc::{self, Draft, Message, REPEATED_XID};
 use crate::stats::Fault;
 use crate::transport::{Transport, tickets};
+
+mod faults;
+
+/// From a request for the next key to the KeyUpdate that answers it, apart from what others take: what is on its way at the
+/// moment of the request, and nothing for the relay.
+const KEY_ANSWER_MAX: Duration = Duration::from_millis(45);
+
+/// So many calls at once are a flood.
+pub(crate) const FLOOD_CALLS_MIN: usize = 300;
 
 /// How the relay ended its direction towards a peer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -52,6 +62,12 @@ pub(crate) struct Peer {
     outstanding: Cell<usize>,
     changed: Signal,
     key_answer_due: Cell<bool>,
+    /// It wants the relay's next key, since then.
+    key_wanted: Cell<Option<Moment>>,
+    is_hostile: Cell<bool>,
+    has_idled: Cell<bool>,
+    was_late: Cell<bool>,
+    was_shut: Cell<bool>,
     was_reset: Cell<bool>,
     /// Nothing more is to be heard.
     listened: Cell<bool>,
@@ -60,11 +76,10 @@ pub(crate) struct Peer {
     pub(crate) heard_end: Cell<HeardEnd>,
     pub(crate) calls_heard: Cell<u64>,
     pub(crate) replies_heard: Cell<u64>,
-    pub(crate) key_updates_heard: Cell<u64>,
     /// It ended its direction well.
     pub(crate) ended_well: Cell<bool>,
     /// When its fault happened.
-    pub(crate) struck: Cell<Option<Instant>>,
+    pub(crate) struck: Cell<Option<Moment>>,
     /// What the relay did wrong.
     pub(crate) wrong: RefCell<Option<String>>,
 }
@@ -99,6 +114,11 @@ impl Peer {
             outstanding: Cell::new(0),
             changed: Signal::default(),
             key_answer_due: Cell::new(false),
+            key_wanted: Cell::new(None),
+            is_hostile: Cell::new(false),
+            has_idled: Cell::new(false),
+            was_late: Cell::new(false),
+            was_shut: Cell::new(false),
             was_reset: Cell::new(false),
             listened: Cell::new(false),
             wire_said: Cell::new(0),
@@ -106,7 +126,6 @@ impl Peer {
             heard_end: Cell::new(HeardEnd::Open),
             calls_heard: Cell::new(0),
             replies_heard: Cell::new(0),
-            key_updates_heard: Cell::new(0),
             ended_well: Cell::new(false),
             struck: Cell::new(None),
             wrong: RefCell::default(),
@@ -124,7 +143,15 @@ impl Peer {
 
     /// Runs until its connection is over.
     pub(crate) async fn run(&self) {
-        rt::join(self.listen(), self.talk()).await;
+        match self.behaviour.leaves {
+            true => self.talk().await,
+            false => drop(rt::join(self.listen(), self.talk()).await),
+        }
+    }
+
+    /// Whether it spoke TLS records under known keys, with the relay's end of the session.
+    pub(crate) fn is_at_boundary(&self) -> bool {
+        self.behaviour.stream.is_none() && self.reader.borrow().at_boundary()
     }
 
     fn note_reset(&self) {
@@ -148,17 +175,13 @@ impl Peer {
 
     fn strike(&self, fault: Fault) {
         if self.struck.get().is_none() {
-            self.struck.set(Some(rt::now()));
+            self.struck.set(Some(self.socket().moment()));
             self.network.count(fault);
         }
     }
 
-    async fn pause(&self, kind: Fault) {
-        let pauses = self.random.borrow_mut().chance(self.behaviour.pauses);
-        if pauses {
-            self.network.count(kind);
-            rt::sleep(self.behaviour.pause).await;
-        }
+    fn is_to_pause(&self) -> bool {
+        self.random.borrow_mut().chance(self.behaviour.pauses)
     }
 
     // ---- listening
@@ -171,9 +194,7 @@ impl Peer {
                 self.note_reset();
                 break;
             }
-            if !self.behaviour.reads_on {
-                self.pause(Fault::SlowReader).await;
-            }
+            self.pause_reading().await;
             let most = self.most_to_receive();
             match self.socket().receive(most).await {
                 Err(_) => self.note_reset(),
@@ -200,6 +221,24 @@ impl Peer {
         self.changed.set();
     }
 
+    async fn pause_reading(&self) {
+        let socket = self.socket();
+        if !self.behaviour.reads_on && self.is_to_pause() {
+            socket.pause(self.behaviour.pause).await;
+            if socket.is_full() {
+                self.network.count(Fault::SlowReader);
+            }
+        }
+        let shut = self.behaviour.shut.filter(|(at, _)| self.heard_bytes.get() >= *at && !self.was_shut.get());
+        if let Some((_, duration)) = shut {
+            self.was_shut.set(true);
+            socket.pause(duration).await;
+            if socket.is_full() {
+                self.network.count(if duration.as_secs() >= 100 { Fault::WindowShut } else { Fault::SlowReader });
+            }
+        }
+    }
+
     fn most_to_receive(&self) -> usize {
         let mut random = self.random.borrow_mut();
         if random.chance(250) { random.within(1, 3000) } else { 1 << 18 }
@@ -209,13 +248,15 @@ impl Peer {
         if let HeardEnd::Alert(_) = self.heard_end.get() {
             return Ok(());
         }
-        let heard = self.transport.borrow_mut().hear(bytes)?;
+        let silent_from = self.socket().silent_from();
+        let heard = self.transport.borrow_mut().hear(bytes, silent_from)?;
         for heard in heard {
             match heard {
                 _ if self.heard_end.get() == HeardEnd::Well => return Err(format!("{heard:?} behind the end")),
                 Heard::Data(data) => self.take(&data)?,
                 Heard::CloseNotify => {
                     self.heard_end.set(HeardEnd::Well);
+                    self.key_answer_is_in_time()?;
                     if self.is_12 {
                         // Its receiver answers at once and drops what it would have written (RFC 5246 section 7.2.1).
                         self.queue.borrow_mut().clear();
@@ -225,15 +266,31 @@ impl Peer {
                     self.network.count(Fault::AlertHeard);
                     self.heard_end.set(HeardEnd::Alert(description));
                 }
-                Heard::KeyUpdate { answer } => {
-                    self.key_updates_heard.set(self.key_updates_heard.get() + 1);
+                Heard::KeyUpdate { answer, is_of_age } => {
+                    if is_of_age {
+                        self.network.count(Fault::OwnKeyUpdate);
+                    }
                     if answer {
                         self.key_answer_due.set(true);
+                    } else {
+                        self.key_answer_is_in_time()?;
+                        self.key_wanted.set(None);
                     }
                 }
             }
         }
         Ok(())
+    }
+
+    /// Whether the relay has not let the peer wait for its next key.
+    fn key_answer_is_in_time(&self) -> Result<(), String> {
+        let is_cut = self.fault() == Some(Fault::PathCut) && self.struck.get().is_some();
+        let Some(wanted) = self.key_wanted.get().filter(|_| !is_cut) else { return Ok(()) };
+        let waited = self.socket().moment().unexplained_since(wanted);
+        match waited > KEY_ANSWER_MAX {
+            true => Err(format!("a KeyUpdate was asked for and not answered for {} ms", waited.as_millis())),
+            false => Ok(()),
+        }
     }
 
     /// The first promise: what is heard is what was said, in order.
@@ -254,12 +311,18 @@ impl Peer {
     }
 
     fn answer(&self, message: Message) {
+        if message.is_extra {
+            return;
+        }
         if !message.is_call {
             self.replies_heard.set(self.replies_heard.get() + 1);
             self.outstanding.set(self.outstanding.get().saturating_sub(1));
             return;
         }
         self.calls_heard.set(self.calls_heard.get() + 1);
+        if self.behaviour.idle.is_some_and(|(at, _)| at as u64 + 1 == self.calls_heard.get()) {
+            self.key_was_asked_for();
+        }
         if self.is_due(Fault::ServerSilent) {
             return self.strike(Fault::ServerSilent);
         }
@@ -277,14 +340,27 @@ impl Peer {
         if fragment < 100 {
             self.network.count(Fault::TinyFragments);
         }
-        let message = rpc::message(&mut self.random.borrow_mut(), is_call, bytes, reply_bytes, fragment);
-        self.queue.borrow_mut().extend(message);
+        let (mut random, mut queue) = (self.random.borrow_mut(), self.queue.borrow_mut());
+        let mut draft = Draft::new(&mut random, is_call, bytes, reply_bytes, fragment);
+        if self.behaviour.hostile == Some(Fault::RepeatedXids) {
+            draft.xid = REPEATED_XID;
+        }
+        queue.extend(draft.record(&mut random));
+        if let Some(kind) = self.behaviour.hostile
+            && (!self.is_hostile.replace(true) || random.chance(100))
+        {
+            self.network.count(kind);
+            queue.extend(rpc::hostile(&mut random, kind));
+        }
     }
 
     /// Puts into the queue what comes next of its own accord.
     fn refill(&self) {
         let Behaviour { calls, depth, stream, .. } = &self.behaviour;
         if let Some(most) = *stream {
+            if most == 0 {
+                return;
+            }
             let mut bytes = vec![0; 20_000.min(most - self.streamed.get())];
             self.random.borrow_mut().fill(&mut bytes);
             if self.streamed.get() == 0 {
@@ -297,12 +373,70 @@ impl Peer {
         }
         // A server makes its callbacks at once.
         let depth = if self.is_client { *depth } else { calls.len() };
+        if self.is_client && depth >= FLOOD_CALLS_MIN && self.next_call.get() == 0 {
+            self.network.count(Fault::CallFlood);
+        }
         while self.outstanding.get() < depth
+            && !self.is_to_idle()
             && let Some((bytes, reply_bytes)) = calls.get(self.next_call.get())
         {
             self.next_call.set(self.next_call.get() + 1);
             self.outstanding.set(self.outstanding.get() + 1);
             self.put_message(true, *bytes, *reply_bytes);
+        }
+    }
+
+    /// Whether nothing more is to be said before the time in which there is nothing to do.
+    fn is_to_idle(&self) -> bool {
+        let count = if self.is_client { self.next_call.get() } else { self.calls_heard.get() as usize };
+        self.behaviour.idle.is_some_and(|(at, _)| at == count) && !self.has_idled.get()
+    }
+
+    /// There is nothing to do; the TLS peer, and only it, may still want the relay's next key.
+    async fn idle(&self) -> Result<(), Over> {
+        let Some((_, duration)) = self.behaviour.idle else { return Ok(()) };
+        self.has_idled.set(true);
+        if self.random.borrow_mut().chance(500) {
+            // Long after the relay has begun to wait, or while it still hopes for more.
+            self.socket().idle(Duration::from_secs(10)).await;
+        }
+        self.want_key().await?;
+        if self.is_client {
+            self.network.count(Fault::IdleHours);
+            self.socket().idle(duration).await;
+            self.key_was_asked_for();
+        }
+        Ok(())
+    }
+
+    /// After a time in which there was nothing else to do, the relay must have asked for a new key in place of an old one.
+    fn key_was_asked_for(&self) {
+        if let Transport::Records(records) = &*self.transport.borrow()
+            && records.is_own_key_old()
+            && !self.key_answer_due.get()
+        {
+            self.wrong.borrow_mut().get_or_insert("a key is old, and the next one was not asked for".into());
+        }
+    }
+
+    async fn want_key(&self) -> Result<(), Over> {
+        let wire = match &mut *self.transport.borrow_mut() {
+            Transport::Records(records) if records.version == Version::Tls13 => records.key_update(true),
+            _ => return Ok(()),
+        };
+        self.note_key_wanted();
+        self.send(&wire).await
+    }
+
+    /// Notes since when the relay's next key is wanted, if it is.
+    fn note_key_wanted(&self) {
+        let wants = match &mut *self.transport.borrow_mut() {
+            // A key that is replaced for its age is no answer, and looks like one.
+            Transport::Records(records) => records.take_key_wanted() && records.records_per_key_max == u64::MAX,
+            _ => false,
+        };
+        if wants && self.key_wanted.get().is_none() && self.heard_end.get() == HeardEnd::Open {
+            self.key_wanted.set(Some(self.socket().moment()));
         }
     }
 
@@ -320,13 +454,14 @@ impl Peer {
         if self.is_12 && self.heard_end.get() == HeardEnd::Well {
             return true;
         }
-        let has_heard_all = || self.heard_bytes.get() >= self.behaviour.stream.unwrap_or(0);
+        let has_heard_all = || self.heard_bytes.get() >= self.behaviour.expects;
         let calls_made = self.next_call.get() == self.behaviour.calls.len();
         let streamed = self.behaviour.stream.is_none_or(|most| self.streamed.get() == most);
         let waited = match (self.behaviour.close, self.behaviour.stream) {
             (Close::After, _) => self.heard_end.get() == HeardEnd::Well,
             (_, Some(_)) => has_heard_all(),
             (Close::Said, None) => true,
+            (Close::Answered(calls), None) => self.calls_heard.get() as usize >= calls && self.outstanding.get() == 0,
             (Close::Done, None) => self.outstanding.get() == 0 && self.reader.borrow().at_boundary(),
         };
         calls_made && streamed && waited && self.queue.borrow().is_empty()
@@ -361,6 +496,13 @@ impl Peer {
             {
                 return self.commit(fault).await;
             }
+            if self.queue.borrow().is_empty() && self.is_to_idle() && self.outstanding.get() == 0 {
+                self.idle().await?;
+                continue;
+            }
+            if done && self.fault() == Some(Fault::NeverEnds) {
+                return self.never_end().await;
+            }
             let passive = [Some(Fault::ServerSilent), Some(Fault::PeerTakesNothing)].contains(&self.fault());
             let says_no_more = passive && self.struck.get().is_some();
             if says_no_more && self.listened.get() {
@@ -375,9 +517,23 @@ impl Peer {
                 self.changed.wait().await;
                 continue;
             }
-            self.pause(Fault::SlowWriter).await;
+            self.pause_writing().await;
             let bytes = self.next_bytes();
             self.say(&bytes).await?;
+        }
+    }
+
+    async fn pause_writing(&self) {
+        if self.is_to_pause() {
+            self.network.count(Fault::SlowWriter);
+            self.socket().pause(self.behaviour.pause).await;
+        }
+        let late = self.behaviour.late.filter(|(at, _)| self.calls_heard.get() as usize >= *at);
+        if let Some((_, duration)) = late
+            && !self.was_late.replace(true)
+        {
+            self.network.count(Fault::LateReply);
+            self.socket().pause(duration).await;
         }
     }
 
@@ -387,6 +543,7 @@ impl Peer {
             fault,
             Fault::ServerSilent
                 | Fault::PeerTakesNothing
+                | Fault::NeverEnds
                 | Fault::Stopped
                 | Fault::ConnectRefused
                 | Fault::ConnectHangs
@@ -412,6 +569,7 @@ impl Peer {
             let (mut transport, mut random) = (self.transport.borrow_mut(), self.random.borrow_mut());
             transport.say(bytes, &self.behaviour, &mut random, &mut network.stats.borrow_mut())
         };
+        self.note_key_wanted();
         self.send(&wire).await?;
         let sends_tickets = !self.is_client && self.random.borrow_mut().chance(self.behaviour.extras);
         if sends_tickets {
@@ -478,126 +636,17 @@ impl Peer {
             self.network.count(Fault::HalfClose);
         }
         let wire = self.transport.borrow_mut().close();
+        if self.is_12 {
+            self.socket().says_last(wire.len());
+        }
         self.send(&wire).await?;
         let ends_too = self.transport.borrow().is_plain() || self.random.borrow_mut().chance(500);
         if ends_too {
             self.socket().shutdown_write();
         }
-        Ok(())
-    }
-
-    // ---- faults
-
-    async fn commit(&self, fault: Fault) -> Result<(), Over> {
-        if fault == Fault::CloseInRecord {
-            // An end like any other: everything is still to arrive.
-            self.network.count(fault);
-            self.say_half_message().await?;
-            return self.close().await;
-        }
-        self.strike(fault);
-        match fault {
-            Fault::PlainReset | Fault::TlsReset => self.socket().abort(),
-            Fault::PathCut => self.socket().cut(),
-            Fault::TlsEndWithoutClose => self.socket().shutdown_write(),
-            Fault::PlainEndInRecord | Fault::HalfARecord | Fault::TlsEndInRecord => {
-                self.say_half().await?;
-                if fault != Fault::HalfARecord {
-                    self.socket().shutdown_write();
-                }
-            }
-            _ => {
-                let wire = self.bad_records(fault);
-                self.write(&wire).await?;
-            }
+        if self.behaviour.leaves {
+            self.network.count(Fault::OrderlyClose);
         }
         Ok(())
-    }
-
-    /// What waits: it may be the rest of a message.
-    async fn say_rest(&self) -> Result<(), Over> {
-        let rest: Vec<u8> = self.queue.borrow_mut().drain(..).collect();
-        if rest.is_empty() { Ok(()) } else { self.say(&rest).await }
-    }
-
-    fn message_to_cut(&self) -> Vec<u8> {
-        rpc::message(&mut self.random.borrow_mut(), true, 600, 20, 1 << 24)
-    }
-
-    /// Half of a message, in whole records.
-    async fn say_half_message(&self) -> Result<(), Over> {
-        self.say_rest().await?;
-        let message = self.message_to_cut();
-        let half = self.random.borrow_mut().within(1, message.len() - 1);
-        self.say(message.get(..half).unwrap_or_default()).await
-    }
-
-    /// Half of a message, or of a record with one in it.
-    async fn say_half(&self) -> Result<(), Over> {
-        self.say_rest().await?;
-        let message = self.message_to_cut();
-        if self.transport.borrow().is_plain() {
-            let half = self.random.borrow_mut().within(1, message.len() - 1);
-            self.said.borrow_mut().extend_from_slice(&message[..half]);
-            return self.write(&message[..half]).await;
-        }
-        let wire = match &mut *self.transport.borrow_mut() {
-            Transport::Records(records) => records.seal(DATA, &message, 0),
-            _ => return Err(Over),
-        };
-        let half = self.random.borrow_mut().within(1, wire.len() - 1);
-        self.write(&wire[..half]).await
-    }
-
-    /// Records that break the protocol. Whatever they carry was never said.
-    fn bad_records(&self, fault: Fault) -> Vec<u8> {
-        let mut transport = self.transport.borrow_mut();
-        let Transport::Records(records) = &mut *transport else { return Vec::new() };
-        let mut random = self.random.borrow_mut();
-        let is_13 = records.version == Version::Tls13;
-        let lie = vec![0x55; random.within(1, 300)];
-        match fault {
-            Fault::RecordChanged => {
-                let mut wire = records.seal(DATA, &lie, 0);
-                let at = random.within(5, wire.len() - 1);
-                wire[at] ^= 1 << random.below(8);
-                wire
-            }
-            Fault::RecordDropped => {
-                records.skip_number();
-                records.seal(DATA, &lie, 0)
-            }
-            Fault::RecordRepeated => {
-                let text = rpc::message(&mut random, false, 40, 0, 1 << 24);
-                self.said.borrow_mut().extend_from_slice(&text);
-                let record = records.seal(DATA, &text, 0);
-                [record.clone(), record].concat()
-            }
-            Fault::RecordTooLong => match random.below(2) {
-                0 => vec![DATA, 3, 3, 0x41, 0x01],
-                _ => records.seal(DATA, &vec![0x55; PLAIN_BYTES_MAX + 1], 0),
-            },
-            Fault::RecordOfNoType => records.seal(if is_13 { 99 } else { 20 }, &lie, 0),
-            Fault::FatalAlert => records.seal(ALERT, &[2, 80], 0),
-            Fault::Flood => {
-                let kind = random.below(2);
-                let mut one = || match (is_13, kind) {
-                    (true, 0) => records.key_update(false),
-                    (false, 0) => records.seal(ALERT, &[1, 90], 0),
-                    _ => records.seal(DATA, &[], 0),
-                };
-                (0..40).flat_map(|_| one()).collect()
-            }
-            Fault::Interleaved => {
-                let mut wire = records.seal(HANDSHAKE, &[4, 0, 1, 0, 7], 0);
-                wire.extend(records.seal(DATA, &lie, 0));
-                wire
-            }
-            _ => {
-                let mut wire = vec![0; 20_000];
-                random.fill(&mut wire);
-                wire
-            }
-        }
     }
 }

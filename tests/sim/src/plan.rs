@@ -5,6 +5,7 @@ use std::time::Duration;
 use sealane_proto::tls::{Role, Suite, Version};
 
 use crate::network::Weather;
+use crate::peer::FLOOD_CALLS_MIN;
 use crate::random::Random;
 use crate::records::Secret;
 use crate::stats::Fault;
@@ -32,6 +33,8 @@ pub(crate) struct Connection {
     /// Keys come from a handshake.
     pub(crate) shakes_hands: bool,
     pub(crate) fault: Option<Fault>,
+    /// What is odd about it, though it must end well.
+    pub(crate) oddity: Option<Fault>,
     pub(crate) client: Behaviour,
     pub(crate) server: Behaviour,
 }
@@ -45,6 +48,8 @@ pub(crate) enum Close {
     Said,
     /// The other one has ended.
     After,
+    /// So many calls are answered.
+    Answered(usize),
 }
 
 /// What a peer does.
@@ -55,6 +60,18 @@ pub(crate) struct Behaviour {
     pub(crate) depth: usize,
     /// Instead of RPC: so many bytes of anything.
     pub(crate) stream: Option<usize>,
+    /// How much of such a stream the other one says.
+    pub(crate) expects: usize,
+    /// What it says between its messages that is hostile at the RPC layer.
+    pub(crate) hostile: Option<Fault>,
+    /// After so many calls there is nothing to do for a while.
+    pub(crate) idle: Option<(usize, Duration)>,
+    /// After so many calls it takes that long to go on answering.
+    pub(crate) late: Option<(usize, Duration)>,
+    /// After so many bytes it takes nothing for a while.
+    pub(crate) shut: Option<(usize, Duration)>,
+    /// It closes its socket when it has said everything, and hears nothing.
+    pub(crate) leaves: bool,
     pub(crate) close: Close,
     pub(crate) fragment: usize,
     /// The most bytes of one TLS record.
@@ -77,10 +94,12 @@ impl Plan {
         let random = &mut Random::new(seed, 1);
         let role = random.pick(&[Role::Client, Role::Server]);
         let count = random.within(2, 4);
+        // In good weather nothing takes any time, unless somebody missed something.
+        let is_calm = random.chance(150);
         let weather = Weather {
             short: random.pick(&[0, 20, 200, 700]),
-            late: random.pick(&[0, 20, 200]),
-            slow: random.pick(&[0, 20, 200]),
+            late: if is_calm { 0 } else { random.pick(&[0, 20, 200]) },
+            slow: if is_calm { 0 } else { random.pick(&[0, 20, 200]) },
             delay_ms_max: random.pick(&[1, 5, 40]),
             capacity: random.pick(&[6_000, 40_000, 200_000, 1 << 20]),
         };
@@ -121,11 +140,28 @@ const TLS_FAULTS: &[Fault] = &[
     Fault::FatalAlert,
     Fault::Flood,
     Fault::Interleaved,
+    Fault::KeyUpdateNotLast,
+    Fault::AlertInMessage,
+    Fault::EarlyClose,
     Fault::Garbage,
     Fault::PathCut,
 ];
 /// Faults of any peer.
-const FAULTS: &[Fault] = &[Fault::HalfARecord, Fault::PeerTakesNothing, Fault::Stopped];
+const FAULTS: &[Fault] = &[Fault::HalfARecord, Fault::PeerTakesNothing, Fault::NeverEnds, Fault::Stopped];
+/// What ends no connection.
+const ODDITIES: &[Fault] = &[
+    Fault::ZeroFragment,
+    Fault::AbsurdMark,
+    Fault::NotRpcMidway,
+    Fault::NoMessage,
+    Fault::UnsolicitedReplies,
+    Fault::RepeatedXids,
+    Fault::CallFlood,
+    Fault::IdleHours,
+    Fault::LateReply,
+    Fault::WindowShut,
+    Fault::OrderlyClose,
+];
 const HANDSHAKE_FAULTS: &[Fault] = &[
     Fault::ConnectRefused,
     Fault::ConnectHangs,
@@ -135,63 +171,126 @@ const HANDSHAKE_FAULTS: &[Fault] = &[
     Fault::HandshakeChanged,
 ];
 
+fn what_happens(random: &mut Random, shakes_hands: bool) -> (Option<Fault>, Option<Fault>) {
+    match (random.below(100), shakes_hands) {
+        (0..85, true) => (Some(random.pick(HANDSHAKE_FAULTS)), None),
+        (0..8, _) => (Some(random.pick(PLAIN_FAULTS)), None),
+        (8..50, false) => (Some(random.pick(TLS_FAULTS)), None),
+        (50..62, false) => (Some(random.pick(FAULTS)), None),
+        (62..66, false) => (Some(Fault::ServerSilent), None),
+        (66..95, false) => (None, Some(random.pick(ODDITIES))),
+        _ => (None, None),
+    }
+}
+
+/// The same fault, or one like it, in a version that has it.
+fn in_version(fault: Fault, version: Version) -> Fault {
+    match (fault, version) {
+        // Under TLS 1.2 it ends both directions (RFC 5246 section 7.2.1).
+        (Fault::CloseInRecord, Version::Tls12) => Fault::EarlyClose,
+        (Fault::EarlyClose, Version::Tls13) => Fault::CloseInRecord,
+        (Fault::KeyUpdateNotLast, Version::Tls12) => Fault::AlertInMessage,
+        (fault, _) => fault,
+    }
+}
+
 impl Connection {
     fn new(random: &mut Random, seed: u64, index: usize, role: Role, short_keys: bool) -> Self {
         let is_survivor = index == 0;
-        let shakes_hands = !is_survivor && random.chance(90);
-        let version = match (is_survivor || shakes_hands) && short_keys {
+        let shakes_hands = !is_survivor && random.chance(120);
+        let (fault, oddity) = if is_survivor { (None, None) } else { what_happens(random, shakes_hands) };
+        let keeps_its_key = is_survivor || shakes_hands || oddity.is_some() || fault == Some(Fault::NeverEnds);
+        let version = match keeps_its_key && short_keys {
             // A TLS 1.2 key that is used up ends its connection.
             true => Version::Tls13,
             false => random.pick(&[Version::Tls12, Version::Tls13, Version::Tls13]),
         };
+        let fault = fault.map(|fault| in_version(fault, version));
         let suite = random.pick(&[Suite::Aes128Gcm, Suite::Aes256Gcm, Suite::ChaCha20Poly1305]);
         let secret = Secret { seed: seed.wrapping_mul(31).wrapping_add(index as u64), version, suite };
-        let kind = random.below(100);
-        let fault = match (is_survivor, shakes_hands) {
-            (true, _) => None,
-            (false, true) if kind < 85 => Some(random.pick(HANDSHAKE_FAULTS)),
-            (false, true) => None,
-            (false, false) => match kind {
-                0..12 => Some(random.pick(PLAIN_FAULTS)),
-                12..70 => match random.pick(TLS_FAULTS) {
-                    // Under TLS 1.2 it ends both directions (RFC 5246 section 7.2.1).
-                    Fault::CloseInRecord if version == Version::Tls12 => Some(Fault::TlsEndInRecord),
-                    fault => Some(fault),
-                },
-                70..85 => Some(random.pick(FAULTS)),
-                85..90 => Some(Fault::ServerSilent),
-                _ => None,
-            },
-        };
-        let not_rpc = fault == Some(Fault::PeerTakesNothing) || (fault.is_none() && random.chance(60));
+        let happens = [fault, oddity];
+        let must_stream = [Fault::PeerTakesNothing, Fault::WindowShut, Fault::OrderlyClose];
+        let not_rpc = must_stream.iter().any(|kind| happens.contains(&Some(*kind)))
+            || (happens == [None; 2] && random.chance(60));
         let least = if is_survivor { BYTES_EACH_WAY_MIN } else { random.within(20_000, 120_000) };
         let mut client = Behaviour::new(random, least, not_rpc);
         let mut server = Behaviour::new(random, 0, not_rpc);
         server.close = Close::After;
         server.stream = client.stream;
+        (client.expects, server.expects) = (client.stream.unwrap_or(0), client.stream.unwrap_or(0));
         if !not_rpc && random.chance(300) {
             server.calls =
                 (0..random.within(1, 20)).map(|_| (random.within(20, 2000), random.within(20, 500))).collect();
         }
-        if version == Version::Tls12 && role == Role::Server && client.close == Close::Said {
-            // Whoever says close_notify under TLS 1.2 has renounced the replies (RFC 5246 section 7.2.1).
-            client.close = Close::Done;
-        }
+        // Whoever says close_notify under TLS 1.2 has renounced the replies (RFC 5246 section 7.2.1).
+        let renounces = version == Version::Tls12 && role == Role::Server;
         let uses_up = short_keys && version == Version::Tls12;
-        if client.close == Close::Said && (uses_up || not_rpc) {
+        let must_be_done = oddity.is_some() || fault == Some(Fault::NeverEnds);
+        if client.close == Close::Said && (renounces || uses_up || not_rpc || must_be_done) {
             client.close = Close::Done;
         }
-        if fault == Some(Fault::Stopped) {
-            client.pauses = 1000;
-            client.pause = Duration::from_secs(20);
-        }
-        if fault == Some(Fault::CloseInRecord) {
-            client.depth = 64;
-            if role == Role::Client { client.dawdle() } else { server.dawdle() }
-        }
-        let mut connection = Self { secret, shakes_hands, fault, client, server };
+        let mut connection = Self { secret, shakes_hands, fault, oddity, client, server };
+        connection.prepare_fault(random, role);
+        connection.prepare_oddity(random, role);
         connection.blame(random, role);
         connection
+    }
+
+    /// What a fault needs, so that it can be seen.
+    fn prepare_fault(&mut self, random: &mut Random, role: Role) {
+        let Self { fault, client, server, .. } = self;
+        match fault {
+            Some(Fault::Stopped) => {
+                client.pauses = 1000;
+                client.pause = Duration::from_secs(20);
+                client.piece = random.pick(&[50, 3000, 1 << 18]);
+            }
+            Some(Fault::CloseInRecord) => {
+                client.depth = 64;
+                if role == Role::Client { client.dawdle() } else { server.dawdle() }
+            }
+            Some(Fault::EarlyClose) => client.depth = 64,
+            _ => {}
+        }
+    }
+
+    fn prepare_oddity(&mut self, random: &mut Random, role: Role) {
+        let Self { client, server, oddity, .. } = self;
+        let Some(oddity) = *oddity else { return };
+        match oddity {
+            Fault::CallFlood => {
+                client.calls = (0..random.within(FLOOD_CALLS_MIN, 600))
+                    .map(|_| (random.within(20, 100), random.within(400, 2000)))
+                    .collect();
+                client.depth = client.calls.len();
+                (client.pauses, client.pause) = (300, Duration::from_millis(400));
+            }
+            Fault::IdleHours => {
+                server.calls.clear();
+                let hours = Duration::from_secs(random.within(3600, 9000) as u64);
+                client.idle = Some((random.below(client.calls.len()), hours));
+                server.idle = client.idle;
+            }
+            Fault::LateReply => {
+                let late = Duration::from_secs(random.within(100, 170) as u64);
+                server.late = Some((random.within(1, client.calls.len()), late));
+            }
+            Fault::WindowShut => {
+                let peer = if random.chance(500) { client } else { server };
+                peer.shut = Some((random.below(100_000), Duration::from_secs(100)));
+            }
+            Fault::OrderlyClose => {
+                let (plain, tls) = if role == Role::Client { (client, server) } else { (server, client) };
+                (plain.close, plain.leaves, plain.expects) = (Close::Done, true, 0);
+                (tls.close, tls.stream) = (Close::After, Some(0));
+                tls.shut = Some((random.below(100_000), Duration::from_secs(30)));
+            }
+            hostile => {
+                let who = random.below(3);
+                client.hostile = Some(hostile).filter(|_| who != 1);
+                server.hostile = Some(hostile).filter(|_| who != 0);
+            }
+        }
     }
 
     fn without_handshake(&mut self) {
@@ -207,10 +306,14 @@ impl Connection {
         let is_plain = match fault {
             fault if PLAIN_FAULTS.contains(&fault) => true,
             Fault::ServerSilent => role == Role::Server,
-            Fault::HalfARecord | Fault::PeerTakesNothing => random.chance(500),
+            Fault::HalfARecord | Fault::PeerTakesNothing | Fault::NeverEnds => random.chance(500),
             _ => false,
         };
-        let peer = if (role == Role::Client) == is_plain { &mut self.client } else { &mut self.server };
+        let is_client = (role == Role::Client) == is_plain;
+        if is_client && fault == Fault::NeverEnds {
+            self.server.close = Close::Answered(self.client.calls.len());
+        }
+        let peer = if is_client { &mut self.client } else { &mut self.server };
         let most = if HANDSHAKE_FAULTS.contains(&fault) { 1500 } else { 60_000 };
         // So that more is still to come than the buffers on the way hold.
         let at = if fault == Fault::PeerTakesNothing { 0 } else { random.below(most) };
@@ -241,6 +344,12 @@ impl Behaviour {
             calls,
             depth: random.pick(&[1, 2, 8, 64]),
             stream: not_rpc.then(|| random.within(1_400_000, 1_600_000)),
+            expects: 0,
+            hostile: None,
+            idle: None,
+            late: None,
+            shut: None,
+            leaves: false,
             close: if random.chance(300) { Close::Said } else { Close::Done },
             fragment: random.pick(&[7, 300, 20_000, 1 << 24, 1 << 24, 1 << 24]),
             record: random.pick(&[9, 700, 16_384, 16_384, 16_384]),

@@ -14,6 +14,9 @@ pub(crate) const DATA: u8 = 23;
 const HEADER_BYTES: usize = 5;
 pub(crate) const PLAIN_BYTES_MAX: usize = 1 << 14;
 
+/// The relay looks at the age of its key before each buffer: 65 records of data, and what it says of its own accord.
+const RECORDS_BEYOND_MAX: u64 = 70;
+
 /// What both ends know without a handshake.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Secret {
@@ -161,7 +164,11 @@ pub(crate) enum Heard {
     Data(Vec<u8>),
     CloseNotify,
     Alert(u8),
-    KeyUpdate { answer: bool },
+    /// `is_of_age`: the key had protected as many records as it may.
+    KeyUpdate {
+        answer: bool,
+        is_of_age: bool,
+    },
 }
 
 /// A peer's end of a TLS connection whose handshake is done.
@@ -172,12 +179,20 @@ pub(crate) struct Records {
     wire: Vec<u8>,
     /// How much of `wire` has been heard.
     heard: usize,
+    /// How much has been heard before `wire`.
+    heard_before: u64,
+    /// After so many records a key of TLS 1.3 is to be replaced.
+    pub(crate) records_per_key_max: u64,
+    key_wanted: bool,
 }
 
 impl Records {
-    pub(crate) fn new(secret: Secret) -> Self {
+    pub(crate) fn new(secret: Secret, records_per_key_max: u64) -> Self {
         Self {
             version: secret.version,
+            records_per_key_max,
+            key_wanted: false,
+            heard_before: 0,
             sending: Protection::new(secret, false, 0),
             receiving: Protection::new(secret, true, 0),
             wire: Vec::new(),
@@ -197,23 +212,43 @@ impl Records {
     /// A KeyUpdate under the old key; what follows goes under the next one.
     pub(crate) fn key_update(&mut self, request: bool) -> Vec<u8> {
         let record = self.seal(HANDSHAKE, &[24, 0, 0, 1, u8::from(request)], 0);
+        self.key_wanted |= request;
         self.sending.update();
         record
     }
 
+    /// Whether the relay's next key has been asked for since this was called last.
+    pub(crate) fn take_key_wanted(&mut self) -> bool {
+        std::mem::take(&mut self.key_wanted)
+    }
+
+    /// Whether its own key is so old that the relay must ask for the next one.
+    pub(crate) fn is_own_key_old(&self) -> bool {
+        self.version == Version::Tls13 && self.sending.number >= self.records_per_key_max
+    }
+
     /// Takes bytes of the relay.
     pub(crate) fn take(&mut self, bytes: &[u8]) {
+        self.heard_before += self.heard as u64;
         self.wire.drain(..std::mem::take(&mut self.heard));
         self.wire.extend_from_slice(bytes);
     }
 
-    /// What they say; none when a whole record is not there.
+    /// What they say; none when a whole record is not there. `silent_from`: no data may lie there, or behind it.
     ///
     /// # Errors
     /// What the relay did wrong.
-    pub(crate) fn hear(&mut self) -> Result<Option<Heard>, String> {
+    pub(crate) fn hear(&mut self, silent_from: Option<u64>) -> Result<Option<Heard>, String> {
         let Some((kind, content, length)) = self.receiving.open(&self.wire[self.heard..])? else { return Ok(None) };
+        let begins_at = self.heard_before + self.heard as u64;
         self.heard += length;
+        let (is_13, count) = (self.version == Version::Tls13, self.receiving.number);
+        if is_13 && count > self.records_per_key_max.saturating_add(RECORDS_BEYOND_MAX) {
+            return Err(format!("{count} records under one key, and {} are allowed", self.records_per_key_max));
+        }
+        if kind == DATA && silent_from.is_some_and(|from| begins_at >= from) {
+            return Err("data, sent after close_notify was received under TLS 1.2".into());
+        }
         match (kind, &content[..]) {
             (DATA, []) => Err("an empty record".into()),
             (DATA, _) => Ok(Some(Heard::Data(content))),
@@ -221,7 +256,7 @@ impl Records {
             (ALERT, [_, description]) => Ok(Some(Heard::Alert(*description))),
             (HANDSHAKE, [24, 0, 0, 1, request @ (0 | 1)]) if self.version == Version::Tls13 => {
                 self.receiving.update();
-                Ok(Some(Heard::KeyUpdate { answer: *request == 1 }))
+                Ok(Some(Heard::KeyUpdate { answer: *request == 1, is_of_age: count > self.records_per_key_max }))
             }
             _ => Err(format!("content of type {kind}: {content:02x?}")),
         }

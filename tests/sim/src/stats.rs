@@ -21,11 +21,15 @@ faults! {
     ShortWrite
     /// A completion came late.
     LateCompletion
-    /// A completion came before an older one.
+    /// A completion came before an older one of its session.
     Reordered
+    /// The news that something can be read came late.
+    LateReadiness
+    /// Something was said to be readable that was not.
+    SpuriousReadiness
     /// Bytes were on their way for a while.
     SlowSegment
-    /// A peer paused in reading until its buffer was full.
+    /// A peer paused in reading, and its buffer was full.
     SlowReader
     /// A peer paused in writing.
     SlowWriter
@@ -47,6 +51,28 @@ faults! {
     Padding
     /// A stream that is not RPC.
     NotRpc
+    /// A fragment of no bytes.
+    ZeroFragment
+    /// The mark of a fragment of more than 64 MiB, and something after it that is no RPC.
+    AbsurdMark
+    /// A stream that is something else for a while, long after it began as RPC.
+    NotRpcMidway
+    /// A message of no type, or too short to have one.
+    NoMessage
+    /// Replies that nobody asked for.
+    UnsolicitedReplies
+    /// One xid for all messages, and replies that come twice.
+    RepeatedXids
+    /// Hundreds of calls at once, whose replies are read slowly.
+    CallFlood
+    /// A connection without a word for an hour, or more.
+    IdleHours
+    /// A reply that took more than 100 s.
+    LateReply
+    /// A peer took nothing for 100 s, and then went on.
+    WindowShut
+    /// A plain peer closed its socket well, with most of its bytes still on their way to a slow TLS peer.
+    OrderlyClose
     /// A TLS 1.2 key was used up.
     KeyUsedUp
     /// A TLS peer was told by an alert what was wrong.
@@ -58,6 +84,8 @@ faults! {
     TlsEndInRecord
     /// A TLS peer said close_notify inside an RPC record, and the other one went on for minutes.
     CloseInRecord
+    /// A TLS 1.2 peer said close_notify while much was outstanding.
+    EarlyClose
     RecordChanged
     RecordDropped
     RecordRepeated
@@ -66,9 +94,15 @@ faults! {
     FatalAlert
     Flood
     Interleaved
+    /// Something behind a KeyUpdate in its record.
+    KeyUpdateNotLast
+    /// An alert inside a handshake message.
+    AlertInMessage
     Garbage
     ServerSilent
     PeerTakesNothing
+    /// A peer does not answer the end of the other direction, and says nothing more.
+    NeverEnds
     HalfARecord
     PathCut
     Stopped

@@ -77,17 +77,17 @@ impl Transport {
         matches!(self, Self::Rustls(connection) if connection.is_handshaking())
     }
 
-    /// What the relay's bytes say.
+    /// What the relay's bytes say. `silent_from`: from there on its wire may carry no data.
     ///
     /// # Errors
     /// What the relay did wrong.
-    pub(crate) fn hear(&mut self, bytes: Vec<u8>) -> Result<Vec<Heard>, String> {
+    pub(crate) fn hear(&mut self, bytes: Vec<u8>, silent_from: Option<u64>) -> Result<Vec<Heard>, String> {
         match self {
             Self::Plain => Ok(vec![Heard::Data(bytes)]),
             Self::Records(records) => {
                 records.take(&bytes);
                 let mut heard = Vec::new();
-                while let Some(next) = records.hear()? {
+                while let Some(next) = records.hear(silent_from)? {
                     heard.push(next);
                 }
                 Ok(heard)

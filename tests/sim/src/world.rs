@@ -5,7 +5,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sealane_io::{Driver, rt};
 use sealane_proto::tls::{Inbound, Role, Sealer, TrafficKey, Version};
@@ -17,6 +17,7 @@ use sealane_relay::{
 use crate::credentials;
 use crate::driver::{Sim, SimLink, SimStream, Upstream, set_upstream};
 use crate::judge;
+use crate::moment::Moment;
 use crate::network::{End, Network, connection};
 use crate::peer::{Peer, Said};
 use crate::plan::{Behaviour, Connection, Plan};
@@ -27,7 +28,11 @@ use crate::trace::Event;
 use crate::transport::Transport;
 
 /// Longer than any connection may last, with all its pauses: whoever is not over by then hangs.
-const WORLD_MAX: Duration = Duration::from_secs(7200);
+const WORLD_MAX: Duration = Duration::from_secs(8 * 3600);
+
+/// How often the pool is looked at: while much happens, and later.
+const LOOK_INTERVALS: [Duration; 2] = [Duration::from_millis(7), Duration::from_secs(1)];
+const MUCH_HAPPENS_FOR: Duration = Duration::from_secs(5);
 
 /// What a world has shown.
 pub(crate) struct Report {
@@ -36,6 +41,8 @@ pub(crate) struct Report {
     /// Bytes compared, from the plain side and to it.
     pub(crate) bytes: [u64; 2],
     pub(crate) wrong: Vec<String>,
+    /// From each kind of fault to the end of its connection, in time that nothing explains.
+    pub(crate) longest: Vec<(Fault, Duration)>,
 }
 
 /// One connection while it runs.
@@ -47,14 +54,18 @@ pub(crate) struct Run {
     /// What the plain peer says, and the other one.
     pub(crate) said: [Said; 2],
     pub(crate) outcome: RefCell<Option<Outcome>>,
+    /// The session panicked.
+    pub(crate) panic: RefCell<Option<String>>,
+    pub(crate) started: Moment,
     /// The session ended.
-    pub(crate) ended_at: Cell<Option<Instant>>,
+    pub(crate) ended: Cell<Option<Moment>>,
     /// Its peers too.
-    pub(crate) over_at: Cell<Option<Instant>>,
+    pub(crate) over: Cell<Option<Moment>>,
     /// Peers that still run.
     pub(crate) peers_running: Cell<u32>,
     /// A fault before there was a session.
-    pub(crate) unreached: Cell<Option<Instant>>,
+    pub(crate) unreached: Cell<Option<Moment>>,
+    index: u32,
 }
 
 struct Known {
@@ -119,7 +130,10 @@ async fn live(plan: &Plan, is_printed: bool) -> Report {
     let stage = Rc::new(Stage::new(config(plan)).expect("a stage"));
     let network = Rc::new(Network::new(plan.weather, Random::new(plan.seed, 2)));
     network.trace.borrow_mut().is_printed = is_printed;
-    let runs: Vec<Rc<Run>> = plan.connections.iter().map(|connection| Run::new(connection, plan.role)).collect();
+    let runs: Vec<Rc<Run>> = (0..)
+        .zip(&plan.connections)
+        .map(|(index, connection)| Run::new(connection, plan.role, index, &network))
+        .collect();
     for (index, run) in runs.iter().enumerate() {
         start(index, run, plan, &stage, &network);
     }
@@ -131,12 +145,13 @@ async fn live(plan: &Plan, is_printed: bool) -> Report {
     let mut bytes = [0; 2];
     for (index, run) in runs.iter().enumerate() {
         for found in judge::judge(run, plan) {
-            wrong.push(format!("connection {index} ({:?}, {:?}): {found}", run.plan.fault, run.plan.secret.version));
+            let kind = run.plan.fault.or(run.plan.oddity);
+            wrong.push(format!("connection {index} ({kind:?}, {:?}): {found}", run.plan.secret.version));
         }
         let [from_plain, to_plain] = judge::bytes_compared(run);
         bytes = [bytes[0] + from_plain, bytes[1] + to_plain];
     }
-    count_connections(&runs, &stage, &network);
+    count_connections(&runs, &network);
     let (layout, small, big) = stage.buffers();
     if (small, big) != (layout.small_count, layout.big_count) {
         wrong.push(format!("buffers are missing: {small} of {}, {big} of {}", layout.small_count, layout.big_count));
@@ -147,12 +162,13 @@ async fn live(plan: &Plan, is_printed: bool) -> Report {
     }
     let stats = network.stats.borrow().clone();
     let hash = network.trace.borrow().hash();
-    Report { hash, stats, bytes, wrong }
+    let longest = runs.iter().filter_map(|run| judge::time_to_end(run)).collect();
+    Report { hash, stats, bytes, wrong, longest }
 }
 
 /// Waits until every connection is over, and lets the tunnel stop where that is the fault.
 async fn until_over(runs: &[Rc<Run>], stage: &Stage, network: &Network) {
-    let mut starved = false;
+    let (mut starved, started) = (false, rt::now());
     loop {
         let (_, _, big) = stage.buffers();
         if big == 0 && !std::mem::replace(&mut starved, true) {
@@ -164,20 +180,19 @@ async fn until_over(runs: &[Rc<Run>], stage: &Stage, network: &Network) {
         }
         if open.iter().all(|run| run.plan.fault == Some(Fault::Stopped)) {
             for run in open {
-                run.unreached.set(run.unreached.get().or(Some(rt::now())));
+                run.unreached.set(run.unreached.get().or(Some(network.moment(run.index))));
                 network.count(Fault::Stopped);
             }
             stage.stop();
             rt::sleep(Duration::from_secs(1)).await;
         }
-        rt::sleep(Duration::from_millis(7)).await;
+        let [often, later] = LOOK_INTERVALS;
+        let interval = if rt::now() - started < MUCH_HAPPENS_FOR { often } else { later };
+        rt::race(network.one_is_over.wait(), rt::sleep(interval)).await;
     }
 }
 
-fn count_connections(runs: &[Rc<Run>], stage: &Stage, network: &Network) {
-    if stage.counters().key_updates_sent_total.get() > 0 {
-        network.count(Fault::OwnKeyUpdate);
-    }
+fn count_connections(runs: &[Rc<Run>], network: &Network) {
     for run in runs {
         if run.outcome.borrow().as_ref().is_some_and(|outcome| outcome.drained) {
             network.count(Fault::KeyUsedUp);
@@ -187,7 +202,7 @@ fn count_connections(runs: &[Rc<Run>], stage: &Stage, network: &Network) {
 }
 
 impl Run {
-    fn new(plan: &Connection, role: Role) -> Rc<Self> {
+    fn new(plan: &Connection, role: Role, index: u32, network: &Network) -> Rc<Self> {
         Rc::new(Self {
             plan: plan.clone(),
             role,
@@ -195,15 +210,23 @@ impl Run {
             tls: RefCell::default(),
             said: Default::default(),
             outcome: RefCell::default(),
-            ended_at: Cell::new(None),
-            over_at: Cell::new(None),
+            panic: RefCell::default(),
+            started: network.moment(index),
+            ended: Cell::new(None),
+            over: Cell::new(None),
             peers_running: Cell::new(0),
             unreached: Cell::new(None),
+            index,
         })
     }
 
+    fn is_over_now(&self, network: &Network) {
+        self.over.set(Some(network.moment(self.index)));
+        network.one_is_over.set();
+    }
+
     fn is_over(&self) -> bool {
-        self.over_at.get().is_some()
+        self.over.get().is_some()
     }
 
     fn peer(&self, is_plain: bool, end: End, transport: Transport, plan: &Plan, index: usize) -> Rc<Peer> {
@@ -231,7 +254,8 @@ fn start(index: usize, run: &Rc<Run>, plan: &Plan, stage: &Rc<Stage>, network: &
     }
     let (plain_end, plain) = connection(network, number);
     let (tls_end, tls) = connection(network, number + 1);
-    let records = Transport::Records(Box::new(Records::new(run.plan.secret)));
+    let records = Records::new(run.plan.secret, plan.records_per_key_max);
+    let records = Transport::Records(Box::new(records));
     let plain_peer = run.peer(true, plain_end, Transport::Plain, plan, index);
     let tls_peer = run.peer(false, tls_end, records, plan, index);
     let secret = run.plan.secret;
@@ -244,14 +268,17 @@ fn start(index: usize, run: &Rc<Run>, plan: &Plan, stage: &Rc<Stage>, network: &
         peer_closed: false,
         facts: TlsFacts { version: secret.version, suite: "any", resumed: false },
     };
+    let network = Rc::clone(network);
     rt::spawn(async move {
         let session = async {
-            let outcome = stage.session::<SimStream>(plain, tls, address(index), established).await;
-            *run.outcome.borrow_mut() = Some(outcome);
-            run.ended_at.set(Some(rt::now()));
+            match rt::catch_panic(stage.session::<SimStream>(plain, tls, address(index), established)).await {
+                Ok(outcome) => *run.outcome.borrow_mut() = Some(outcome),
+                Err(panic) => *run.panic.borrow_mut() = Some(panic),
+            }
+            run.ended.set(Some(network.moment(run.index)));
         };
         rt::join(session, rt::join(live_peer(&plain_peer), live_peer(&tls_peer))).await;
-        run.over_at.set(Some(rt::now()));
+        run.is_over_now(&network);
     });
 }
 
@@ -278,13 +305,14 @@ fn start_unprepared(index: usize, run: Rc<Run>, plan: &Plan, stage: Rc<Stage>, n
         failures_left: Cell::new(if transient == 0 { 2 } else { usize::MAX }),
         version,
     })));
+    let over = Rc::clone(network);
     rt::spawn(async move {
         let served = stage.serve::<Sim>(SimLink { end: accepted }, address(index));
         rt::join(served, live_peer(&first)).await;
         while run.peers_running.get() > 0 {
             rt::sleep(Duration::from_millis(10)).await;
         }
-        run.over_at.set(Some(rt::now()));
+        run.is_over_now(&over);
     });
 }
 
@@ -309,7 +337,7 @@ impl Servers {
             self.network.count(fault);
         }
         let lasts = left == usize::MAX;
-        self.run.unreached.set(Some(rt::now()).filter(|_| lasts));
+        self.run.unreached.set(Some(self.network.moment(self.run.index)).filter(|_| lasts));
         true
     }
 }
