@@ -326,12 +326,13 @@ impl Peer {
         if self.is_due(Fault::ServerSilent) {
             return self.strike(Fault::ServerSilent);
         }
-        self.put_message(false, message.reply_bytes, 0);
+        self.put_message(Some(message.xid), message.reply_bytes, 0);
     }
 
     // ---- talking
 
-    fn put_message(&self, is_call: bool, bytes: usize, reply_bytes: usize) {
+    /// A reply to the call with that xid, or a call.
+    fn put_message(&self, answered: Option<u32>, bytes: usize, reply_bytes: usize) {
         let fragment = match self.behaviour.fragment {
             // Only small ones: see `Behaviour::record`.
             fragment if bytes > 2000 => fragment.max(5000),
@@ -341,10 +342,9 @@ impl Peer {
             self.network.count(Fault::TinyFragments);
         }
         let (mut random, mut queue) = (self.random.borrow_mut(), self.queue.borrow_mut());
-        let mut draft = Draft::new(&mut random, is_call, bytes, reply_bytes, fragment);
-        if self.behaviour.hostile == Some(Fault::RepeatedXids) {
-            draft.xid = REPEATED_XID;
-        }
+        let mut draft = Draft::new(&mut random, answered.is_none(), bytes, reply_bytes, fragment);
+        let has_one_only = self.behaviour.hostile == Some(Fault::RepeatedXids);
+        draft.xid = answered.unwrap_or(if has_one_only { REPEATED_XID } else { draft.xid });
         queue.extend(draft.record(&mut random));
         if let Some(kind) = self.behaviour.hostile
             && (!self.is_hostile.replace(true) || random.chance(100))
@@ -382,7 +382,7 @@ impl Peer {
         {
             self.next_call.set(self.next_call.get() + 1);
             self.outstanding.set(self.outstanding.get() + 1);
-            self.put_message(true, *bytes, *reply_bytes);
+            self.put_message(None, *bytes, *reply_bytes);
         }
     }
 

@@ -14,6 +14,7 @@ const FRAGMENT_BYTES_MAX: u32 = 64 << 20;
 /// A message that was read whole.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Message {
+    pub(crate) xid: u32,
     pub(crate) is_call: bool,
     /// What a call wants as its reply.
     pub(crate) reply_bytes: usize,
@@ -171,6 +172,6 @@ impl Reader {
             self.head.get(at..at + 4).map_or(0, |word| u32::from_be_bytes([word[0], word[1], word[2], word[3]]))
         };
         let is_extra = self.head.len() < HEAD_BYTES || word(4) > 1 || word(16) != 0;
-        Message { is_call: word(4) == 0, reply_bytes: word(12) as usize, is_extra }
+        Message { xid: word(0), is_call: word(4) == 0, reply_bytes: word(12) as usize, is_extra }
     }
 }
