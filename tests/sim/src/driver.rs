@@ -36,7 +36,7 @@ impl Control for End {
     }
 
     fn try_send(&self, bytes: &[u8]) -> io::Result<usize> {
-        Self::try_send(self, bytes)
+        Self::try_send_all(self, bytes)
     }
 
     fn peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
@@ -134,6 +134,7 @@ impl Stream for SimStream {
             }
         }
         end.complete().await;
+        end.ends_to_send();
         (outcome, buffer)
     }
 }

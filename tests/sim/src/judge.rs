@@ -165,6 +165,10 @@ pub(crate) fn judge(run: &Run, plan: &Plan) -> Vec<String> {
         wrong.extend(after_the_other_end(run, all_arrived, ends));
     } else if struck.is_some() {
         wrong.extend(after_fault(run, drained, ends, [plain.ended_well.get(), tls.ended_well.get()]));
+        // What flies when a connection is reset may be lost.
+        if ends[1] == HeardEnd::Reset && tls.was_left_untold.get() && plan.weather.slow == 0 && is_told(run) {
+            wrong.push("the TLS peer was reset and not told why".into());
+        }
     }
     if drained && run.plan.fault.is_none() {
         wrong.extend(after_drain(run, &plain, &tls));
@@ -264,16 +268,7 @@ fn after_fault(
     if !plain_fits && !run.plan.shakes_hands {
         wrong.push(format!("the plain side heard {plain_end:?}"));
     }
-    let expected: &[u8] = match fault {
-        Fault::RecordChanged | Fault::RecordDropped | Fault::RecordRepeated => &[20],
-        Fault::RecordTooLong => &[22],
-        Fault::RecordOfNoType | Fault::Flood | Fault::Interleaved | Fault::KeyUpdateNotLast | Fault::AlertInMessage => {
-            &[10]
-        }
-        Fault::Garbage => &[10, 20, 22, 50, 70],
-        Fault::FatalAlert | Fault::PathCut | Fault::TlsReset | Fault::TlsEndInRecord | Fault::TlsEndWithoutClose => &[],
-        _ => &[80, 0],
-    };
+    let expected = alerts_of(fault);
     let fits = match tls_end {
         // Nothing may look like an end that is none.
         HeardEnd::Bare | HeardEnd::Open => false,
@@ -305,6 +300,31 @@ fn after_fault(
         wrong.push(format!("{fault:?} was called {failure:?}"));
     }
     wrong
+}
+
+/// Which alerts may tell the TLS peer of a fault.
+fn alerts_of(fault: Fault) -> &'static [u8] {
+    match fault {
+        Fault::RecordChanged | Fault::RecordDropped | Fault::RecordRepeated => &[20],
+        Fault::RecordTooLong => &[22],
+        Fault::RecordOfNoType | Fault::Flood | Fault::Interleaved | Fault::KeyUpdateNotLast | Fault::AlertInMessage => {
+            &[10]
+        }
+        Fault::Garbage => &[10, 20, 22, 50, 70],
+        Fault::FatalAlert | Fault::PathCut | Fault::TlsReset | Fault::TlsEndInRecord | Fault::TlsEndWithoutClose => &[],
+        _ => &[80, 0],
+    }
+}
+
+/// Whether the TLS peer must be told what was wrong.
+fn is_told(run: &Run) -> bool {
+    // A half-closed connection whose TLS peer says nothing more ends like one that was cut off.
+    let outcome = run.outcome.borrow();
+    let failure = outcome.as_ref().and_then(|outcome| outcome.failure.as_ref());
+    if matches!(failure, Some(SessionError::Truncated { .. })) && run.plan.fault != Some(Fault::PlainEndInRecord) {
+        return false;
+    }
+    !run.plan.shakes_hands && run.plan.fault.is_some_and(|fault| !alerts_of(fault).is_empty())
 }
 
 /// No call that reached its server is left without its reply (see `Shared::records_max`).

@@ -21,6 +21,9 @@ use crate::trace::{Event, Trace};
 /// After so long without a word TCP asks whether the other end is there.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
+/// No alert is longer, as a record.
+const ALERT_BYTES_MAX: usize = 64;
+
 /// Sends that may follow the last word of the other end. The relay still passes on what it was about to receive.
 const SENDS_BEHIND_MAX: u32 = 1;
 
@@ -110,6 +113,10 @@ struct Pipe {
     /// The sender has heard the last word of the other end, and has begun to send from this byte on.
     is_last_heard: bool,
     sends_behind: u32,
+    /// The sender is in the middle of a send.
+    is_sending: bool,
+    /// When the sender reset the connection, it could still have said why.
+    could_tell: bool,
     silent_from: Option<u64>,
 }
 
@@ -253,9 +260,20 @@ impl End {
         });
     }
 
+    /// Whether the other end, when it reset the connection, could have said why.
+    pub(crate) fn could_be_told(&self) -> bool {
+        self.with(|_, incoming, _, _| incoming.could_tell)
+    }
+
+    /// This end has sent what it wanted to.
+    pub(crate) fn ends_to_send(&self) {
+        self.with(|outgoing, _, _, _| outgoing.is_sending = false);
+    }
+
     /// This end begins to send.
     pub(crate) fn begins_to_send(&self) {
         self.with(|outgoing, _, _, _| {
+            outgoing.is_sending = true;
             if outgoing.is_last_heard {
                 outgoing.sends_behind += 1;
             }
@@ -362,6 +380,15 @@ impl End {
 
     /// Sends some of `bytes`.
     pub(crate) fn try_send(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.send_now(bytes, |room| self.network().part(room, Fault::ShortWrite))
+    }
+
+    /// Sends as much of `bytes` as there is room for.
+    pub(crate) fn try_send_all(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.send_now(bytes, |room| room)
+    }
+
+    fn send_now(&self, bytes: &[u8], part: impl Fn(usize) -> usize) -> io::Result<usize> {
         let capacity = self.network().weather.capacity;
         let room = self.with(|outgoing, _, own, other| {
             if own.is_reset || other.closed {
@@ -376,7 +403,7 @@ impl End {
                 room => Ok(room),
             }
         });
-        let count = self.network().part(room?, Fault::ShortWrite);
+        let count = part(room?);
         let mut at = rt::now();
         if self.network().chance(self.network().weather.slow) {
             self.network().count(Fault::SlowSegment);
@@ -419,6 +446,10 @@ impl End {
     }
 
     pub(crate) fn abort(&self) {
+        let has_room = self.room() >= ALERT_BYTES_MAX;
+        self.with(|outgoing, _, own, _| {
+            outgoing.could_tell |= has_room && !outgoing.is_sending && !own.is_reset;
+        });
         self.0.shared.reset(self.0.side);
         self.0.shared.note(self.0.side, Event::Reset, 0);
         self.0.shared.changed();

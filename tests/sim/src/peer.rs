@@ -7,14 +7,14 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use sealane_io::rt::{self, Signal};
+use sealane_io::rt::{self, Either, Signal};
 use sealane_proto::tls::Version;
 
 use crate::moment::Moment;
 use crate::network::{End, Network};
-use crate::plan::{Behaviour, Close};
+use crate::plan::{Behaviour, Close, WHEN_BLOCKED};
 use crate::random::Random;
-use crate::records::Heard;
+use crate::records::{DATA, Heard};
 use crate::rpc::{self, Draft, Message, REPEATED_XID};
 use crate::stats::Fault;
 use crate::transport::{Transport, tickets};
@@ -24,6 +24,12 @@ mod faults;
 /// From a request for the next key to the KeyUpdate that answers it, apart from what others take: what is on its way at the
 /// moment of the request, and nothing for the relay.
 const KEY_ANSWER_MAX: Duration = Duration::from_millis(45);
+
+/// More in a row are a flood.
+const EMPTY_RECORDS_MAX: u64 = 30;
+
+/// A send that waits for so long is blocked.
+const BLOCKED_FOR: Duration = Duration::from_secs(1);
 
 /// So many calls at once are a flood.
 pub(crate) const FLOOD_CALLS_MIN: usize = 300;
@@ -69,6 +75,8 @@ pub(crate) struct Peer {
     was_late: Cell<bool>,
     was_shut: Cell<bool>,
     was_reset: Cell<bool>,
+    /// It was reset by a relay that could have said why.
+    pub(crate) was_left_untold: Cell<bool>,
     /// Nothing more is to be heard.
     listened: Cell<bool>,
     wire_said: Cell<usize>,
@@ -120,6 +128,7 @@ impl Peer {
             was_late: Cell::new(false),
             was_shut: Cell::new(false),
             was_reset: Cell::new(false),
+            was_left_untold: Cell::new(false),
             listened: Cell::new(false),
             wire_said: Cell::new(0),
             heard_bytes: Cell::new(0),
@@ -155,6 +164,9 @@ impl Peer {
     }
 
     fn note_reset(&self) {
+        if let Some(end) = &*self.end.borrow() {
+            self.was_left_untold.set(end.could_be_told());
+        }
         self.was_reset.set(true);
         if self.heard_end.get() == HeardEnd::Open {
             self.heard_end.set(HeardEnd::Reset);
@@ -285,7 +297,9 @@ impl Peer {
     /// Whether the relay has not let the peer wait for its next key.
     fn key_answer_is_in_time(&self) -> Result<(), String> {
         let is_cut = self.fault() == Some(Fault::PathCut) && self.struck.get().is_some();
-        let Some(wanted) = self.key_wanted.get().filter(|_| !is_cut) else { return Ok(()) };
+        // A tunnel may stop in the middle of a pause that the relay had to wait for.
+        let is_excused = is_cut || self.fault() == Some(Fault::Stopped);
+        let Some(wanted) = self.key_wanted.get().filter(|_| !is_excused) else { return Ok(()) };
         let waited = self.socket().moment().unexplained_since(wanted);
         match waited > KEY_ANSWER_MAX {
             true => Err(format!("a KeyUpdate was asked for and not answered for {} ms", waited.as_millis())),
@@ -400,13 +414,28 @@ impl Peer {
             // Long after the relay has begun to wait, or while it still hopes for more.
             self.socket().idle(Duration::from_secs(10)).await;
         }
-        self.want_key().await?;
+        if !self.age_key().await? {
+            self.want_key().await?;
+        }
         if self.is_client {
             self.network.count(Fault::IdleHours);
             self.socket().idle(duration).await;
             self.key_was_asked_for();
         }
         Ok(())
+    }
+
+    /// Where keys are short, uses up its own with records of nothing: only the relay may ask for the next one then.
+    async fn age_key(&self) -> Result<bool, Over> {
+        let wire: Vec<u8> = match &mut *self.transport.borrow_mut() {
+            Transport::Records(records) => match records.records_to_old_key() {
+                Some(count @ 0..=EMPTY_RECORDS_MAX) => (0..count).flat_map(|_| records.seal(DATA, &[], 0)).collect(),
+                _ => return Ok(false),
+            },
+            _ => return Ok(false),
+        };
+        self.send(&wire).await?;
+        Ok(true)
     }
 
     /// After a time in which there was nothing else to do, the relay must have asked for a new key in place of an old one.
@@ -518,6 +547,9 @@ impl Peer {
                 continue;
             }
             self.pause_writing().await;
+            if self.is_over() {
+                return Ok(());
+            }
             let bytes = self.next_bytes();
             self.say(&bytes).await?;
         }
@@ -626,7 +658,18 @@ impl Peer {
     }
 
     async fn write(&self, wire: &[u8]) -> Result<(), Over> {
-        let sent: io::Result<()> = self.socket().send(wire).await;
+        let socket = self.socket();
+        let sent: io::Result<()> = match self.behaviour.fault {
+            Some((fault, WHEN_BLOCKED)) => match rt::race(socket.send(wire), rt::sleep(BLOCKED_FOR)).await {
+                Either::Left(sent) => sent,
+                Either::Right(()) => {
+                    self.strike(fault);
+                    socket.abort();
+                    return Err(Over);
+                }
+            },
+            _ => socket.send(wire).await,
+        };
         sent.map_err(|_| Over)
     }
 

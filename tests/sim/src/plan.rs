@@ -10,6 +10,9 @@ use crate::random::Random;
 use crate::records::Secret;
 use crate::stats::Fault;
 
+/// A fault comes when nothing more can be said.
+pub(crate) const WHEN_BLOCKED: usize = usize::MAX;
+
 /// What every seed moves each way, at least, on the connection that nothing happens to.
 pub(crate) const BYTES_EACH_WAY_MIN: usize = 256 * 1024;
 
@@ -210,7 +213,10 @@ impl Connection {
         let secret = Secret { seed: seed.wrapping_mul(31).wrapping_add(index as u64), version, suite };
         let happens = [fault, oddity];
         let must_stream = [Fault::PeerTakesNothing, Fault::WindowShut, Fault::OrderlyClose];
-        let not_rpc = must_stream.iter().any(|kind| happens.contains(&Some(*kind)))
+        // Half of the resets come while the other peer takes nothing: then nobody reads from the one that is reset.
+        let is_reset = matches!(fault, Some(Fault::PlainReset | Fault::TlsReset));
+        let not_rpc = (is_reset && random.chance(500))
+            || must_stream.iter().any(|kind| happens.contains(&Some(*kind)))
             || (happens == [None; 2] && random.chance(60));
         let least = if is_survivor { BYTES_EACH_WAY_MIN } else { random.within(20_000, 120_000) };
         let mut client = Behaviour::new(random, least, not_rpc);
@@ -276,7 +282,9 @@ impl Connection {
                 server.late = Some((random.within(1, client.calls.len()), late));
             }
             Fault::WindowShut => {
-                let peer = if random.chance(500) { client } else { server };
+                // A plain server that has not taken everything is given up a minute after its client's end, though that
+                // has not reached it yet: there it is the client's window.
+                let peer = if role == Role::Server || random.chance(500) { client } else { server };
                 peer.shut = Some((random.below(100_000), Duration::from_secs(100)));
             }
             Fault::OrderlyClose => {
@@ -313,7 +321,16 @@ impl Connection {
         if is_client && fault == Fault::NeverEnds {
             self.server.close = Close::Answered(self.client.calls.len());
         }
-        let peer = if is_client { &mut self.client } else { &mut self.server };
+        let is_blocked = matches!(fault, Fault::PlainReset | Fault::TlsReset) && self.client.stream.is_some();
+        let (peer, other) = match is_client {
+            true => (&mut self.client, &mut self.server),
+            false => (&mut self.server, &mut self.client),
+        };
+        if is_blocked {
+            other.shut = Some((random.below(20_000), Duration::from_secs(90)));
+            peer.fault = Some((fault, WHEN_BLOCKED));
+            return;
+        }
         let most = if HANDSHAKE_FAULTS.contains(&fault) { 1500 } else { 60_000 };
         // So that more is still to come than the buffers on the way hold.
         let at = if fault == Fault::PeerTakesNothing { 0 } else { random.below(most) };

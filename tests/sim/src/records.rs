@@ -227,6 +227,12 @@ impl Records {
         self.version == Version::Tls13 && self.sending.number >= self.records_per_key_max
     }
 
+    /// After how many more records of its own the key is that old.
+    pub(crate) fn records_to_old_key(&self) -> Option<u64> {
+        let is_short = self.version == Version::Tls13 && self.records_per_key_max < u64::MAX;
+        is_short.then(|| self.records_per_key_max.saturating_sub(self.sending.number))
+    }
+
     /// Takes bytes of the relay.
     pub(crate) fn take(&mut self, bytes: &[u8]) {
         self.heard_before += self.heard as u64;
