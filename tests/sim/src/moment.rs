@@ -24,12 +24,12 @@ impl Moment {
 
     /// The time since then that the network and the peers have not taken.
     pub(crate) fn unexplained_since(self, earlier: Self) -> Duration {
-        self.since(earlier).saturating_sub(self.explained - earlier.explained)
+        self.since(earlier).saturating_sub(self.explained.saturating_sub(earlier.explained))
     }
 
     /// The same, without the time in which there was nothing to do.
     pub(crate) fn stood_still_since(self, earlier: Self) -> Duration {
-        self.unexplained_since(earlier).saturating_sub(self.idle - earlier.idle)
+        self.unexplained_since(earlier).saturating_sub(self.idle.saturating_sub(earlier.idle))
     }
 }
 
