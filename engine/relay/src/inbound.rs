@@ -317,6 +317,7 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
         let (sent, buffer) = shared.send(Side::Plain, loan.buffer).await;
         loan.buffer = buffer;
         sent.map_err(Shared::<S>::io_error(Side::Plain, "sendmsg"))?;
+        shared.back_last.set(rt::now());
         shared.back.note(&self.scanner, &shared.out);
         shared.counters.plain_sent_bytes_total.add(count as u64);
         if shared.drain_due.get() {

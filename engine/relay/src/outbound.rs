@@ -251,6 +251,8 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
         };
         match first {
             None if self.shared.drain_due.get() => Ok(Turn::Next),
+            // It has not even been told of the end: what came before that is still on its way to it.
+            None if self.shared.back_flow.get().is_sending => Ok(Turn::Next),
             None if self.scanner.at_boundary() && self.shared.replies_owed() == 0 => Ok(Turn::Last),
             // It has not ended, and what it has said is not whole, or not all.
             None => Err(SessionError::Truncated { side: Side::Plain }),
@@ -370,13 +372,14 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
         let started = rt::now();
         while !shared.peer_closed.get() && !shared.is_failing() {
             let silent = rt::now() - started.max(shared.back_last.get());
-            let quiet = if shared.is_rpc() { shared.replies_due() == 0 } else { silent >= QUIET };
-            if quiet {
+            // While the plain side does not take what came, nobody listens to the peer.
+            let is_silent_for = |limit| silent >= limit && !shared.back_flow.get().is_sending;
+            if if shared.is_rpc() { shared.replies_due() == 0 } else { is_silent_for(QUIET) } {
                 return Ok(());
             }
             let times = &shared.config.timeouts;
             let is_between = shared.is_rpc() && shared.back_at_boundary.get();
-            if silent >= if is_between { times.reply() } else { times.half_close } {
+            if is_silent_for(if is_between { times.reply() } else { times.half_close }) {
                 return Err(SessionError::Truncated { side: Side::Tls });
             }
             rt::race(shared.wake_outbound.wait(), rt::sleep(TICK)).await;

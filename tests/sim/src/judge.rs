@@ -166,7 +166,9 @@ pub(crate) fn judge(run: &Run, plan: &Plan) -> Vec<String> {
     } else if struck.is_some() {
         wrong.extend(after_fault(run, drained, ends, [plain.ended_well.get(), tls.ended_well.get()]));
         // What flies when a connection is reset may be lost.
-        if ends[1] == HeardEnd::Reset && tls.was_left_untold.get() && plan.weather.slow == 0 && is_told(run) {
+        let takes_nothing = run.plan.fault == Some(Fault::PeerTakesNothing) && tls.struck.get().is_some();
+        let was_left_untold = ends[1] == HeardEnd::Reset && tls.was_left_untold.get() && !takes_nothing;
+        if was_left_untold && plan.weather.slow == 0 && is_told(run) {
             wrong.push("the TLS peer was reset and not told why".into());
         }
     }
