@@ -24,13 +24,15 @@ fn probe(command: &mut Command) -> Vec<(String, String)> {
     acts
 }
 
-const BY_CALL: [&str; 12] = [
+const BY_CALL: [&str; 14] = [
     "call: open for reading",
     "call: open for writing",
     "call: connect",
     "call: bind",
     "call: listen",
-    "call: connect by sending",
+    "call: connect by sendto",
+    "call: connect by sendmsg",
+    "call: connect by sendmmsg",
     "call: packet socket",
     "call: start a program",
     "call: execve",

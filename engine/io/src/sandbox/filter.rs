@@ -73,7 +73,6 @@ const ALLOWED: &[i64] = &[
     libc::SYS_recvfrom,
     libc::SYS_recvmmsg,
     libc::SYS_recvmsg,
-    libc::SYS_sendmmsg,
     libc::SYS_setsockopt,
     libc::SYS_shutdown,
     libc::SYS_socketpair,
@@ -153,6 +152,7 @@ fn allowed() -> Result<Rules, seccompiler::Error> {
         let fast_open = SeccompCmpOp::MaskedEq(libc::MSG_FASTOPEN as u64);
         Ok(vec![SeccompRule::new(vec![condition(argument, fast_open, 0)?])?])
     };
+    rules.insert(libc::SYS_sendmmsg, without_fast_open(3)?);
     rules.insert(libc::SYS_sendmsg, without_fast_open(2)?);
     rules.insert(libc::SYS_sendto, without_fast_open(3)?);
     Ok(rules)

@@ -77,6 +77,39 @@ fn address(port: u16) -> SockAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()
 }
 
+/// The calls that connect by sending, with MSG_FASTOPEN.
+#[derive(Clone, Copy)]
+enum FastOpen {
+    SendTo,
+    SendMsg,
+    SendMany,
+}
+
+impl FastOpen {
+    fn connect(self, to: &SockAddr) -> io::Result<()> {
+        let flags = libc::MSG_FASTOPEN | libc::MSG_NOSIGNAL;
+        let socket = tcp()?;
+        let mut bytes = io::IoSlice::new(b"x");
+        let msg_iov = (&raw mut bytes).cast();
+        // SAFETY: all zeroes is an empty message.
+        let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
+        (message.msg_hdr.msg_name, message.msg_hdr.msg_namelen) = (to.as_ptr().cast_mut().cast(), to.len());
+        (message.msg_hdr.msg_iov, message.msg_hdr.msg_iovlen) = (msg_iov, 1);
+        let sent = match self {
+            Self::SendTo => socket.send_to_with_flags(&bytes, to, flags).map(drop),
+            // SAFETY: the address and the one slice that the message names live until the call returns.
+            Self::SendMsg => {
+                outcome(unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message.msg_hdr, flags) } as _)
+            }
+            // SAFETY: as above; it is one message.
+            Self::SendMany => outcome(unsafe { libc::sendmmsg(socket.as_raw_fd(), &raw mut message, 1, flags) }.into()),
+        };
+        // Nobody was there, but the way was free.
+        let refused = [io::ErrorKind::ConnectionRefused, io::ErrorKind::BrokenPipe];
+        sent.or_else(|error| if refused.contains(&error.kind()) { Ok(()) } else { Err(error) })
+    }
+}
+
 fn outcome(result: libc::c_long) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
@@ -101,13 +134,11 @@ fn by_calls(tell: &mut impl FnMut(&str, io::Result<()>)) -> io::Result<()> {
     tell("call: connect", connect((Ipv4Addr::LOCALHOST, connected).into()));
     tell("call: bind", tcp()?.bind(&address(bound)));
     tell("call: listen", tcp()?.listen(1));
-    let flags = libc::MSG_FASTOPEN | libc::MSG_NOSIGNAL;
-    let sent = tcp()?.send_to_with_flags(b"x", &address(connected), flags).map(drop);
-    let refused = [io::ErrorKind::ConnectionRefused, io::ErrorKind::BrokenPipe];
-    tell(
-        "call: connect by sending",
-        sent.or_else(|error| if refused.contains(&error.kind()) { Ok(()) } else { Err(error) }),
-    );
+    for (call, fast_open) in
+        [("sendto", FastOpen::SendTo), ("sendmsg", FastOpen::SendMsg), ("sendmmsg", FastOpen::SendMany)]
+    {
+        tell(&format!("call: connect by {call}"), fast_open.connect(&address(connected)));
+    }
     tell("call: packet socket", Socket::new(Domain::PACKET, Type::RAW, None).map(drop));
     let command = Command::new("/bin/true").stdin(Stdio::inherit()).status();
     tell("call: start a program", command.map(drop));
