@@ -24,7 +24,7 @@ fn probe(command: &mut Command) -> Vec<(String, String)> {
     acts
 }
 
-const BY_CALL: [&str; 14] = [
+const BY_CALL: [&str; 18] = [
     "call: open for reading",
     "call: open for writing",
     "call: connect",
@@ -34,6 +34,10 @@ const BY_CALL: [&str; 14] = [
     "call: connect by sendmsg",
     "call: connect by sendmmsg",
     "call: packet socket",
+    "call: MPTCP socket",
+    "call: SCTP socket",
+    "call: sequenced socket",
+    "call: protocol on top of TCP",
     "call: start a program",
     "call: execve",
     "call: ptrace",
@@ -41,15 +45,16 @@ const BY_CALL: [&str; 14] = [
     "call: unshare",
 ];
 /// A ring that somebody would make who got hold of the process before its workers were there. Landlock has no say in
-/// listening; the next two are the answer to that.
+/// listening, nor in protocols that are none of its; the next two are the answer to that.
 const BY_NEW_RING: [&str; 4] =
     ["new ring: open for reading", "new ring: open for writing", "new ring: connect", "new ring: bind"];
-const BY_WORKERS_RING: [&str; 5] = [
+const BY_WORKERS_RING: [&str; 6] = [
     "worker's ring: open for reading",
     "worker's ring: open for writing",
     "worker's ring: connect",
     "worker's ring: bind",
     "worker's ring: listen",
+    "worker's ring: MPTCP socket",
 ];
 const NEW_RING_LATER: &str = "later: make a ring";
 

@@ -73,7 +73,6 @@ const ALLOWED: &[i64] = &[
     libc::SYS_recvfrom,
     libc::SYS_recvmmsg,
     libc::SYS_recvmsg,
-    libc::SYS_setsockopt,
     libc::SYS_shutdown,
     libc::SYS_socketpair,
     // Waiting.
@@ -130,10 +129,41 @@ fn one_of(argument: u8, values: &[u64]) -> Result<Vec<SeccompRule>, seccompiler:
     values.iter().map(rule).collect()
 }
 
+/// TCP and UDP; what names and interfaces are looked up with. Landlock judges TCP, but not what looks like it: MPTCP, SCTP and
+/// SMC are protocols of the same families, SCTP also that of a sequenced socket that asks for none.
+fn sockets() -> Result<Vec<SeccompRule>, seccompiler::Error> {
+    let mut rules = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let kinds = [(libc::SOCK_STREAM, libc::IPPROTO_TCP), (libc::SOCK_DGRAM, libc::IPPROTO_UDP)];
+        for (kind, protocol) in kinds.into_iter().flat_map(|(kind, protocol)| [(kind, 0), (kind, protocol)]) {
+            rules.push(SeccompRule::new(vec![
+                condition(0, SeccompCmpOp::Eq, family as u64)?,
+                condition(1, SeccompCmpOp::MaskedEq(SOCKET_KIND), kind as u64)?,
+                condition(2, SeccompCmpOp::Eq, protocol as u64)?,
+            ])?);
+        }
+    }
+    for family in [libc::AF_NETLINK, libc::AF_UNIX] {
+        rules.push(SeccompRule::new(vec![
+            condition(0, SeccompCmpOp::Eq, family as u64)?,
+            condition(2, SeccompCmpOp::Eq, 0)?,
+        ])?);
+    }
+    Ok(rules)
+}
+
+/// What the second argument of `socket` says besides its flags (`SOCK_TYPE_MASK` of linux/net.h).
+const SOCKET_KIND: u64 = 0xf;
+
+fn not_equal(argument: u8, value: libc::c_int) -> Result<SeccompRule, seccompiler::Error> {
+    Ok(SeccompRule::new(vec![condition(argument, SeccompCmpOp::Ne, value as u64)?])?)
+}
+
 fn allowed() -> Result<Rules, seccompiler::Error> {
     let mut rules: Rules = ALLOWED.iter().chain(ALLOWED_BY_ARCHITECTURE).map(|call| (*call, Vec::new())).collect();
-    let families = [libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK, libc::AF_UNIX].map(|family| family as u64);
-    rules.insert(libc::SYS_socket, one_of(0, &families)?);
+    rules.insert(libc::SYS_socket, sockets()?);
+    // A protocol on top makes SMC of TCP.
+    rules.insert(libc::SYS_setsockopt, vec![not_equal(1, libc::IPPROTO_TCP)?, not_equal(2, libc::TCP_ULP)?]);
     // A thread, no process. clone3 keeps its flags in memory, where no filter sees them: glibc falls back to clone.
     let thread = libc::CLONE_THREAD as u64;
     let is_thread = condition(0, SeccompCmpOp::MaskedEq(thread), thread)?;
