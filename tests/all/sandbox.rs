@@ -24,7 +24,7 @@ fn probe(command: &mut Command) -> Vec<(String, String)> {
     acts
 }
 
-const BY_CALL: [&str; 18] = [
+const BY_CALL: [&str; 21] = [
     "call: open for reading",
     "call: open for writing",
     "call: connect",
@@ -38,6 +38,9 @@ const BY_CALL: [&str; 18] = [
     "call: SCTP socket",
     "call: sequenced socket",
     "call: protocol on top of TCP",
+    "call: UNIX socket",
+    "call: pair of datagram sockets",
+    "call: have signals sent",
     "call: start a program",
     "call: execve",
     "call: ptrace",
@@ -87,6 +90,26 @@ fn what_is_forbidden_is_refused_by_call_and_by_ring_and_what_is_needed_is_not() 
         if !options.contains(&"--user") {
             assert!(ours.iter().all(|act| came_of(act) == "done"), "{options:?}: {acts:?}");
         }
+    }
+}
+
+#[test]
+fn local_sockets_are_there_where_names_or_interfaces_are_looked_up_and_nowhere_else() {
+    for (host, has_local, has_names) in [
+        ("127.0.0.1", false, false),
+        // An address, whose interface has a name: for that nothing need be read.
+        ("[fe80::1%lo]", true, false),
+        ("localhost", true, true),
+    ] {
+        let server = server_command("auto", 9, &["--sandbox", "on"]);
+        let mut args: Vec<_> = server.get_args().map(ToOwned::to_owned).collect();
+        *args.iter_mut().find(|arg| *arg == "127.0.0.1:9").unwrap() = format!("{host}:9").into();
+        let acts = probe(Command::new(server.get_program()).args(args));
+        let is_done = |act: &str| acts.contains(&(act.into(), "done".into()));
+        assert!(is_done("resolve fe80::1%lo"), "{host}: {acts:?}");
+        assert_eq!(is_done("resolve localhost"), has_names, "{host}: {acts:?}");
+        assert_eq!(is_done("call: UNIX socket"), has_local, "{host}: {acts:?}");
+        assert!(!is_done("call: pair of datagram sockets") && !is_done("call: open for reading"), "{host}: {acts:?}");
     }
 }
 

@@ -53,7 +53,8 @@ pub(crate) fn policy<'f>(
     let files: Vec<PathBuf> = files.into_iter().cloned().collect();
     let mut readable: Vec<PathBuf> = files.iter().flat_map(|file| directories_of(file)).collect();
     let mut connect_ports = vec![connect.port];
-    if connect.host.parse::<IpAddr>().is_err() {
+    let address = connect.host.split_once('%').map_or(connect.host.as_str(), |(address, _)| address);
+    if address.parse::<IpAddr>().is_err() {
         readable.extend(NAME_SERVICE_DIRECTORIES.map(PathBuf::from));
         readable.extend(directories_of(Path::new("/etc/resolv.conf")));
         connect_ports.push(DOMAIN_PORT);
@@ -76,6 +77,7 @@ pub(crate) fn policy<'f>(
         account: account.context("--user")?,
         files,
         readable,
+        names: connect.host.parse::<IpAddr>().is_err(),
         connect_ports,
         bind_ports,
         privileged_ports: source_port == SourcePort::Privileged,

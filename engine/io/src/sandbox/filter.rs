@@ -48,7 +48,6 @@ const ALLOWED: &[i64] = &[
     libc::SYS_close,
     libc::SYS_dup,
     libc::SYS_faccessat,
-    libc::SYS_fcntl,
     libc::SYS_fstat,
     libc::SYS_fstatfs,
     libc::SYS_getcwd,
@@ -74,7 +73,6 @@ const ALLOWED: &[i64] = &[
     libc::SYS_recvmmsg,
     libc::SYS_recvmsg,
     libc::SYS_shutdown,
-    libc::SYS_socketpair,
     // Waiting.
     libc::SYS_epoll_create1,
     libc::SYS_epoll_ctl,
@@ -115,6 +113,18 @@ const ALLOWED_BY_ARCHITECTURE: &[i64] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const ALLOWED_BY_ARCHITECTURE: &[i64] = &[];
 
+/// `ioctl`: do calls wait, how much has come, how much has not been acknowledged, is it a terminal; which interface is it (of
+/// an address with a scope).
+#[allow(clippy::unnecessary_cast, reason = "they are int in musl, and long in glibc")]
+const REQUESTS: [u64; 6] = [
+    libc::FIONBIO as u64,
+    libc::FIONREAD as u64,
+    libc::SIOCGIFINDEX as u64,
+    libc::SIOCGIFNAME as u64,
+    libc::TCGETS as u64,
+    libc::TIOCOUTQ as u64,
+];
+
 /// What a tunnel under way needs no more: every ring is there, and knows what it may be asked for.
 const FORBIDDEN_LATER: &[i64] = &[libc::SYS_io_uring_register, libc::SYS_io_uring_setup, libc::SYS_seccomp];
 
@@ -129,9 +139,9 @@ fn one_of(argument: u8, values: &[u64]) -> Result<Vec<SeccompRule>, seccompiler:
     values.iter().map(rule).collect()
 }
 
-/// TCP and UDP; what names and interfaces are looked up with. Landlock judges TCP, but not what looks like it: MPTCP, SCTP and
+/// TCP and UDP; with `names` what these, and interfaces, are looked up with. Landlock judges TCP, but not what looks like it: MPTCP, SCTP and
 /// SMC are protocols of the same families, SCTP also that of a sequenced socket that asks for none.
-fn sockets() -> Result<Vec<SeccompRule>, seccompiler::Error> {
+fn sockets(names: bool) -> Result<Vec<SeccompRule>, seccompiler::Error> {
     let mut rules = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
         let kinds = [(libc::SOCK_STREAM, libc::IPPROTO_TCP), (libc::SOCK_DGRAM, libc::IPPROTO_UDP)];
@@ -143,7 +153,7 @@ fn sockets() -> Result<Vec<SeccompRule>, seccompiler::Error> {
             ])?);
         }
     }
-    for family in [libc::AF_NETLINK, libc::AF_UNIX] {
+    for family in [libc::AF_NETLINK, libc::AF_UNIX].into_iter().filter(|_| names) {
         rules.push(SeccompRule::new(vec![
             condition(0, SeccompCmpOp::Eq, family as u64)?,
             condition(2, SeccompCmpOp::Eq, 0)?,
@@ -159,9 +169,12 @@ fn not_equal(argument: u8, value: libc::c_int) -> Result<SeccompRule, seccompile
     Ok(SeccompRule::new(vec![condition(argument, SeccompCmpOp::Ne, value as u64)?])?)
 }
 
-fn allowed() -> Result<Rules, seccompiler::Error> {
+fn allowed(names: bool) -> Result<Rules, seccompiler::Error> {
     let mut rules: Rules = ALLOWED.iter().chain(ALLOWED_BY_ARCHITECTURE).map(|call| (*call, Vec::new())).collect();
-    rules.insert(libc::SYS_socket, sockets()?);
+    rules.insert(libc::SYS_socket, sockets(names)?);
+    // Not one whose other end could be anybody's, as that of datagrams can.
+    let connected = condition(1, SeccompCmpOp::MaskedEq(SOCKET_KIND), libc::SOCK_STREAM as u64)?;
+    rules.insert(libc::SYS_socketpair, vec![SeccompRule::new(vec![connected])?]);
     // A protocol on top makes SMC of TCP.
     rules.insert(libc::SYS_setsockopt, vec![not_equal(1, libc::IPPROTO_TCP)?, not_equal(2, libc::TCP_ULP)?]);
     // A thread, no process. clone3 keeps its flags in memory, where no filter sees them: glibc falls back to clone.
@@ -170,8 +183,10 @@ fn allowed() -> Result<Rules, seccompiler::Error> {
     rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![is_thread])?]);
     // Signals to ourselves only: abort.
     rules.insert(libc::SYS_tgkill, one_of(0, &[u64::from(std::process::id())])?);
-    // Is it a terminal, how much has not been acknowledged, do calls wait.
-    rules.insert(libc::SYS_ioctl, one_of(1, &[libc::FIONBIO, libc::FIONREAD, libc::TCGETS, libc::TIOCOUTQ])?);
+    // What the standard library asks descriptors for: not who gets signals, leases or notices of them.
+    let requests = [libc::F_DUPFD, libc::F_DUPFD_CLOEXEC, libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_SETFL];
+    rules.insert(libc::SYS_fcntl, one_of(1, &requests.map(|request| request as u64))?);
+    rules.insert(libc::SYS_ioctl, one_of(1, &REQUESTS)?);
     let names = [libc::PR_SET_NAME, libc::PR_SET_NO_NEW_PRIVS, libc::PR_SET_VMA].map(|name| name as u64);
     rules.insert(libc::SYS_prctl, one_of(0, &names)?);
     // To ask, not to set: the third argument is where new limits are.
@@ -195,10 +210,11 @@ fn program(rules: Rules, otherwise: SeccompAction, matched: SeccompAction) -> Re
 
 const NOT_IMPLEMENTED: SeccompAction = SeccompAction::Errno(libc::ENOSYS as u32);
 
-/// From now on this thread, and those that it starts, have the allowed calls only; returns how many these are.
-pub(super) fn install() -> Result<usize, String> {
+/// From now on this thread, and those that it starts, have the allowed calls only, with `names` also those that look names up; returns how many
+/// these are.
+pub(super) fn install(names: bool) -> Result<usize, String> {
     let install = || {
-        let rules = allowed()?;
+        let rules = allowed(names)?;
         let calls = rules.len();
         apply_filter(&program(rules, NOT_IMPLEMENTED, SeccompAction::Allow)?)?;
         Ok::<_, seccompiler::Error>(calls)

@@ -43,6 +43,8 @@ pub struct Policy {
     pub files: Vec<PathBuf>,
     /// Directories below which anything may be read. One that is missing is no error.
     pub readable: Vec<PathBuf>,
+    /// Whether names are looked up, or the interfaces of addresses: by local sockets, too.
+    pub names: bool,
     /// TCP ports that may be connected to.
     pub connect_ports: Vec<u16>,
     /// TCP ports that outgoing connections may be bound to; 0 is "one of the kernel's choice".
@@ -156,7 +158,7 @@ pub fn enter(policy: &Policy) -> Result<Option<Report>, SandboxError> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(failed("setrlimit(RLIMIT_CORE)"))?;
     prctl::set_dumpable(false).map_err(failed("prctl(PR_SET_DUMPABLE)"))?;
     prctl::set_no_new_privs().map_err(failed("prctl(PR_SET_NO_NEW_PRIVS)"))?;
-    let report = report(policy, unreadable, || (confine::with_landlock(policy), filter::install()));
+    let report = report(policy, unreadable, || (confine::with_landlock(policy), filter::install(policy.names)));
     if policy.demand == Demand::On {
         let missing = report.missing();
         if !missing.is_empty() {

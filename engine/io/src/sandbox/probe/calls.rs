@@ -12,9 +12,9 @@ use super::{OUTSIDE, PORTS, WRITABLE, address, connect, open, outcome, tcp};
 /// The calls that connect by sending, with MSG_FASTOPEN.
 #[derive(Clone, Copy)]
 enum FastOpen {
-    SendTo,
-    SendMsg,
-    SendMany,
+    To,
+    Message,
+    Messages,
 }
 
 impl FastOpen {
@@ -28,13 +28,17 @@ impl FastOpen {
         (message.msg_hdr.msg_name, message.msg_hdr.msg_namelen) = (to.as_ptr().cast_mut().cast(), to.len());
         (message.msg_hdr.msg_iov, message.msg_hdr.msg_iovlen) = (msg_iov, 1);
         let sent = match self {
-            Self::SendTo => socket.send_to_with_flags(&bytes, to, flags).map(drop),
-            // SAFETY: the address and the one slice that the message names live until the call returns.
-            Self::SendMsg => {
-                outcome(unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message.msg_hdr, flags) } as _)
+            Self::To => socket.send_to_with_flags(&bytes, to, flags).map(drop),
+            Self::Message => {
+                // SAFETY: the address and the one slice that the message names live until the call returns.
+                let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message.msg_hdr, flags) };
+                outcome(sent as libc::c_long) // a count of one, or an error
             }
-            // SAFETY: as above; it is one message.
-            Self::SendMany => outcome(unsafe { libc::sendmmsg(socket.as_raw_fd(), &raw mut message, 1, flags) }.into()),
+            Self::Messages => {
+                // SAFETY: as above; it is one message.
+                let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), &raw mut message, 1, flags) };
+                outcome(sent.into())
+            }
         };
         // Nobody was there, but the way was free.
         let refused = [io::ErrorKind::ConnectionRefused, io::ErrorKind::BrokenPipe];
@@ -65,7 +69,7 @@ pub(super) fn attempt(tell: &mut impl FnMut(&str, io::Result<()>)) -> io::Result
     tell("call: bind", tcp()?.bind(&address(bound)));
     tell("call: listen", tcp()?.listen(1));
     for (call, fast_open) in
-        [("sendto", FastOpen::SendTo), ("sendmsg", FastOpen::SendMsg), ("sendmmsg", FastOpen::SendMany)]
+        [("sendto", FastOpen::To), ("sendmsg", FastOpen::Message), ("sendmmsg", FastOpen::Messages)]
     {
         tell(&format!("call: connect by {call}"), fast_open.connect(&address(connected)));
     }
@@ -79,6 +83,13 @@ pub(super) fn attempt(tell: &mut impl FnMut(&str, io::Result<()>)) -> io::Result
     tell("call: SCTP socket", socket(Type::STREAM, Some(Protocol::from(libc::IPPROTO_SCTP))));
     tell("call: sequenced socket", socket(Type::SEQPACKET, None));
     tell("call: protocol on top of TCP", is_there(set_protocol_on_top(&tcp()?), &[libc::ENOENT]));
+    tell("call: UNIX socket", Socket::new(Domain::UNIX, Type::STREAM, None).map(drop));
+    let (connected, _) = Socket::pair(Domain::UNIX, Type::STREAM, None)?;
+    tell("call: pair of datagram sockets", Socket::pair(Domain::UNIX, Type::DGRAM, None).map(drop));
+    let ourselves = std::process::id() as libc::pid_t;
+    // SAFETY: signals of this socket, of which there are none, are for this process.
+    let owned = unsafe { libc::fcntl(connected.as_raw_fd(), libc::F_SETOWN, ourselves) };
+    tell("call: have signals sent", outcome(owned.into()));
     let command = Command::new("/bin/true").stdin(Stdio::inherit()).status();
     tell("call: start a program", command.map(drop));
     let (path, none) = (c"/nonexistent", std::ptr::null::<*const libc::c_char>());

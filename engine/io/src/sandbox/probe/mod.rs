@@ -33,7 +33,9 @@ pub fn run(policy: &Policy, filtered: bool, mut tell: impl FnMut(&str, io::Resul
     for port in policy.connect_ports.iter().take(1) {
         tell("connect to --connect's port", connect((Ipv4Addr::LOCALHOST, *port).into()));
     }
-    tell("resolve localhost", ("localhost", 1).to_socket_addrs().map(drop));
+    for host in ["localhost", "fe80::1%lo"] {
+        tell(&format!("resolve {host}"), (host, 1).to_socket_addrs().map(drop));
+    }
     calls::attempt(&mut tell)?;
     // A ring without rules: here Landlock is the wall.
     rings::attempt("new ring", rings::by_new_ring, &mut tell)?;
