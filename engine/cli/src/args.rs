@@ -170,12 +170,14 @@ pub(crate) struct ServerOptions {
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000), default_value = "256", help_heading = "Resources")]
     pub(crate) handshakes_max: usize,
 
-    /// Connections of one address that are not sessions yet; further ones are reset. An IPv6 address counts with its /64
+    /// TLS handshakes of one address in progress at the same time, in equal shares for the threads; one more ends the one of
+    /// them that has got least far. An IPv6 address counts with its /64
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000), default_value = "64", help_heading = "Resources")]
     pub(crate) handshakes_per_address_max: usize,
 
-    /// Connections of one address; further ones are reset. An IPv6 address counts with its /64
-    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000), default_value = "256", help_heading = "Resources")]
+    /// Connections of one address whose handshake is done; further ones are reset. An IPv6 address counts with its /64, and
+    /// all that is behind one address translator with that
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000), default_value = "512", help_heading = "Resources")]
     pub(crate) connections_per_address_max: usize,
 
     /// Tell the NFS server the client's address in a PROXY protocol header. It must expect one

@@ -12,7 +12,7 @@ use crate::config::{ClientMode, ServerMode};
 use crate::handshake::{Established, HandshakeError, shake_hands};
 use crate::throttle::Loudness;
 use crate::upstream::{self, UpstreamError};
-use crate::worker::{Context, Place, Worker};
+use crate::worker::{Context, Full, Seat, Worker};
 
 /// An alert of two bytes, sealed by any suite of either version: 33 at most.
 const ALERT_RECORD_BYTES_MAX: usize = 64;
@@ -25,7 +25,7 @@ pub(crate) struct Prepared<Socket> {
     /// The address of `connect` that was reached.
     pub(crate) server: SocketAddr,
     /// Held while the session lasts. In client mode the limit has been kept when the connection was accepted.
-    pub(crate) seat: Option<[Place; 2]>,
+    pub(crate) seat: Option<Seat>,
 }
 
 /// The client's end: the NFS client has been accepted, its server is reached when it has something to say.
@@ -72,13 +72,23 @@ pub(crate) async fn as_server<D: Driver>(
     let Context { config, counters, .. } = context;
     let listener = client.local_address();
     let (client, mut established) = welcome(client, peer, context, mode, worker).await?;
-    let Some(seat) = context.seat() else {
-        counters.connections_refused_total.add(1);
-        refuse(client, &mut established, AlertDescription::INTERNAL_ERROR);
-        let most = config.memory.connections_max;
-        let full = format!("closed: there are {most} connections already (--connections-max)");
-        complain(peer, worker, &full);
-        return None;
+    let seat = match context.seat(peer.ip()) {
+        Ok(seat) => seat,
+        Err(full) => {
+            refuse(client, &mut established, AlertDescription::INTERNAL_ERROR);
+            let full = match full {
+                Full::All(most) => {
+                    counters.connections_refused_total.add(1);
+                    format!("closed: there are {most} connections already (--connections-max)")
+                }
+                Full::Address(most) => {
+                    counters.connections_refused_by_address_total.add(1);
+                    format!("closed: its address has {most} connections already (--connections-per-address-max)")
+                }
+            };
+            complain(peer, worker, &full);
+            return None;
+        }
     };
     // Whoever has said all it has to say may have ended its direction: that has to be carried, and answered.
     let has_spoken = established.peer_closed || !established.early.is_empty() || !established.left_over.is_empty();
@@ -155,7 +165,7 @@ async fn welcome<L: Link>(
 ) -> Option<(L, Established)> {
     let Context { config, counters, .. } = context;
     let stage = if client.has_bytes() { Stage::Speaking } else { Stage::Silent };
-    let admitted = worker.handshakes.enter(stage);
+    let admitted = worker.handshakes.enter(stage, peer.ip().into());
     let limit = config.timeouts.handshake;
     let done = rt::timeout(limit, handshake(&mut client, mode, &admitted));
     let why = match rt::race(done, rt::race(admitted.evicted(), worker.stop.wait())).await {
@@ -179,10 +189,10 @@ async fn welcome<L: Link>(
             counters.handshakes_failed_total.add(1);
             format!("closed: the TLS handshake was not done within {} s", limit.as_secs_f32())
         }
-        Either::Right(Either::Left(())) => {
+        Either::Right(Either::Left(limit)) => {
             client.reset();
             counters.handshakes_evicted_total.add(1);
-            "closed: the TLS handshake made way for newer ones (--handshakes-max)".into()
+            format!("closed: the TLS handshake made way for newer ones ({})", limit.option())
         }
     };
     complain(peer, worker, &why);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use sealane_io::{Driver, Pool, PoolLayout, Stream};
 
+use crate::addresses::Addresses;
 use crate::config::{ConfigError, TunnelConfig};
 use crate::counters::Counters;
 use crate::error::SessionError;
@@ -36,6 +37,7 @@ impl Stage {
     pub fn new(config: TunnelConfig) -> Result<Self, ConfigError> {
         let pool = Pool::new(config.memory.layout()?).map_err(|error| ConfigError(error.to_string()))?;
         let worker = Worker::new(pool.clone(), &config);
+        let addresses = Addresses::of(&config.mode);
         let context = Context {
             config: Arc::new(config),
             counters: Arc::default(),
@@ -43,13 +45,14 @@ impl Stage {
             active: Arc::default(),
             sessions: Arc::default(),
             sessions_of_all: Arc::default(),
+            addresses,
         };
         Ok(Self { context, worker, pool })
     }
 
     /// Serves an accepted connection to its end, the handshake included.
     pub async fn serve<D: Driver>(&self, link: D::Link, peer: SocketAddr) {
-        serve_and_report::<D>(link, peer, None, &self.context, self.worker.clone()).await;
+        serve_and_report::<D>(link, peer, &self.context, self.worker.clone()).await;
     }
 
     /// Runs a session whose handshake is done.

@@ -59,6 +59,7 @@ fn start_workers(
     driver: DriverKind,
     config: &Arc<TunnelConfig>,
     counters: &Arc<Counters>,
+    addresses: &Addresses,
     layout: PoolLayout,
 ) -> Result<Vec<WorkerHandle>, StartError> {
     if driver == DriverKind::Uring {
@@ -74,6 +75,7 @@ fn start_workers(
             active: Arc::default(),
             sessions: Arc::default(),
             sessions_of_all: Arc::clone(&sessions_of_all),
+            addresses: addresses.clone(),
         };
         match start_worker(driver, context, layout) {
             Ok(handle) => workers.push(handle),
@@ -131,6 +133,7 @@ pub struct Tunnel {
     listener: Listener,
     config: Arc<TunnelConfig>,
     counters: Arc<Counters>,
+    addresses: Addresses,
     workers: Vec<WorkerHandle>,
     driver: DriverKind,
     driver_reason: String,
@@ -204,14 +207,11 @@ impl Tunnel {
     }
 
     fn run_until<T>(self, stop: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-        let Self { listener, config, counters, workers, .. } = self;
+        let Self { listener, config, counters, addresses, workers, .. } = self;
         rt::run_on_reactor(async {
             let acceptor = listener.register()?;
-            let addresses = match &config.mode {
-                Mode::Client(_) => None,
-                Mode::Server(mode) => Some(Addresses::new(mode.per_address)),
-            };
-            let mut hand_out = HandOut { config, counters, workers, addresses, complaints: Throttle::new(1) };
+            let (complaints, refusals) = (Throttle::new(1), Throttle::new(1));
+            let mut hand_out = HandOut { config, counters, workers, addresses, complaints, refusals };
             let accepting = async {
                 loop {
                     match acceptor.accept().await {
@@ -241,8 +241,8 @@ impl Bound {
     /// What the driver, the memory or a thread could not have.
     pub fn start(self) -> Result<Tunnel, StartError> {
         let Self { listener, config, layout } = self;
-        let (config, counters) = (Arc::new(config), Arc::default());
-        let start = |driver| start_workers(driver, &config, &counters, layout);
+        let (addresses, config, counters) = (Addresses::of(&config.mode), Arc::new(config), Arc::default());
+        let start = |driver| start_workers(driver, &config, &counters, &addresses, layout);
         let (workers, driver, driver_reason) = match config.io {
             // Not even probed: a host may end a process that tries.
             IoChoice::Epoll => (start(DriverKind::Epoll)?, DriverKind::Epoll, "asked for".into()),
@@ -256,7 +256,7 @@ impl Bound {
                 Err(error) => return Err(error),
             },
         };
-        Ok(Tunnel { listener, config, counters, workers, driver, driver_reason })
+        Ok(Tunnel { listener, config, counters, addresses, workers, driver, driver_reason })
     }
 }
 
@@ -265,23 +265,28 @@ struct HandOut {
     config: Arc<TunnelConfig>,
     counters: Arc<Counters>,
     workers: Vec<WorkerHandle>,
-    /// Of TLS clients. Plain ones are of this host.
-    addresses: Option<Addresses>,
+    addresses: Addresses,
     complaints: Throttle,
+    /// What is said of addresses with too many connections: any of them can have it said, so it hides nothing else.
+    refusals: Throttle,
 }
 
 impl HandOut {
     fn assign(&mut self, accepted: Accepted, peer: SocketAddr) -> io::Result<()> {
         self.counters.connections_accepted_total.add(1);
-        let presence = match self.addresses.as_ref().map(|addresses| addresses.enter(peer.ip())).transpose() {
-            Ok(presence) => presence,
-            Err(exceeded) => {
-                self.counters.connections_refused_by_address_total.add(1);
-                accepted.reset();
-                self.complain(&format!("{peer}: reset, {exceeded}"));
-                return Ok(());
+        // Its handshake would be for nothing. Whether it does get a session is decided when that is done.
+        if self.addresses.is_full(peer.ip()) {
+            self.counters.connections_refused_by_address_total.add(1);
+            accepted.reset();
+            let most = self.addresses.most();
+            let why = format!("its address has {most} connections already (--connections-per-address-max)");
+            match self.refusals.event(rt::now()) {
+                Loudness::Aloud { missed: 0 } => tracing::warn!(%peer, "reset: {why}"),
+                Loudness::Aloud { missed } => tracing::warn!(%peer, "reset: {why} ({missed} more times before)"),
+                Loudness::Quiet => tracing::debug!(%peer, "reset: {why}"),
             }
-        };
+            return Ok(());
+        }
         let most = self.config.memory.connections_max;
         // TLS clients take their place when they have shown who they are; until then their handshakes have a limit.
         let counts_here = matches!(self.config.mode, Mode::Client(_));
@@ -303,7 +308,7 @@ impl HandOut {
             return Ok(());
         }
         let place = Place::take(&worker.active);
-        if let Err(assigned) = worker.queue.try_send(Assigned { accepted, peer, place, presence }) {
+        if let Err(assigned) = worker.queue.try_send(Assigned { accepted, peer, place }) {
             // The queue holds as many as the worker may have: only one that has died, or cannot keep up, refuses.
             self.counters.connections_refused_total.add(1);
             assigned.accepted.reset();

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +12,7 @@ use sealane_io::net::{Accepted, Connection};
 use sealane_io::rt::{self, Broadcast, Receiver};
 use sealane_io::{Driver, Link, Pool, PoolLayout};
 
-use crate::addresses::Presence;
+use crate::addresses::{Addresses, Presence};
 use crate::admission::Admission;
 use crate::config::{Mode, TunnelConfig, socket_options_for};
 use crate::counters::Counters;
@@ -39,14 +39,38 @@ pub(crate) struct Context {
     pub(crate) sessions: Arc<AtomicUsize>,
     /// Sessions of all workers.
     pub(crate) sessions_of_all: Arc<AtomicUsize>,
+    /// Sessions of all workers, by the addresses of their TLS clients.
+    pub(crate) addresses: Addresses,
+}
+
+/// Why a client gets no session; named by the option that says so.
+pub(crate) enum Full {
+    /// `--connections-max`
+    All(usize),
+    /// `--connections-per-address-max`
+    Address(usize),
+}
+
+/// A session's places: in its worker, in the tunnel, and among those of its address. Dropping it makes room.
+pub(crate) struct Seat {
+    _places: [Place; 2],
+    _presence: Presence,
 }
 
 impl Context {
-    /// A session's places, in this worker and in the tunnel; `None` when either has as many sessions as it may.
-    pub(crate) fn seat(&self) -> Option<[Place; 2]> {
+    /// A seat for a TLS client.
+    ///
+    /// # Errors
+    /// Which limit does not let it in.
+    pub(crate) fn seat(&self, address: IpAddr) -> Result<Seat, Full> {
         let memory = &self.config.memory;
-        let own = Place::take_below(&self.sessions, memory.connections_per_worker())?;
-        Some([own, Place::take_below(&self.sessions_of_all, memory.connections_max)?])
+        let presence = self.addresses.enter(address).ok_or(Full::Address(self.addresses.most()))?;
+        let places = || {
+            let own = Place::take_below(&self.sessions, memory.connections_per_worker())?;
+            Some([own, Place::take_below(&self.sessions_of_all, memory.connections_max)?])
+        };
+        let places = places().ok_or(Full::All(memory.connections_max))?;
+        Ok(Seat { _places: places, _presence: presence })
     }
 }
 
@@ -65,12 +89,13 @@ const COMPLAINTS_MAX: u64 = 20;
 
 impl Worker {
     pub(crate) fn new(pool: Pool, config: &TunnelConfig) -> Self {
-        let most = match &config.mode {
-            Mode::Client(_) => usize::MAX,
-            Mode::Server(mode) => mode.handshakes_max / config.memory.workers.max(1),
+        let share = |most: usize| most / config.memory.workers.max(1);
+        let handshakes = match &config.mode {
+            Mode::Client(_) => Admission::new(usize::MAX, usize::MAX),
+            Mode::Server(mode) => Admission::new(share(mode.handshakes_max), share(mode.per_address.handshakes_max)),
         };
         let complaints = Rc::new(RefCell::new(Throttle::new(COMPLAINTS_MAX)));
-        Self { lender: Lender::new(pool), stop: Rc::default(), handshakes: Admission::new(most), complaints }
+        Self { lender: Lender::new(pool), stop: Rc::default(), handshakes, complaints }
     }
 }
 
@@ -79,8 +104,6 @@ pub(crate) struct Assigned {
     pub(crate) accepted: Accepted,
     pub(crate) peer: SocketAddr,
     pub(crate) place: Place,
-    /// A TLS client's, among those of its address.
-    pub(crate) presence: Option<Presence>,
 }
 
 /// One of a counted number of things; dropping it gives it back.
@@ -145,36 +168,29 @@ pub(crate) fn run<D: Driver<Link = Connection>>(
 }
 
 async fn serve_assigned<D: Driver<Link = Connection>>(assigned: Assigned, context: Context, worker: Worker) {
-    let Assigned { accepted, peer, place, presence } = assigned;
+    let Assigned { accepted, peer, place } = assigned;
     match accepted.register() {
-        Ok(connection) => serve_and_report::<D>(connection, peer, presence.as_ref(), &context, worker).await,
+        Ok(connection) => serve_and_report::<D>(connection, peer, &context, worker).await,
         Err(error) => tracing::error!(%peer, "closed: cannot register the connection: {error}"),
     }
-    drop((place, presence));
+    drop(place);
 }
 
 /// Serves one connection. A panic ends this connection only.
 pub(crate) async fn serve_and_report<D: Driver>(
     connection: D::Link,
     peer: SocketAddr,
-    presence: Option<&Presence>,
     context: &Context,
     worker: Worker,
 ) {
-    if let Err(message) = rt::catch_panic(serve::<D>(connection, peer, presence, context, worker)).await {
+    if let Err(message) = rt::catch_panic(serve::<D>(connection, peer, context, worker)).await {
         context.counters.connections_panicked_total.add(1);
         tracing::error!(%peer, "closed: internal error (panic: {message}); other connections go on");
     }
 }
 
 /// Serves one connection to its end: what comes before its session, and the session.
-async fn serve<D: Driver>(
-    connection: D::Link,
-    peer: SocketAddr,
-    presence: Option<&Presence>,
-    context: &Context,
-    worker: Worker,
-) {
+async fn serve<D: Driver>(connection: D::Link, peer: SocketAddr, context: &Context, worker: Worker) {
     let Context { config, counters, .. } = context;
     if let Err(error) = connection.set_options(&socket_options_for(peer.ip(), &config.accepted)) {
         tracing::debug!(%peer, "socket options of the accepted connection: {error}");
@@ -187,7 +203,6 @@ async fn serve<D: Driver>(
         }
     };
     let Some(Prepared { plain, tls, established, server, seat }) = preparing.await else { return };
-    presence.into_iter().for_each(Presence::established);
     let facts = established.facts;
     counters.connections_established_total.add(1);
     counters.handshakes_resumed_total.add(u64::from(facts.resumed));

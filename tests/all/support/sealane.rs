@@ -38,12 +38,6 @@ pub fn server_command(driver: &str, connect: u16, args: &[&str]) -> Command {
     if !args.contains(&"--cert") {
         command.arg("--cert").arg(&identity.cert).arg("--key").arg(&identity.key);
     }
-    // All clients of a test come from one address.
-    for limit in ["--handshakes-per-address-max", "--connections-per-address-max"] {
-        if !args.contains(&limit) {
-            command.args([limit, "1000000"]);
-        }
-    }
     finish(command, args)
 }
 

@@ -141,10 +141,7 @@ impl Lab {
         args.extend(["--connect".into(), nfs.local_address().to_string()]);
         args.extend(["--cert".into(), path("server.pem"), "--key".into(), path("server.key")]);
         // All clients are at one address here.
-        let everything = connections_max.to_string();
-        for limit in ["--handshakes-per-address-max", "--connections-per-address-max"] {
-            args.extend([limit.into(), everything.clone()]);
-        }
+        args.extend(["--connections-per-address-max".into(), connections_max.to_string()]);
         args.extend(server.iter().map(ToString::to_string));
         let server = Tunnel::start(sealane, "server", &args, directory.join("server.log"))?;
         let mut args = common.to_vec();
