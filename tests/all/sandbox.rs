@@ -204,6 +204,67 @@ fn auto_says_what_the_host_does_not_offer_and_on_does_not_start_without() {
     sealane.wait_for("no sandbox (--sandbox off)");
 }
 
+/// A library that makes io_uring_setup refuse the flags in SEALANE_TEST_REFUSED, as older kernels do.
+const OLDER_KERNEL: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+long syscall(long number, ...) {
+    va_list list;
+    long a[6];
+    va_start(list, number);
+    for (int i = 0; i < 6; i++) a[i] = va_arg(list, long);
+    va_end(list);
+    /* The third word of struct io_uring_params. */
+    if (number == SYS_io_uring_setup && ((unsigned *)a[1])[2] & strtoul(getenv("SEALANE_TEST_REFUSED"), 0, 0)) {
+        errno = EINVAL;
+        return -1;
+    }
+    long (*real)(long, ...) = (long (*)(long, ...))dlsym(RTLD_NEXT, "syscall");
+    return real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+}
+"#;
+
+#[test]
+fn rings_have_rules_on_older_kernels_and_where_there_are_none_it_is_said() {
+    const TEST: &str = "sandbox::rings_have_rules_on_older_kernels_and_where_there_are_none_it_is_said";
+    if !have("cc") {
+        return not_run(TEST, "there is no C compiler");
+    }
+    let dir = scratch("older-kernel");
+    std::fs::write(dir.join("older.c"), OLDER_KERNEL).unwrap();
+    let library = dir.join("older.so");
+    let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(dir.join("older.c")).status();
+    assert!(compiled.unwrap().success());
+    // IORING_SETUP_COOP_TASKRUN came with Linux 5.19, IORING_SETUP_R_DISABLED with 5.10.
+    let (before_5_19, before_5_10) = ("0x100", "0x140");
+    let older = |refused: &str, sandbox: &str| {
+        let mut tunnel = command("uring", 9, &["--sandbox", sandbox]);
+        tunnel.env("LD_PRELOAD", &library).env("SEALANE_TEST_REFUSED", refused);
+        tunnel
+    };
+    let listens = |refused: &str, sandbox: &str| {
+        let sealane = Sealane::from_command(&mut older(refused, sandbox));
+        sealane.process.count("WARN sandbox: the kernel takes no rules for rings (Linux 5.10)")
+    };
+    for sandbox in ["on", "auto", "off"] {
+        assert_eq!(listens(before_5_19, sandbox), 0, "{sandbox}");
+    }
+    assert_eq!(listens(before_5_10, "auto"), 1);
+    assert_eq!(listens(before_5_10, "off"), 0, "nobody has asked");
+    let mut on = Process::start(&mut older(before_5_10, "on"));
+    assert_eq!(on.wait().code(), Some(1));
+    on.wait_for("--sandbox on: the kernel takes no rules for rings (Linux 5.10)");
+    for (refused, are_there) in [(before_5_19, true), (before_5_10, false)] {
+        let acts = probe(&mut older(refused, "off"));
+        let is_done = |act: &str| acts.contains(&(act.to_string(), "done".into()));
+        assert!(BY_WORKERS_RING.iter().all(|act| is_done(act) != are_there), "{refused}: {acts:?}");
+    }
+}
+
 #[test]
 fn an_account_that_cannot_be_had_is_named_and_nothing_starts() {
     const TEST: &str = "sandbox::an_account_that_cannot_be_had_is_named_and_nothing_starts";

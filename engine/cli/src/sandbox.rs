@@ -4,7 +4,7 @@ use std::io::{self, BufRead, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use sealane_io::net::SourcePort;
 use sealane_io::sandbox::{self, Account, Demand, Policy, probe};
 use sealane_relay::Endpoint;
@@ -127,6 +127,22 @@ pub(crate) fn enter(policy: &Policy) -> Result<bool> {
         tracing::warn!("cannot be read again by this process, only by a new start: {}", files.join(", "));
     }
     Ok(report.filter.is_ok())
+}
+
+/// Says that the rings of the workers may be asked for anything.
+///
+/// # Errors
+/// All was asked for.
+pub(crate) fn rings_lack_rules(policy: &Policy) -> Result<()> {
+    const WHY: &str = "the kernel takes no rules for rings (Linux 5.10)";
+    match policy.demand {
+        Demand::Off => {}
+        Demand::Auto => {
+            tracing::warn!("sandbox: {WHY}: what is asked of them only Landlock judges; --io epoll has none")
+        }
+        Demand::On => bail!("--sandbox on: {WHY}; --io epoll runs without them"),
+    }
+    Ok(())
 }
 
 /// Tries what is forbidden, and what must not be; once more to read the files behind each line on standard input.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use sealane_io::net::SourcePort;
 use sealane_io::sandbox::{Policy, forbid_new_rings};
-use sealane_io::{KeepAlive, SocketOptions, host};
+use sealane_io::{KeepAlive, SocketOptions, Uring, host};
 use sealane_relay::{DriverKind, Memory, Mode, Timeouts, Tunnel, TunnelConfig};
 
 use crate::args::{self, TunnelOptions};
@@ -39,6 +39,9 @@ pub(crate) fn serve(config: TunnelConfig, policy: &Policy, probe: bool) -> Resul
     }
     let tunnel = bound.start()?;
     let (driver, why) = tunnel.driver();
+    if driver == DriverKind::Uring && Uring::lacks_rules() {
+        sandbox::rings_lack_rules(policy)?;
+    }
     if is_filtered {
         forbid_new_rings(driver == DriverKind::Uring).context("seccomp")?;
     }

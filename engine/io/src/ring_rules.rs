@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::{Mutex, PoisonError};
 
 use io_uring::register::Restriction;
 use io_uring::{opcode, squeue};
@@ -26,11 +27,21 @@ pub(crate) fn rules() -> [Restriction; 6] {
     ]
 }
 
-/// Gives the rules to the ring that this thread has just made, and switches it on.
+/// Makes a ring by `make`, switched off, gives it the rules, and switches it on.
 ///
 /// # Errors
-/// There is no such ring, or the kernel does not take the rules.
-pub(crate) fn switch_on() -> io::Result<()> {
+/// What `make` says; [`io::ErrorKind::Unsupported`] when the kernel does not take the rules.
+pub(crate) fn give_to<T>(make: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    // Or one thread would take the ring of another for its own.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _others_wait = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let ring = make()?;
+    switch_on()?;
+    Ok(ring)
+}
+
+/// Gives the rules to the ring that has just been made, and switches it on.
+fn switch_on() -> io::Result<()> {
     // The ring took the lowest free number; the next one is above it, but where somebody has closed one meanwhile.
     let (above, _) = std::os::unix::net::UnixStream::pair()?;
     let found = (0..above.as_raw_fd() + NUMBERS_ABOVE).rev().find(|fd| give_rules(*fd).is_ok());

@@ -10,6 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use io_uring::types::{Fd, Timespec};
 use io_uring::{Probe, cqueue, opcode, squeue};
@@ -35,6 +36,9 @@ const ENTRIES_MAX: usize = 32_768;
 
 /// The time limit of a receive with [`Patience::Hold`]. The kernel reads it when the operation is submitted.
 static HOLD: Timespec = Timespec::new().nsec(Patience::HOLD_MS as u32 * 1_000_000);
+
+/// Set by the first ring without rules.
+static LACKS_RULES: AtomicBool = AtomicBool::new(false);
 
 /// The driver of first choice.
 pub struct Uring;
@@ -66,6 +70,11 @@ impl Uring {
         }
     }
 
+    /// Whether the driver had to make a ring that may be asked for anything, because the kernel takes no rules.
+    pub fn lacks_rules() -> bool {
+        LACKS_RULES.load(Ordering::Relaxed)
+    }
+
     fn runtime(streams: usize) -> io::Result<tokio_uring::Runtime> {
         let plain = tokio_uring::uring_builder();
         // Linux 5.19: completions are run when this thread enters the kernel anyway, without an interrupt.
@@ -74,20 +83,19 @@ impl Uring {
         let start = |ring: &io_uring::Builder| {
             tokio_uring::Runtime::new(tokio_uring::builder().entries(Self::entries(streams)).uring_builder(ring))
         };
-        let restricted = |ring: &io_uring::Builder| {
-            let runtime = start(ring.clone().setup_r_disabled())?;
-            ring_rules::switch_on().map(|()| runtime)
+        let restricted = |ring: &io_uring::Builder| ring_rules::give_to(|| start(ring.clone().setup_r_disabled()));
+        let unrestricted = |ring: &io_uring::Builder| {
+            let runtime = start(ring)?;
+            LACKS_RULES.store(true, Ordering::Relaxed);
+            Ok(runtime)
         };
-        // Linux 5.10 takes rules; where it does not, the sandbox is all there is.
+        let is_unknown =
+            |error: &io::Error| matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported);
+        // Rules before speed: Linux 5.10 takes them. Where the kernel does not, the sandbox is all there is.
         restricted(&cooperative)
-            .or_else(|error| match error.kind() {
-                io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported => start(&cooperative),
-                _ => Err(error),
-            })
-            .or_else(|error| match error.raw_os_error() {
-                Some(libc::EINVAL) => start(&plain),
-                _ => Err(error),
-            })
+            .or_else(|error| if is_unknown(&error) { restricted(&plain) } else { Err(error) })
+            .or_else(|error| if is_unknown(&error) { unrestricted(&cooperative) } else { Err(error) })
+            .or_else(|error| if is_unknown(&error) { unrestricted(&plain) } else { Err(error) })
     }
 }
 
