@@ -116,8 +116,9 @@ fn new_page() -> Option<NonNull<u8>> {
 mod tests {
     use super::*;
 
+    // One test, because places are shared by all.
     #[test]
-    fn values_keep_to_their_places_and_leave_nothing_behind() {
+    fn values_keep_to_their_places_are_dropped_and_leave_nothing_behind() {
         let values: Vec<Locked<[u8; 600]>> =
             (0..20).map(|index| Locked::new([index; 600]).unwrap_or_else(|_| panic!("no page"))).collect();
         for (index, value) in values.iter().enumerate() {
@@ -132,10 +133,6 @@ mod tests {
             let left = unsafe { std::slice::from_raw_parts(place.as_ptr(), PLACE_BYTES) };
             assert!(left.iter().all(|byte| *byte == 0));
         }
-    }
-
-    #[test]
-    fn what_is_kept_is_dropped() {
         let kept = std::rc::Rc::new(());
         let locked = Locked::new(std::rc::Rc::clone(&kept)).unwrap_or_else(|_| panic!("no page"));
         assert_eq!(std::rc::Rc::strong_count(&locked), 2);
