@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use caps::{CapSet, CapsHashSet};
+use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::unistd::{
     Gid, Group, Uid, User, getgrouplist, getgroups, getresgid, getresuid, setgroups, setresgid, setresuid,
@@ -29,7 +30,7 @@ impl Account {
     /// Looks up a user, by name or number, and a group other than the user's own. A number that no user has needs a group.
     ///
     /// # Errors
-    /// [`SandboxError::Unknown`] where there is none, [`SandboxError::Account`] for root.
+    /// [`SandboxError::Unknown`] where there is none, [`SandboxError::Account`] for root, and for the number that means "none".
     pub fn find(user: &str, group: Option<&str>) -> Result<Self, SandboxError> {
         let number = user.parse().ok().map(Uid::from_raw);
         let known = match number {
@@ -42,6 +43,9 @@ impl Account {
         if uid.is_root() {
             return Err(SandboxError::Account("root is what is to be given up"));
         }
+        if uid.as_raw() == UNCHANGED {
+            return Err(SandboxError::Account("4294967295 is no user: it asks to leave the user as it is"));
+        }
         let gid = match group {
             Some(name) => match name.parse() {
                 Ok(number) => Some(Gid::from_raw(number)),
@@ -53,6 +57,12 @@ impl Account {
             None => known.as_ref().map(|user| user.gid),
         };
         let gid = gid.ok_or(SandboxError::Account("a user without an entry in the user database needs a group"))?;
+        if gid.as_raw() == 0 {
+            return Err(SandboxError::Account("the group root is what is to be given up"));
+        }
+        if gid.as_raw() == UNCHANGED {
+            return Err(SandboxError::Account("4294967295 is no group: it asks to leave the group as it is"));
+        }
         let groups = match known.as_ref().and_then(|user| std::ffi::CString::new(user.name.as_str()).ok()) {
             Some(name) => getgrouplist(&name, gid).map_err(failed("getgrouplist"))?,
             None => vec![gid],
@@ -60,28 +70,37 @@ impl Account {
         Ok(Self { name: known.map_or_else(|| uid.to_string(), |user| user.name), uid, gid, groups })
     }
 
-    /// Makes this process that user, and checks that it cannot come back.
-    pub(super) fn become_it(&self, privileged_ports: bool) -> Result<(), SandboxError> {
-        if !self.is_ours()? {
-            let had = caps::read(None, CapSet::Permitted).map_err(refused)?;
-            let kept: CapsHashSet = kept_capabilities(privileged_ports).intersection(&had).copied().collect();
-            prctl::set_keepcaps(!kept.is_empty()).map_err(failed("prctl(PR_SET_KEEPCAPS)"))?;
-            setgroups(&self.groups).map_err(failed("setgroups"))?;
-            setresgid(self.gid, self.gid, self.gid).map_err(failed("setresgid"))?;
-            setresuid(self.uid, self.uid, self.uid).map_err(failed("setresuid"))?;
-            prctl::set_keepcaps(false).map_err(failed("prctl(PR_SET_KEEPCAPS)"))?;
-            for set in [CapSet::Effective, CapSet::Permitted] {
-                caps::set(None, set, &kept).map_err(refused)?;
-            }
+    /// Makes this process that user, and checks that it cannot come back. Whether it is that user already, but keeps other
+    /// groups than the user database has for it, because it has no right to change them.
+    pub(super) fn become_it(&self, privileged_ports: bool) -> Result<bool, SandboxError> {
+        let before = self.compare()?;
+        let keeps_groups = before.ids && !before.groups && setgroups(&self.groups) == Err(Errno::EPERM);
+        if !before.ids || !(before.groups || keeps_groups) {
+            self.change(privileged_ports)?;
         }
+        let now = self.compare()?;
         let root = Uid::from_raw(0);
-        if !self.is_ours()? || setresuid(root, root, root).is_ok() {
+        if !now.ids || !(now.groups || keeps_groups) || setresuid(root, root, root).is_ok() {
             return Err(SandboxError::Account("the user was changed, and is not what it should be"));
+        }
+        Ok(keeps_groups)
+    }
+
+    fn change(&self, privileged_ports: bool) -> Result<(), SandboxError> {
+        let had = caps::read(None, CapSet::Permitted).map_err(refused)?;
+        let kept: CapsHashSet = kept_capabilities(privileged_ports).intersection(&had).copied().collect();
+        prctl::set_keepcaps(!kept.is_empty()).map_err(failed("prctl(PR_SET_KEEPCAPS)"))?;
+        setgroups(&self.groups).map_err(failed("setgroups"))?;
+        setresgid(self.gid, self.gid, self.gid).map_err(failed("setresgid"))?;
+        setresuid(self.uid, self.uid, self.uid).map_err(failed("setresuid"))?;
+        prctl::set_keepcaps(false).map_err(failed("prctl(PR_SET_KEEPCAPS)"))?;
+        for set in [CapSet::Effective, CapSet::Permitted] {
+            caps::set(None, set, &kept).map_err(refused)?;
         }
         Ok(())
     }
 
-    fn is_ours(&self) -> Result<bool, SandboxError> {
+    fn compare(&self) -> Result<Matches, SandboxError> {
         let user = getresuid().map_err(failed("getresuid"))?;
         let group = getresgid().map_err(failed("getresgid"))?;
         let (mut groups, mut wanted) = (getgroups().map_err(failed("getgroups"))?, self.groups.clone());
@@ -89,11 +108,21 @@ impl Account {
             list.sort_by_key(|gid| gid.as_raw());
             list.dedup();
         }
-        Ok([user.real, user.effective, user.saved] == [self.uid; 3]
-            && [group.real, group.effective, group.saved] == [self.gid; 3]
-            && groups == wanted)
+        let ids = [user.real, user.effective, user.saved] == [self.uid; 3]
+            && [group.real, group.effective, group.saved] == [self.gid; 3];
+        Ok(Matches { ids, groups: groups == wanted })
     }
 }
+
+/// What of an account is this process's own.
+struct Matches {
+    /// User and group, real, effective and saved.
+    ids: bool,
+    groups: bool,
+}
+
+/// What setresuid and setresgid take for "leave it as it is".
+const UNCHANGED: u32 = u32::MAX;
 
 impl fmt::Display for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -115,6 +144,10 @@ mod tests {
         for (user, group) in [("root", None), ("0", None), ("no such user", None), ("3999999998", None)] {
             assert!(Account::find(user, group).is_err(), "{user}");
         }
-        assert!(Account::find("nobody", Some("no such group")).is_err());
+        for group in ["no such group", "root", "0", "4294967295"] {
+            assert!(Account::find("nobody", Some(group)).is_err(), "{group}");
+        }
+        let error = Account::find("4294967295", Some("4711")).unwrap_err();
+        assert_eq!(error.to_string(), "4294967295 is no user: it asks to leave the user as it is");
     }
 }

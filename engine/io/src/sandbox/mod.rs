@@ -90,10 +90,14 @@ fn failed<E: Into<io::Error>>(op: &'static str) -> impl FnOnce(E) -> SandboxErro
 pub struct Report {
     /// The account that the process has now, if it has changed.
     pub account: Option<Account>,
+    /// Whether it was that user already and keeps groups that the user database does not have for it.
+    pub keeps_groups: bool,
     /// Whether the process is root's.
     pub is_root: bool,
     /// Capabilities that are left.
     pub capabilities: Vec<String>,
+    /// Steps that a filter around this process refused, and why.
+    pub refused: Vec<String>,
     /// The kernel's Landlock ABI that is used, or why none is.
     pub landlock: Result<i32, String>,
     /// The number of system calls that the filter allows, or why there is none.
@@ -108,7 +112,7 @@ pub const LANDLOCK_ABI_WITH_TCP: i32 = 4;
 impl Report {
     /// What of it this host does not offer, in words.
     pub fn missing(&self) -> Vec<String> {
-        let mut missing = Vec::new();
+        let mut missing = self.refused.clone();
         match &self.landlock {
             Err(why) => missing.push(format!("Landlock: {why}")),
             Ok(abi) if *abi < LANDLOCK_ABI_WITH_TCP => {
@@ -141,24 +145,39 @@ impl fmt::Display for Report {
 /// Does what `policy` says; `None` when it asks for nothing. There is no way back.
 ///
 /// # Errors
-/// [`SandboxError::Io`] from a step that no host refuses to one who may take it; [`SandboxError::Incomplete`] where all
-/// was demanded and this host does not have all.
+/// [`SandboxError::Io`] from a step that no host refuses to one who may take it, where it was asked for: with an account, or
+/// when all was demanded. [`SandboxError::Incomplete`] where all was demanded and this host does not have all.
 pub fn enter(policy: &Policy) -> Result<Option<Report>, SandboxError> {
+    let become_it = || policy.account.as_ref().map_or(Ok(false), |account| account.become_it(policy.privileged_ports));
     if policy.demand == Demand::Off {
-        let Some(account) = &policy.account else { return Ok(None) };
-        account.become_it(policy.privileged_ports)?;
+        if policy.account.is_none() {
+            return Ok(None);
+        }
+        let keeps_groups = become_it()?;
         prctl::set_dumpable(false).map_err(failed("prctl(PR_SET_DUMPABLE)"))?;
-        return Ok(Some(report(policy, unreadable(policy), || (Err("off".into()), Err("off".into())))));
+        let off = || (Err("off".into()), Err("off".into()));
+        return Ok(Some(report(policy, keeps_groups, Vec::new(), unreadable(policy), off)));
     }
-    if let Some(account) = &policy.account {
-        account.become_it(policy.privileged_ports)?;
-    }
-    let unreadable = give_up_capabilities(policy)?;
+    let mut refused = Vec::new();
+    // A container's filter may refuse any of these, to a tunnel that has worked there without.
+    let is_hard = policy.demand == Demand::On || policy.account.is_some();
+    let mut unless_hard = |step: Result<(), SandboxError>| match step {
+        Err(error) if !is_hard => {
+            refused.push(error.to_string());
+            Ok(())
+        }
+        other => other,
+    };
+    unless_hard(clear_bounding_set())?;
+    let keeps_groups = become_it()?;
+    let mut unreadable_files = Vec::new();
+    unless_hard(give_up_capabilities(policy, &mut unreadable_files))?;
     // A crash must not write keys to a disk, and nobody of the same user may look into this process.
-    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(failed("setrlimit(RLIMIT_CORE)"))?;
-    prctl::set_dumpable(false).map_err(failed("prctl(PR_SET_DUMPABLE)"))?;
-    prctl::set_no_new_privs().map_err(failed("prctl(PR_SET_NO_NEW_PRIVS)"))?;
-    let report = report(policy, unreadable, || (confine::with_landlock(policy), filter::install(policy.names)));
+    unless_hard(setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(failed("setrlimit(RLIMIT_CORE)")))?;
+    unless_hard(prctl::set_dumpable(false).map_err(failed("prctl(PR_SET_DUMPABLE)")))?;
+    unless_hard(prctl::set_no_new_privs().map_err(failed("prctl(PR_SET_NO_NEW_PRIVS)")))?;
+    let confine = || (confine::with_landlock(policy), filter::install(policy.names));
+    let report = report(policy, keeps_groups, refused, unreadable_files, confine);
     if policy.demand == Demand::On {
         let missing = report.missing();
         if !missing.is_empty() {
@@ -170,15 +189,19 @@ pub fn enter(policy: &Policy) -> Result<Option<Report>, SandboxError> {
 
 fn report(
     policy: &Policy,
+    keeps_groups: bool,
+    refused: Vec<String>,
     unreadable: Vec<(PathBuf, io::Error)>,
     confine: impl FnOnce() -> (Result<i32, String>, Result<usize, String>),
 ) -> Report {
+    // The filter does not let us ask any more.
     let left = caps::read(None, CapSet::Permitted).unwrap_or_default();
     let mut capabilities: Vec<String> = left.iter().map(ToString::to_string).collect();
     capabilities.sort();
     let is_root = nix::unistd::Uid::effective().is_root();
+    let account = policy.account.clone();
     let (landlock, filter) = confine();
-    Report { account: policy.account.clone(), is_root, capabilities, landlock, filter, unreadable }
+    Report { account, keeps_groups, is_root, capabilities, refused, landlock, filter, unreadable }
 }
 
 /// What is kept where it is there. Rings and the pages of keys would count against RLIMIT_MEMLOCK without the first, which
@@ -198,30 +221,41 @@ fn unreadable(policy: &Policy) -> Vec<(PathBuf, io::Error)> {
     policy.files.iter().filter_map(refusal).collect()
 }
 
-/// Leaves the process the capabilities that it needs; returns the files that it cannot read with them.
+fn refused_by(op: &'static str) -> impl FnOnce(caps::errors::CapsError) -> SandboxError {
+    move |error| failed(op)(io::Error::other(error.to_string()))
+}
+
+fn set(capset: CapSet, capabilities: &CapsHashSet) -> Result<(), SandboxError> {
+    caps::set(None, capset, capabilities).map_err(refused_by("capset"))
+}
+
+/// Gives up what an exec could give back; it will not be allowed anyway. Another user could not do that any more.
+fn clear_bounding_set() -> Result<(), SandboxError> {
+    let had = caps::read(None, CapSet::Permitted).map_err(refused_by("capget"))?;
+    if !had.contains(&Capability::CAP_SETPCAP) {
+        return Ok(());
+    }
+    set(CapSet::Effective, &had)?;
+    caps::clear(None, CapSet::Bounding).map_err(refused_by("prctl(PR_CAPBSET_DROP)"))
+}
+
+/// Leaves the process the capabilities that it needs; names the files that it cannot read with them.
 ///
 /// Root without CAP_DAC_READ_SEARCH reads what belongs to root: it is kept only where one of the files wants it.
-fn give_up_capabilities(policy: &Policy) -> Result<Vec<(PathBuf, io::Error)>, SandboxError> {
-    let refused = |op| move |error: caps::errors::CapsError| failed(op)(io::Error::other(error.to_string()));
-    let had = caps::read(None, CapSet::Permitted).map_err(refused("capget"))?;
-    if had.is_empty() {
-        return Ok(unreadable(policy));
-    }
-    let set = |capset, set: &CapsHashSet| caps::set(None, capset, set).map_err(refused("capset"));
+fn give_up_capabilities(policy: &Policy, unreadable_files: &mut Vec<(PathBuf, io::Error)>) -> Result<(), SandboxError> {
+    let had = caps::read(None, CapSet::Permitted).map_err(refused_by("capget"))?;
     let mut kept: CapsHashSet = kept_capabilities(policy.privileged_ports).intersection(&had).copied().collect();
-    // What an exec could give back; it will not be allowed anyway.
-    if had.contains(&Capability::CAP_SETPCAP) {
-        set(CapSet::Effective, &had)?;
-        caps::clear(None, CapSet::Bounding).map_err(refused("prctl(PR_CAPBSET_DROP)"))?;
+    if !had.is_empty() {
+        set(CapSet::Effective, &kept)?;
     }
-    set(CapSet::Effective, &kept)?;
-    let mut unreadable_files = unreadable(policy);
+    *unreadable_files = unreadable(policy);
     if !unreadable_files.is_empty() && policy.account.is_none() && had.contains(&Capability::CAP_DAC_READ_SEARCH) {
         kept.insert(Capability::CAP_DAC_READ_SEARCH);
         set(CapSet::Effective, &kept)?;
-        unreadable_files = unreadable(policy);
+        *unreadable_files = unreadable(policy);
     }
-    set(CapSet::Inheritable, &CapsHashSet::new())?;
-    set(CapSet::Permitted, &kept)?;
-    Ok(unreadable_files)
+    if !caps::read(None, CapSet::Inheritable).map_err(refused_by("capget"))?.is_empty() {
+        set(CapSet::Inheritable, &CapsHashSet::new())?;
+    }
+    if had.is_empty() { Ok(()) } else { set(CapSet::Permitted, &kept) }
 }
