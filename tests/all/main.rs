@@ -20,6 +20,7 @@ mod oracle;
 mod record_rules;
 mod ring;
 mod sandbox;
+mod sandbox_files;
 mod server_ends;
 mod server_far_ends;
 mod server_limits;

@@ -4,10 +4,8 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::Ordering;
 
 use crate::support::bytes::{call, reply};
-use crate::support::dns;
 use crate::support::peer::PeerListener;
 use crate::support::pki::Pki;
 use crate::support::process::{Process, have, scratch};
@@ -159,6 +157,9 @@ fn every_thread_has_given_up_what_the_process_does_not_need() {
                 for set in ["CapPrm", "CapEff"] {
                     assert_eq!(u64::from_str_radix(&field(task, set), 16).unwrap(), capabilities, "{name} {set}");
                 }
+                for set in ["CapInh", "CapBnd", "CapAmb"] {
+                    assert_eq!(u64::from_str_radix(&field(task, set), 16).unwrap(), 0, "{name} {set}");
+                }
                 assert_eq!(field(task, "NoNewPrivs"), "1", "{name}");
                 assert_eq!(field(task, "Seccomp"), "2", "{name}");
                 assert_eq!(field(task, "Seccomp_filters"), "2", "{name}: the one of the start, the one without rings");
@@ -190,13 +191,27 @@ fn auto_says_what_the_host_does_not_offer_and_on_does_not_start_without() {
         ("landlock_create_ruleset", "ENOSYS", "Landlock: not in this kernel (Linux 5.13)"),
         ("landlock_create_ruleset", "EOPNOTSUPP", "Landlock: switched off in this kernel"),
         ("seccomp", "EINVAL", "seccomp: "),
+        // Nor what a filter around this process refuses, a container's. The first capset is setpriv's.
+        ("prlimit64", "EPERM", "setrlimit(RLIMIT_CORE): Operation not permitted"),
+        ("capset", "EPERM:when=2+", "capset: "),
     ] {
+        if call == "capset" && !is_root() {
+            continue;
+        }
         let auto = on_host_without(call, error, "auto");
         auto.wait_for("listening on");
         assert_eq!(auto.count(&format!("this host does not offer all of it: {why}")), 1, "{}", auto.output());
         let mut on = on_host_without(call, error, "on");
         assert_eq!(on.wait().code(), Some(1));
         on.wait_for(&format!("giving up privileges (--sandbox): {why}"));
+    }
+    // Who wants to be somebody else does not go on without what belongs to it.
+    if is_root() {
+        let tunnel = command("auto", 9, &["--user", "nobody"]);
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=prlimit64", "-e", "inject=prlimit64:error=EPERM"]);
+        strace.arg(tunnel.get_program()).args(tunnel.get_args()).stdin(Stdio::null()).env_remove("RUST_LOG");
+        assert_eq!(Process::start(&mut strace).wait().code(), Some(1));
     }
     let sealane = Sealane::start("auto", 9, &["--sandbox", "on"]);
     sealane.wait_for("sandbox: Landlock ABI ");
@@ -280,137 +295,71 @@ fn an_account_that_cannot_be_had_is_named_and_nothing_starts() {
     fails(command("auto", 9, &["--user", "no-such-user"]), "--user: there is no user 'no-such-user' on this host");
     fails(command("auto", 9, &["--user", "nobody", "--group", "no-such"]), "there is no group 'no-such' on this host");
     fails(command("auto", 9, &["--user", "root"]), "--user: root is what is to be given up");
+    fails(
+        command("auto", 9, &["--user", "nobody", "--group", "root"]),
+        "--user: the group root is what is to be given up",
+    );
+    let none = "--user: 4294967295 is no user: it asks to leave the user as it is";
+    fails(command("auto", 9, &["--user", "4294967295", "--group", "4711"]), none);
     // Somebody else than root cannot become anybody.
-    let mut other = Command::new("setpriv");
-    let dir = std::env::temp_dir().join(format!("sealane-user-{}", std::process::id()));
-    std::fs::create_dir_all(&dir).unwrap();
-    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).unwrap();
-    std::fs::copy(binary(), dir.join("sealane")).unwrap();
-    other.args(["--reuid", "4711", "--regid", "4711", "--clear-groups"]).arg(dir.join("sealane"));
-    other.args(["client", "--listen", "127.0.0.1:0", "--connect", "127.0.0.1:9", "--insecure-no-verify"]);
-    other.args(["--user", "nobody", "--sandbox", "off"]).stdin(Stdio::null());
+    let dir = for_everybody("user");
+    let other = as_user(&dir, &["--clear-groups"], &["--user", "nobody", "--sandbox", "off"]);
     fails(other, "giving up privileges (--user, --sandbox): setgroups: Operation not permitted");
     std::fs::remove_dir_all(dir).unwrap();
 }
 
-/// A certificate and a key in a directory that everybody may look into.
-fn pair_in(name: &str, key_mode: u32) -> (PathBuf, [PathBuf; 2]) {
+/// The program in a directory that everybody may look into.
+fn for_everybody(name: &str) -> PathBuf {
     let dir = std::env::temp_dir().join(format!("sealane-{name}-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
     std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let identity = &Pki::get().server;
-    let pair = [dir.join("server.pem"), dir.join("server.key")];
-    std::fs::copy(&identity.cert, &pair[0]).unwrap();
-    std::fs::copy(&identity.key, &pair[1]).unwrap();
-    for (file, mode) in pair.iter().zip([0o644, key_mode]) {
-        std::fs::set_permissions(file, std::fs::Permissions::from_mode(mode)).unwrap();
-    }
-    (dir, pair)
+    std::fs::copy(binary(), dir.join("sealane")).unwrap();
+    std::fs::set_permissions(dir.join("sealane"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    dir
+}
+
+/// The program of `dir` started by user 4711, with the groups that `groups` says.
+fn as_user(dir: &Path, groups: &[&str], args: &[&str]) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "4711", "--regid", "4711"]).args(groups).arg(dir.join("sealane"));
+    command.args(["client", "--listen", "127.0.0.1:0", "--connect", "127.0.0.1:9", "--insecure-no-verify"]);
+    command.args(args).stdin(Stdio::null()).env_remove("RUST_LOG");
+    command
 }
 
 #[test]
-fn a_key_that_the_user_will_not_be_able_to_read_is_named_at_start() {
-    const TEST: &str = "sandbox::a_key_that_the_user_will_not_be_able_to_read_is_named_at_start";
-    if !is_root() {
-        return not_run(TEST, "needs root");
+fn a_process_that_is_that_user_already_keeps_its_groups_and_says_so() {
+    const TEST: &str = "sandbox::a_process_that_is_that_user_already_keeps_its_groups_and_says_so";
+    if !is_root() || !have("setpriv") {
+        return not_run(TEST, "needs root and setpriv");
     }
-    for (mode, lines) in [(0o400, 1), (0o444, 0)] {
-        let (dir, [cert, key]) = pair_in("unreadable", mode);
-        let [cert_arg, key_arg] = [&cert, &key].map(|file| file.to_str().unwrap());
-        let options = ["--cert", cert_arg, "--key", key_arg, "--user", "nobody"];
-        let sealane = Sealane::server("auto", 9, &options);
-        let line = format!("cannot be read again by this process, only by a new start: {key_arg} (Permission denied");
-        assert_eq!(sealane.process.count(&line), lines, "{mode:o}: {}", sealane.process.output());
-        std::fs::remove_dir_all(dir).unwrap();
-    }
-    // As root, a key that is somebody else's and only theirs to read can be read again, too.
-    let (dir, [cert, key]) = pair_in("others", 0o400);
-    std::os::unix::fs::chown(&key, Some(65534), Some(65534)).unwrap();
-    let options = ["--cert", cert.to_str().unwrap(), "--key", key.to_str().unwrap()];
-    let sealane = Sealane::server("auto", 9, &options);
-    sealane.wait_for(", CAP_DAC_READ_SEARCH");
-    assert_eq!(sealane.process.count("cannot be read again"), 0);
+    let dir = for_everybody("groups");
+    let args = ["--user", "4711", "--group", "4711"];
+    let sealane = Sealane::from_command(&mut as_user(&dir, &["--groups", "4712,4713"], &args));
+    sealane.wait_for("runs as 4711 (4711:4711), with the groups that it had and may not change");
+    let status = PathBuf::from(format!("/proc/{}/status", sealane.process.pid()));
+    assert_eq!(field(&status, "Groups"), "4712 4713");
+    drop(sealane);
+    let sealane = Sealane::from_command(&mut as_user(&dir, &["--groups", "4711"], &args));
+    sealane.wait_for("runs as 4711 (4711:4711)");
+    assert_eq!(sealane.process.count("with the groups that it had"), 0);
     std::fs::remove_dir_all(dir).unwrap();
 }
 
 #[test]
-fn a_key_that_came_through_a_pipe_is_not_waited_for_again() {
-    let identity = &Pki::get().server;
-    let script = format!(
-        "exec {} server --listen 127.0.0.1:0 --connect 127.0.0.1:9 --cert {} --key <(cat {})",
-        binary().display(),
-        identity.cert.display(),
-        identity.key.display()
-    );
-    Sealane::from_command(Command::new("bash").args(["-c", &script]).stdin(Stdio::null()).env_remove("RUST_LOG"));
-}
-
-#[test]
-fn files_that_were_renewed_by_rename_can_be_read_again() {
-    let (dir, [cert, key]) = pair_in("renewed", 0o444);
-    // As certbot has it: links to files in another directory, both replaced.
-    let links = dir.join("live");
-    std::fs::create_dir_all(&links).unwrap();
-    let link = links.join("server.pem");
-    std::os::unix::fs::symlink("../server.pem", &link).unwrap();
-    let options = ["--cert", link.to_str().unwrap(), "--key", key.to_str().unwrap(), "--sandbox-probe"];
-    let mut command = server_command("auto", 9, &options);
-    let mut process = Process::start(command.stdin(Stdio::piped()));
-    process.wait_for("the end: done");
-    for (file, new) in [(&cert, "server2.pem"), (&key, "new.key")] {
-        std::fs::copy(file, dir.join(new)).unwrap();
+fn nobody_of_the_same_user_may_look_into_the_process() {
+    const TEST: &str = "sandbox::nobody_of_the_same_user_may_look_into_the_process";
+    if !is_root() || !have("setpriv") {
+        return not_run(TEST, "needs root and setpriv");
     }
-    std::fs::rename(dir.join("new.key"), &key).unwrap();
-    std::os::unix::fs::symlink("../server2.pem", links.join("new.pem")).unwrap();
-    std::fs::rename(links.join("new.pem"), &link).unwrap();
-    let mut input = process.child.stdin.take().unwrap();
-    input.write_all(b"\n").unwrap();
-    for file in [&link, &key] {
-        process.wait_for(&format!("again: read {}: done", file.display()));
+    let dir = for_everybody("dumpable");
+    // Files in /proc of a process that is not dumpable are root's (proc(5)).
+    for (sandbox, owner) in [("off", 4711), ("auto", 0), ("on", 0)] {
+        let sealane = Sealane::from_command(&mut as_user(&dir, &["--clear-groups"], &["--sandbox", sandbox]));
+        let memory = std::fs::metadata(format!("/proc/{}/mem", sealane.process.pid())).unwrap();
+        assert_eq!(std::os::unix::fs::MetadataExt::uid(&memory), owner, "{sandbox}");
     }
-    drop(input);
-    process.wait();
     std::fs::remove_dir_all(dir).unwrap();
-}
-
-#[test]
-fn names_are_found_from_inside_the_sandbox_over_udp_and_tcp() {
-    const TEST: &str = "sandbox::names_are_found_from_inside_the_sandbox_over_udp_and_tcp";
-    const RESOLVER: &str = "127.53.53.53";
-    if !is_root() || !have("unshare") {
-        return not_run(TEST, "needs root and unshare");
-    }
-    let Some(asked) = dns::serve(RESOLVER) else { return not_run(TEST, "port 53 of 127.53.53.53 is in use") };
-    let dir = scratch("names");
-    std::fs::write(dir.join("nsswitch.conf"), "passwd: files\ngroup: files\nhosts: dns\n").unwrap();
-    for driver in DRIVERS {
-        for (transport, options) in [("udp", ""), ("tcp", "options use-vc\n")] {
-            std::fs::write(dir.join("resolv.conf"), format!("nameserver {RESOLVER}\n{options}")).unwrap();
-            let before = (asked.udp.load(Ordering::Relaxed), asked.tcp.load(Ordering::Relaxed));
-            let listener = PeerListener::bind(&rustls::version::TLS13);
-            let tunnel = command(driver, listener.port(), &["--sandbox", "on", "--user", "nobody"]);
-            let args = tunnel.get_args().map(|arg| arg.to_string_lossy().replace("127.0.0.1:", "ADDRESS:"));
-            let args: Vec<String> = args.collect();
-            let args = args.join(" ").replace("--listen ADDRESS:", "--listen 127.0.0.1:");
-            // What is bound in this mount name space is seen by nobody else.
-            let script = format!(
-                "mount --bind {0}/resolv.conf /etc/resolv.conf && mount --bind {0}/nsswitch.conf /etc/nsswitch.conf &&\n\
-                 exec {1} {2}",
-                dir.display(),
-                binary().display(),
-                args.replace("ADDRESS:", &format!("{}:", dns::NAME)),
-            );
-            let sealane = Sealane::from_command(Command::new("unshare").args(["-m", "bash", "-c", &script]));
-            let mut client = sealane.connect_and_say(&call(1, b"x"));
-            let mut peer = listener.accept_talkative();
-            assert_eq!(peer.read(45), call(1, b"x"), "{driver} {transport}");
-            peer.send(&reply(1, b""));
-            client.read_exact(&mut vec![0; reply(1, b"").len()]).unwrap();
-            let after = (asked.udp.load(Ordering::Relaxed), asked.tcp.load(Ordering::Relaxed));
-            let grown = (after.0 > before.0, after.1 > before.1);
-            assert_eq!(grown, (transport == "udp", transport == "tcp"), "{driver} {transport}");
-        }
-    }
 }
 
 /// A mapping of a process: its addresses, its name, and what smaps says of it.

@@ -42,7 +42,7 @@ const DOMAIN_PORT: u16 = 53;
 /// What a tunnel to `connect` with these PEM files needs. `host_roots`: it trusts the host's roots.
 ///
 /// # Errors
-/// A user or a group that this host does not know.
+/// A user or a group that this host does not know; with `--sandbox on`, a file in the root directory.
 pub(crate) fn policy<'f>(
     options: &TunnelOptions,
     connect: &Endpoint,
@@ -56,7 +56,7 @@ pub(crate) fn policy<'f>(
     let address = connect.host.split_once('%').map_or(connect.host.as_str(), |(address, _)| address);
     if address.parse::<IpAddr>().is_err() {
         readable.extend(NAME_SERVICE_DIRECTORIES.map(PathBuf::from));
-        readable.extend(directories_of(Path::new("/etc/resolv.conf")));
+        readable.extend(resolver_directory(Path::new("/etc/resolv.conf")));
         connect_ports.push(DOMAIN_PORT);
     }
     if host_roots {
@@ -66,6 +66,10 @@ pub(crate) fn policy<'f>(
     }
     readable.sort();
     readable.dedup();
+    let demand = options.sandbox.into();
+    if demand != Demand::Off {
+        check_readable(demand, &files, &readable)?;
+    }
     let source_port = source_port(options.source_port);
     let bind_ports = match (source_port, options.bind_address) {
         (SourcePort::Privileged, _) => vec![sealane_io::net::PRIVILEGED_PORTS],
@@ -73,7 +77,7 @@ pub(crate) fn policy<'f>(
         (SourcePort::Any, None) => Vec::new(),
     };
     Ok(Policy {
-        demand: options.sandbox.into(),
+        demand,
         account: account.context("--user")?,
         files,
         readable,
@@ -88,11 +92,58 @@ pub(crate) fn policy<'f>(
 /// is there now, and a renewal puts another one in its place.
 fn directories_of(file: &Path) -> Vec<PathBuf> {
     let real = file.canonicalize().ok();
-    let parent = |file: &Path| match file.parent() {
+    [Some(file), real.as_deref()].into_iter().flatten().map(directory_of).collect()
+}
+
+fn directory_of(file: &Path) -> PathBuf {
+    match file.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
         _ => PathBuf::from("."),
-    };
-    [Some(file), real.as_deref()].into_iter().flatten().map(parent).collect()
+    }
+}
+
+fn is_root(directory: &Path) -> bool {
+    directory.canonicalize().is_ok_and(|real| real == Path::new("/"))
+}
+
+/// Links that are followed from one to the next, as the kernel does (path_resolution(7)).
+const LINKS_MAX: usize = 40;
+
+/// Where resolv.conf is, or will be: while a host boots, it may lead to what nobody has made yet. Then what is there of the way
+/// to it may be read, but not everything.
+fn resolver_directory(file: &Path) -> Option<PathBuf> {
+    let mut file = file.to_path_buf();
+    for _ in 0..LINKS_MAX {
+        let Ok(target) = file.read_link() else { break };
+        file = directory_of(&file).join(target);
+    }
+    let directory = directory_of(&file);
+    let there = directory.ancestors().find(|directory| directory.is_dir())?;
+    if is_root(there) {
+        let (file, directory) = (file.display(), directory.display());
+        tracing::warn!(
+            "sandbox: {directory} is not there: names may not be found when {file} comes, only by a new start"
+        );
+        return None;
+    }
+    Some(there.to_path_buf())
+}
+
+/// Whoever may read what is below the root directory may read everything.
+fn check_readable(demand: Demand, files: &[PathBuf], readable: &[PathBuf]) -> Result<()> {
+    tracing::debug!("sandbox: readable are {readable:?}");
+    if !readable.iter().any(|directory| is_root(directory)) {
+        return Ok(());
+    }
+    let in_root = files.iter().find(|file| directories_of(file).iter().any(|directory| is_root(directory)));
+    let what = in_root.map_or("SSL_CERT_DIR or SSL_CERT_FILE".into(), |file| file.display().to_string());
+    let why =
+        format!("{what} is in the root directory, so that every file stays readable: give it a directory of its own");
+    if demand == Demand::On {
+        bail!("--sandbox on: {why}");
+    }
+    tracing::warn!("sandbox: {why}");
+    Ok(())
 }
 
 /// Gives up what `policy` does not name, and says so. Whether system calls are filtered from now on.
@@ -109,6 +160,9 @@ pub(crate) fn enter(policy: &Policy) -> Result<bool> {
         return Ok(false);
     };
     let who = match &report.account {
+        Some(account) if report.keeps_groups => {
+            format!("; runs as {account}, with the groups that it had and may not change")
+        }
         Some(account) => format!("; runs as {account}"),
         None if report.is_root => "; runs as root, which --user NAME would give up".into(),
         None => String::new(),
@@ -167,4 +221,34 @@ pub(crate) fn probe(policy: &Policy, is_filtered: bool) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resolver_that_is_still_to_come_is_waited_for_in_what_is_there() {
+        let top = std::env::temp_dir().join(format!("sealane-resolver-{}", std::process::id()));
+        std::fs::create_dir_all(top.join("etc")).unwrap();
+        std::fs::create_dir_all(top.join("run/manager")).unwrap();
+        let link = top.join("etc/resolv.conf");
+        let ways = [
+            ("none/of/it/resolv.conf", Some(top.join("etc"))),
+            ("../run/manager/resolve/stub.conf", Some(top.join("run/manager"))),
+            ("../run/manager/stub.conf", Some(top.join("run/manager"))),
+            ("/no-such-directory/resolv.conf", None),
+            // One link leads to the next.
+            ("../run/next", Some(top.join("run/manager"))),
+        ];
+        std::os::unix::fs::symlink("manager/resolve/stub.conf", top.join("run/next")).unwrap();
+        for (target, wanted) in ways {
+            std::os::unix::fs::symlink(target, &link).unwrap();
+            let found = resolver_directory(&link).map(|found| found.canonicalize().unwrap());
+            assert_eq!(found, wanted.map(|wanted| wanted.canonicalize().unwrap()), "{target}");
+            std::fs::remove_file(&link).unwrap();
+        }
+        assert_eq!(resolver_directory(&link), Some(top.join("etc")), "no link, no file");
+        std::fs::remove_dir_all(top).unwrap();
+    }
 }
