@@ -326,6 +326,12 @@ fn is_told(run: &Run) -> bool {
     if matches!(failure, Some(SessionError::Truncated { .. })) && run.plan.fault != Some(Fault::PlainEndInRecord) {
         return false;
     }
+    let listens = |peer: &Option<Rc<Peer>>| {
+        run.plan.fault != Some(Fault::PeerTakesNothing) || peer.as_ref().is_some_and(|peer| peer.struck.get().is_none())
+    };
+    if !listens(&run.tls.borrow()) {
+        return false;
+    }
     !run.plan.shakes_hands && run.plan.fault.is_some_and(|fault| !alerts_of(fault).is_empty())
 }
 

@@ -61,6 +61,8 @@ pub(crate) struct Peer {
     key_wanted: Cell<Option<Moment>>,
     is_hostile: Cell<bool>,
     has_idled: Cell<bool>,
+    /// What it says next begins a message.
+    says_next_message: Cell<bool>,
     was_late: Cell<bool>,
     was_shut: Cell<bool>,
     was_reset: Cell<bool>,
@@ -114,6 +116,7 @@ impl Peer {
             key_wanted: Cell::new(None),
             is_hostile: Cell::new(false),
             has_idled: Cell::new(false),
+            says_next_message: Cell::new(true),
             was_late: Cell::new(false),
             was_shut: Cell::new(false),
             was_reset: Cell::new(false),

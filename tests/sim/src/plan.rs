@@ -231,7 +231,11 @@ impl Connection {
         // Whoever says close_notify under TLS 1.2 has renounced the replies (RFC 5246 section 7.2.1).
         let renounces = version == Version::Tls12 && role == Role::Server;
         let uses_up = short_keys && version == Version::Tls12;
-        let must_be_done = oddity.is_some() || fault == Some(Fault::NeverEnds);
+        // A late reply may come behind a half-close.
+        // The clock of a half-closed connection goes on while a slow plain side takes what has come.
+        let must_be_done = fault == Some(Fault::Stopped)
+            || oddity.is_some_and(|oddity| oddity != Fault::LateReply)
+            || fault == Some(Fault::NeverEnds);
         if client.close == Close::Said && (renounces || uses_up || not_rpc || must_be_done) {
             client.close = Close::Done;
         }

@@ -235,7 +235,9 @@ impl Peer {
             self.network.count(Fault::SlowWriter);
             self.socket().pause(self.behaviour.pause).await;
         }
-        let late = self.behaviour.late.filter(|(at, _)| self.calls_heard.get() as usize >= *at);
+        // Nobody may take his time in the middle of a reply.
+        let is_between = self.says_next_message.get();
+        let late = self.behaviour.late.filter(|(at, _)| self.calls_heard.get() as usize >= *at && is_between);
         if let Some((_, duration)) = late
             && !self.was_late.replace(true)
         {
@@ -266,6 +268,7 @@ impl Peer {
         let mut random = self.random.borrow_mut();
         let most = if random.chance(100) { random.within(1, 100) } else { self.behaviour.piece };
         let count = most.min(queue.len());
+        self.says_next_message.set(count == queue.len());
         queue.drain(..count).collect()
     }
 
