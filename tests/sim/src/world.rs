@@ -27,8 +27,9 @@ use crate::stats::{Fault, Stats};
 use crate::trace::Event;
 use crate::transport::Transport;
 
-/// Longer than any connection may last, with all its pauses: whoever is not over by then hangs.
-const WORLD_MAX: Duration = Duration::from_secs(8 * 3600);
+/// Longer than any connection may last, with all its pauses, but for hours without anything to do: whoever is not over by
+/// then hangs.
+const WORLD_MAX: Duration = Duration::from_secs(2 * 3600);
 
 /// How often the pool is looked at: while much happens, and later.
 const LOOK_INTERVALS: [Duration; 2] = [Duration::from_millis(7), Duration::from_secs(1)];
@@ -137,7 +138,9 @@ async fn live(plan: &Plan, is_printed: bool) -> Report {
     for (index, run) in runs.iter().enumerate() {
         start(index, run, plan, &stage, &network);
     }
-    let ended = rt::timeout(WORLD_MAX, until_over(&runs, &stage, &network)).await;
+    let idle = plan.connections.iter().filter_map(|connection| connection.client.idle).map(|(_, idle)| idle).max();
+    let limit = WORLD_MAX + idle.unwrap_or_default();
+    let ended = rt::timeout(limit, until_over(&runs, &stage, &network)).await;
     let mut wrong = Vec::new();
     if ended.is_none() {
         wrong.push("it never ends".into());
