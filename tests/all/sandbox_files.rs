@@ -10,7 +10,7 @@ use crate::support::bytes::{call, reply};
 use crate::support::dns;
 use crate::support::peer::PeerListener;
 use crate::support::pki::Pki;
-use crate::support::process::{Process, have, scratch};
+use crate::support::process::{Process, eventually, have, scratch};
 use crate::support::sealane::{DRIVERS, Sealane, binary, command, server_command};
 use crate::support::{is_root, not_run};
 
@@ -179,7 +179,9 @@ fn names_are_found_once_the_configuration_that_was_missing_at_start_is_there() {
     std::fs::create_dir(&later).unwrap();
     std::fs::write(later.join("resolv.conf"), format!("nameserver {RESOLVER}\n")).unwrap();
     let _client = sealane.connect_and_say(&call(1, b"x"));
-    assert_eq!(listener.accept_talkative().read(45), call(1, b"x"));
+    let heard = std::thread::spawn(move || listener.accept_talkative().read(45));
+    eventually("the name is found", || heard.is_finished());
+    assert_eq!(heard.join().unwrap(), call(1, b"x"));
 }
 
 #[test]
