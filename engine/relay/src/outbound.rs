@@ -111,7 +111,8 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
         let (received, buffer) = self.shared.plain.receive(loan.buffer, patience).await;
         loan.buffer = buffer;
         match received.map_err(Shared::<S>::io_error(Side::Plain, "recvmsg"))? {
-            Received::Bytes(_) if self.shared.is_failing() => Ok(Turn::Last),
+            // The peer may have ended while this was waited for.
+            Received::Bytes(_) if self.shared.is_failing() || self.must_stop() => Ok(Turn::Last),
             Received::Bytes(count) => {
                 self.note(&loan.buffer, count)?;
                 self.want_big = (count == whole && !loan.buffer.is_big())
@@ -340,7 +341,10 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
         let mut buffer = self.lender.small()?;
         self.lay_out(&mut buffer, 4)?;
         let (received, buffer) = self.shared.plain.receive(buffer, Patience::None).await;
-        if let Received::Bytes(count) = received.map_err(Shared::<S>::io_error(Side::Plain, "recvmsg"))? {
+        let received = received.map_err(Shared::<S>::io_error(Side::Plain, "recvmsg"))?;
+        if let Received::Bytes(count) = received
+            && !self.must_stop()
+        {
             self.note(&buffer, count)?;
             self.forward(Loan { buffer, terms: Terms::Keep }, count).await?;
         }

@@ -24,8 +24,8 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 /// No alert is longer, as a record.
 const ALERT_BYTES_MAX: usize = 64;
 
-/// Sends that may follow the last word of the other end. The relay still passes on what it was about to receive.
-const SENDS_BEHIND_MAX: u32 = 1;
+/// Sends that may follow the last word of the other end.
+const SENDS_BEHIND_MAX: u32 = 0;
 
 /// How hostile the network is.
 #[derive(Clone, Copy, Debug)]
