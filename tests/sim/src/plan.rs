@@ -232,10 +232,7 @@ impl Connection {
         let renounces = version == Version::Tls12 && role == Role::Server;
         let uses_up = short_keys && version == Version::Tls12;
         // A late reply may come behind a half-close.
-        // The clock of a half-closed connection goes on while a slow plain side takes what has come.
-        let must_be_done = fault == Some(Fault::Stopped)
-            || oddity.is_some_and(|oddity| oddity != Fault::LateReply)
-            || fault == Some(Fault::NeverEnds);
+        let must_be_done = oddity.is_some_and(|oddity| oddity != Fault::LateReply) || fault == Some(Fault::NeverEnds);
         if client.close == Close::Said && (renounces || uses_up || not_rpc || must_be_done) {
             client.close = Close::Done;
         }
@@ -286,9 +283,7 @@ impl Connection {
                 server.late = Some((random.within(1, client.calls.len()), late));
             }
             Fault::WindowShut => {
-                // A plain server that has not taken everything is given up a minute after its client's end, though that
-                // has not reached it yet: there it is the client's window.
-                let peer = if role == Role::Server || random.chance(500) { client } else { server };
+                let peer = if random.chance(500) { client } else { server };
                 peer.shut = Some((random.below(100_000), Duration::from_secs(100)));
             }
             Fault::OrderlyClose => {
