@@ -185,8 +185,9 @@ guest() {
   (($(df --output=avail -m /dev/shm 2>/dev/null | tail -n 1 || echo 0) > guest_mib + 64)) || memory=$lab
   # With a process namespace of its own, nothing of the guest outlives its first process. That is a shell, because the
   # kernel as first process could not abort.
+  cc -shared -fPIC -O1 -o "$lab/xstate.so" "$kernel/xstate.c" || die "xstate.c does not compile"
   launch guest env -i PATH="$PATH" TMPDIR="$memory" timeout -k 2 "$seconds" unshare --pid --fork --kill-child \
-    sh -c '"$@"; exit' - linux.uml mem="${guest_mib}M" rootfstype=hostfs rootflags=/ ro quiet init="$lab/guest/init" \
+    sh -c 'LD_PRELOAD=$1; shift; export LD_PRELOAD; "$@"; exit' - "$lab/xstate.so" linux.uml mem="${guest_mib}M" rootfstype=hostfs rootflags=/ ro quiet init="$lab/guest/init" \
     uml_dir="$lab/" umid=uml con=null con0=null,fd:1 \
     "vec0:transport=tap,ifname=tap0,depth=128,gro=1,mtu=$mtu" LAB="$lab" MTU="$mtu" HOST="$host"
 }
