@@ -1,5 +1,7 @@
 //! The numbers and names that the RFCs and a Linux mount give, written out once more: whoever changes one changes two.
 
+use std::ops::Range;
+
 use rustls::AlertDescription as RustlsAlert;
 use sealane_proto::limits::{
     BUFFER_BIG_BYTES, BUFFER_BIG_SLICES, BUFFER_PLAIN_BYTES_MAX, BUFFER_SMALL_BYTES, BUFFER_SMALL_SLICES,
@@ -7,7 +9,9 @@ use sealane_proto::limits::{
     RECORD_PLAIN_BYTES_MAX, RECORD_WIRE_BYTES_MAX, SHIFT_BELOW_BYTES,
 };
 use sealane_proto::rpc::{RecordError, RecordScanner};
-use sealane_proto::tls::{AlertDescription, Sealer, Suite, TrafficKey, Version};
+use sealane_proto::tls::{
+    AlertDescription, Inbound, Pieces, Progress, Role, Sealer, Suite, TrafficKey, Version, Window,
+};
 
 #[test]
 fn sizes_are_those_of_the_rfcs_and_of_a_mount() {
@@ -40,6 +44,42 @@ fn a_big_buffer_takes_as_many_whole_records_as_are_laid_into_it() {
             assert!(shape.stride() - RECORD_PLAIN_BYTES_MAX <= RECORD_OVERHEAD_BYTES_MAX);
         }
     }
+}
+
+/// RFC 8446 section 5.5: 2^24.5 records under AES-GCM; TLS 1.3 updates at half of it, TLS 1.2 ends its connection before.
+#[test]
+fn keys_are_replaced_long_before_their_limit() {
+    // Those of the handshake, before the key was handed over, count too.
+    const FIRST: u64 = 5;
+    for (version, suite, key_bytes, records) in [
+        (Version::Tls13, Suite::Aes128Gcm, 16, 1 << 23),
+        (Version::Tls13, Suite::Aes256Gcm, 32, 1 << 23),
+        (Version::Tls12, Suite::Aes128Gcm, 16, (1 << 24) - (1 << 20)),
+        (Version::Tls12, Suite::Aes256Gcm, 32, (1 << 24) - (1 << 20)),
+        (Version::Tls12, Suite::ChaCha20Poly1305, 32, u64::MAX),
+        (Version::Tls13, Suite::ChaCha20Poly1305, 32, u64::MAX),
+    ] {
+        let key = TrafficKey::new(version, suite, &[1; 32][..key_bytes], &[2; 12], FIRST).unwrap();
+        let (mut sealer, mut inbound) = (Sealer::new(&key), Inbound::new(Role::Client, &key));
+        assert_eq!((sealer.replace_at(), inbound.replace_at()), (records, records), "{version:?} {suite:?}");
+        let mut wire = [0; 3 * 64];
+        for count in 1..=3 {
+            let length = sealer.seal(&mut wire, 10).unwrap();
+            let mut window = Window::holding(length);
+            assert_eq!(inbound.advance(&mut wire, window.cursor(), &mut Ignored), Ok(Progress::NeedBytes));
+            assert_eq!((sealer.records(), inbound.records()), (FIRST + count, FIRST + count), "{version:?} {suite:?}");
+        }
+    }
+}
+
+struct Ignored;
+
+impl Pieces for Ignored {
+    fn push(&mut self, _: Range<usize>) -> bool {
+        true
+    }
+
+    fn grow_last(&mut self, _: usize) {}
 }
 
 /// rustls names alerts of its own; those that only older or newer protocols have are none of ours.
