@@ -61,7 +61,7 @@ restart_case() {
   for kill in 1 2 3; do
     since=$(now_ms) before=$(tally connections)
     signal "$2" "$3"
-    within 3 gone "${pids[$2]}" || blame "$2 survives SIG$3"
+    within 3 gone "${pids[$2]}" || { blame "$2 survives SIG$3"; kill_hard "$2"; }
     # What a killed process leaves unread makes a RST, else the kernel sends a FIN.
     within 3 all_ended_since "$since" . || blame "connections outlive their tunnel"
     "start_$2"
