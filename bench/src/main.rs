@@ -1,0 +1,170 @@
+//! `sealane-icount`: instruction counts of the engine's parts, under callgrind, as a gate.
+
+#![forbid(unsafe_code)]
+
+mod callgrind;
+mod record;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+use sealane_bench::{Scenario, measured, scenarios};
+
+use record::{Record, Tools};
+
+/// A count that is higher than the recorded one by more than this fails.
+const RISE_PERCENT_MAX: f64 = 3.0;
+
+/// Counts instructions of the engine's parts under callgrind (Debian: valgrind).
+///
+/// Ciphers and copies of the C library are not counted: valgrind shows the program another processor than the
+/// host's, which takes other ways through them. What is counted is framing and bookkeeping.
+#[derive(Parser)]
+#[command(
+    name = "sealane-icount",
+    version,
+    after_help = "\
+Examples:
+  sealane-icount check           compares with bench/icount.txt; status 1 if a count rose by more than 3 %
+  sealane-icount check session   only those whose names have this in them
+  sealane-icount update          records the counts of today; say in the commit why they changed
+  sealane-icount functions session/tls13/write    where the instructions of one go"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Compares with the recorded counts.
+    Check {
+        /// Part of a name.
+        filter: Option<String>,
+    },
+    /// Records the counts of today.
+    Update,
+    /// Prints the most expensive functions of a scenario.
+    Functions {
+        /// Its whole name.
+        name: String,
+    },
+    /// Lists the scenarios.
+    List,
+    /// Does a scenario once; what the others run under valgrind.
+    #[command(hide = true)]
+    Run { name: String },
+}
+
+fn main() -> ExitCode {
+    match act(Arguments::parse().action) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("sealane-icount: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn act(action: Action) -> Result<ExitCode> {
+    match action {
+        Action::Run { name } => run(&find(&name)?),
+        Action::List => scenarios().iter().for_each(|scenario| println!("{}", scenario.name)),
+        Action::Functions { name } => functions(&find(&name)?)?,
+        Action::Update => update()?,
+        Action::Check { filter } => return check(filter.as_deref().unwrap_or_default()),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn recorded_at() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("icount.txt")
+}
+
+fn find(name: &str) -> Result<Scenario> {
+    let found = scenarios().into_iter().find(|scenario| scenario.name == name);
+    found.with_context(|| format!("there is no scenario {name:?}: see `sealane-icount list`"))
+}
+
+fn run(scenario: &Scenario) {
+    let mut work = scenario.work();
+    // Twice, so that what was left behind by the first time shows.
+    for _ in 0..2 {
+        work.prepare();
+        measured(work.as_mut());
+    }
+}
+
+/// Instructions for each unit, over both runs.
+fn count(scenario: &Scenario) -> Result<f64> {
+    let functions = callgrind::functions(&scenario.name)?;
+    let sum: u64 =
+        functions.iter().filter(|function| !function.is_excluded()).map(|function| function.instructions).sum();
+    if sum == 0 {
+        bail!("{}: nothing was counted", scenario.name);
+    }
+    Ok(sum as f64 / (2 * scenario.units) as f64)
+}
+
+fn functions(scenario: &Scenario) -> Result<()> {
+    let mut functions = callgrind::functions(&scenario.name)?;
+    functions.sort_by_key(|function| std::cmp::Reverse(function.instructions));
+    println!("instructions per unit ({} units), [not counted]", scenario.units);
+    for function in functions.iter().take(40) {
+        let each = function.instructions as f64 / (2 * scenario.units) as f64;
+        let name = if function.is_excluded() { format!("[{}]", function.name) } else { function.name.clone() };
+        println!("{each:12.1} {name}");
+    }
+    Ok(())
+}
+
+fn update() -> Result<()> {
+    let mut record = Record::new(Tools::of_this_host()?);
+    for scenario in scenarios() {
+        let count = count(&scenario)?;
+        println!("{count:12.1} {}", scenario.name);
+        record.counts.insert(scenario.name, count);
+    }
+    let path = recorded_at();
+    std::fs::write(&path, record.to_string()).with_context(|| path.display().to_string())
+}
+
+fn check(filter: &str) -> Result<ExitCode> {
+    let path = recorded_at();
+    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let recorded = Record::parse(&text).with_context(|| path.display().to_string())?;
+    let tools = Tools::of_this_host()?;
+    if recorded.tools != tools {
+        bail!(
+            "the counts were recorded with {}, here are {tools}: re-record them (`sealane-icount update`)",
+            recorded.tools
+        );
+    }
+    let (mut passed, mut failed) = (0, 0);
+    let all = scenarios();
+    for name in recorded.counts.keys().filter(|name| all.iter().all(|scenario| scenario.name != **name)) {
+        println!("FAILED {name}: recorded, but there is no such scenario: re-record");
+        failed += 1;
+    }
+    for scenario in all.iter().filter(|scenario| scenario.name.contains(filter)) {
+        let count = count(scenario)?;
+        let Some(before) = recorded.counts.get(&scenario.name) else {
+            println!("FAILED {}: {count:.1}, not recorded: re-record", scenario.name);
+            failed += 1;
+            continue;
+        };
+        let change = (count / before - 1.0) * 100.0;
+        let line = format!("{}: {count:.1} instructions, recorded {before:.1} ({change:+.1} %)", scenario.name);
+        if change > RISE_PERCENT_MAX {
+            println!("FAILED {line}");
+            failed += 1;
+        } else {
+            println!("ok {line}");
+            passed += 1;
+        }
+    }
+    println!("icount: {passed} passed, {failed} failed, 0 not run");
+    Ok(if failed > 0 || passed == 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
