@@ -16,6 +16,7 @@ use hdrhistogram::Histogram;
 
 use crate::now;
 use crate::rpc::{Kind, Replies, put_call};
+use crate::work::Work;
 
 /// Nothing may take longer: a reply, room in the socket, the FIN at the end.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -23,6 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const COOL_DOWN: Duration = Duration::from_millis(200);
 /// Bits of the xid that name the slot.
 const SLOT_BITS: u32 = 8;
+/// What is told of the latencies.
+pub(crate) const QUANTILES: [(&str, f64); 6] =
+    [("p10", 0.1), ("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99_9", 0.999), ("max", 1.0)];
 const LATENCY_NS_MAX: u64 = 60_000_000_000;
 
 #[derive(Args, Clone, Debug)]
@@ -31,21 +35,26 @@ pub(crate) struct Options {
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) connect: SocketAddr,
 
-    /// What the calls do
+    /// What the calls do, and how many there are at a time
     #[arg(long, value_enum)]
-    pub(crate) kind: Kind,
+    pub(crate) work: Work,
 
-    /// Bytes of payload in each READ or WRITE, a multiple of 4
-    #[arg(long, default_value = "1048576", value_parser = parse_payload)]
-    pub(crate) size: u32,
+    /// Bytes of payload in each READ or WRITE instead, a multiple of 4
+    #[arg(long, value_parser = parse_payload)]
+    pub(crate) size: Option<u32>,
 
-    /// Calls outstanding on each connection
-    #[arg(long, default_value = "4", value_parser = clap::value_parser!(u32).range(1..=1 << SLOT_BITS))]
-    pub(crate) depth: u32,
+    /// Calls outstanding on each connection instead
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1 << SLOT_BITS))]
+    pub(crate) depth: Option<u32>,
 
-    /// Connections
-    #[arg(long, default_value = "1", value_parser = clap::value_parser!(u32).range(1..=64))]
-    pub(crate) connections: u32,
+    /// Connections instead
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) connections: Option<u32>,
+
+    /// Make so many calls a second on each connection, whether or not replies come in time: latency then counts from the
+    /// time at which a call was to be made
+    #[arg(long, value_name = "CALLS_PER_SECOND", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) rate: Option<u32>,
 
     /// Length of the window that is measured
     #[arg(long, default_value = "3", value_parser = crate::compare::parse_seconds)]
@@ -63,9 +72,20 @@ fn parse_payload(text: &str) -> Result<u32, String> {
     }
 }
 
+impl Options {
+    fn depth(&self) -> u32 {
+        self.depth.unwrap_or(self.work.depth())
+    }
+
+    fn connections(&self) -> u32 {
+        self.connections.unwrap_or(self.work.connections())
+    }
+}
+
 /// What all connections count.
 struct Totals {
     ops: AtomicU64,
+    bytes: AtomicU64,
     measuring: AtomicBool,
     stopping: AtomicBool,
 }
@@ -78,6 +98,8 @@ struct Lane {
     started: Instant,
     /// When the call in each slot was made, in nanoseconds since `started`.
     made_ns: Vec<AtomicU64>,
+    /// The payload of the call in each slot.
+    payload: Vec<AtomicU64>,
     /// The slots without an outstanding call.
     free: Mutex<Vec<u32>>,
     freed: Condvar,
@@ -95,8 +117,9 @@ impl Lane {
             options: options.clone(),
             totals: Arc::clone(totals),
             started: now(),
-            made_ns: (0..options.depth).map(|_| AtomicU64::new(0)).collect(),
-            free: Mutex::new((0..options.depth).collect()),
+            made_ns: (0..options.depth()).map(|_| AtomicU64::new(0)).collect(),
+            payload: (0..options.depth()).map(|_| AtomicU64::new(0)).collect(),
+            free: Mutex::new((0..options.depth()).collect()),
             freed: Condvar::new(),
         })
     }
@@ -120,34 +143,54 @@ impl Lane {
     }
 
     fn outstanding(&self, free: &[u32]) -> usize {
-        self.options.depth as usize - free.len()
+        self.options.depth() as usize - free.len()
     }
 
     /// Makes calls until told to stop, waits for the last reply, and closes our direction.
     fn write(&self) -> Result<()> {
-        let Options { kind, size, depth, .. } = self.options;
-        let payload = vec![0x5a; if kind == Kind::Write { size as usize } else { 0 }];
+        let depth = self.options.depth() as usize;
+        let payload = vec![0x5a; 1 << 20];
         let mut heads = Vec::new();
-        let mut generation = 0_u32;
+        let mut number = 0_u32;
         let mut slots = Vec::new();
         while !self.totals.stopping.load(Ordering::Relaxed) {
-            slots.append(&mut *self.wait_for_slots(1)?);
+            let due_ns = self.options.rate.map(|rate| self.wait_until_due(number, rate));
+            {
+                let mut free = self.wait_for_slots(1)?;
+                let keep = if due_ns.is_some() { free.len() - 1 } else { 0 };
+                slots.extend(free.drain(keep..));
+            }
             for slot in slots.drain(..) {
-                generation = generation.wrapping_add(1);
-                if let Some(made) = self.made_ns.get(slot as usize) {
-                    made.store(self.age_ns(), Ordering::Relaxed);
+                let (kind, size) = self.options.work.call(number, self.options.size);
+                number = number.wrapping_add(1);
+                if let (Some(made), Some(bytes)) = (self.made_ns.get(slot as usize), self.payload.get(slot as usize)) {
+                    made.store(due_ns.unwrap_or_else(|| self.age_ns()), Ordering::Relaxed);
+                    bytes.store(u64::from(size), Ordering::Relaxed);
                 }
-                put_call(&mut heads, kind, generation << SLOT_BITS | slot, slot, size);
+                put_call(&mut heads, kind, number << SLOT_BITS | slot, slot, size);
                 if kind == Kind::Write {
-                    self.send(&heads, &payload)?;
+                    self.send(&heads, payload.get(..size as usize).unwrap_or_default())?;
                     heads.clear();
                 }
             }
             self.send(&heads, &[])?;
             heads.clear();
         }
-        drop(self.wait_for_slots(depth as usize)?);
+        drop(self.wait_for_slots(depth)?);
         self.stream.shutdown(Shutdown::Write).context("shutdown")
+    }
+
+    /// Waits until the call `number` is due, and returns when that was: not when it came to be made.
+    fn wait_until_due(&self, number: u32, rate: u32) -> u64 {
+        let due_ns = u64::from(number) * 1_000_000_000 / u64::from(rate);
+        loop {
+            match due_ns.saturating_sub(self.age_ns()) {
+                0 => return due_ns,
+                // A sleep is late by about this: the rest is waited for awake.
+                left if left > 100_000 => thread::sleep(Duration::from_nanos(left - 80_000)),
+                _ => std::hint::spin_loop(),
+            }
+        }
     }
 
     fn send(&self, head: &[u8], payload: &[u8]) -> Result<()> {
@@ -186,6 +229,8 @@ impl Lane {
                 continue;
             }
             self.totals.ops.fetch_add(slots.len() as u64, Ordering::Relaxed);
+            let bytes = slots.iter().filter_map(|slot| self.payload.get(*slot as usize));
+            self.totals.bytes.fetch_add(bytes.map(|bytes| bytes.load(Ordering::Relaxed)).sum(), Ordering::Relaxed);
             if self.totals.measuring.load(Ordering::Relaxed) {
                 let age_ns = self.age_ns();
                 for slot in &slots {
@@ -214,9 +259,10 @@ struct Done {
 /// The first failure on any connection.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let flag = || AtomicBool::new(false);
-    let totals = Arc::new(Totals { ops: AtomicU64::new(0), measuring: flag(), stopping: flag() });
+    let totals =
+        Arc::new(Totals { ops: AtomicU64::new(0), bytes: AtomicU64::new(0), measuring: flag(), stopping: flag() });
     let (report, reports) = mpsc::channel();
-    for _ in 0..options.connections {
+    for _ in 0..options.connections() {
         let lane = Arc::new(Lane::open(options, &totals)?);
         let (writer, failure) = (Arc::clone(&lane), report.clone());
         thread::spawn(move || writer.write().map_err(|error| failure.send(Err(error))));
@@ -224,23 +270,25 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         thread::spawn(move || report.send(lane.read()));
     }
     wait(&reports, options.warm_up)?;
-    let (began, before) = (now(), totals.ops.load(Ordering::Relaxed));
+    let counts = || [&totals.ops, &totals.bytes].map(|count| count.load(Ordering::Relaxed));
+    let (began, before) = (now(), counts());
     totals.measuring.store(true, Ordering::Relaxed);
     println!("mark=begin");
     wait(&reports, options.seconds)?;
-    let (seconds, ops) = ((now() - began).as_secs_f64(), totals.ops.load(Ordering::Relaxed) - before);
+    let (seconds, after) = ((now() - began).as_secs_f64(), counts());
     totals.measuring.store(false, Ordering::Relaxed);
     println!("mark=end");
     wait(&reports, COOL_DOWN)?;
     totals.stopping.store(true, Ordering::Relaxed);
     let mut latencies = Histogram::<u64>::new_with_bounds(1, LATENCY_NS_MAX, 3)?;
     let mut end = "clean";
-    for _ in 0..options.connections {
+    for _ in 0..options.connections() {
         let done = reports.recv_timeout(3 * PATIENCE).context("a connection did not end")??;
         latencies.add(done.latencies)?;
         end = if done.end == "clean" { end } else { done.end };
     }
-    print_result(options, ops, seconds, &latencies, end);
+    let [ops, bytes] = [0, 1].map(|index: usize| after[index] - before[index]);
+    print_result(options, ops, bytes, seconds, &latencies, end);
     Ok(())
 }
 
@@ -253,16 +301,16 @@ fn wait(reports: &mpsc::Receiver<Result<Done>>, time: Duration) -> Result<()> {
     }
 }
 
-fn print_result(options: &Options, ops: u64, seconds: f64, latencies: &Histogram<u64>, end: &str) {
-    let Options { kind, size, depth, connections, .. } = options;
-    let bytes = if *kind == Kind::Getattr { 0 } else { ops * u64::from(*size) };
+fn print_result(options: &Options, ops: u64, bytes: u64, seconds: f64, latencies: &Histogram<u64>, end: &str) {
+    let (work, depth, connections) = (options.work.name(), options.depth(), options.connections());
     let rate = bytes as f64 / f64::from(1 << 20) / seconds;
-    let quantile_us = |quantile| latencies.value_at_quantile(quantile) as f64 / 1000.0;
-    let name = kind.name();
+    let quantiles = QUANTILES.map(|(name, quantile)| {
+        let us = latencies.value_at_quantile(quantile) as f64 / 1000.0;
+        format!("{name}_us={us:.1}")
+    });
     println!(
-        "kind={name} size={size} depth={depth} connections={connections} bytes={bytes} ops={ops} seconds={seconds:.4} \
-         MiB/s={rate:.1} p50_us={:.1} p99_us={:.1} end={end}",
-        quantile_us(0.5),
-        quantile_us(0.99),
+        "work={work} depth={depth} connections={connections} bytes={bytes} ops={ops} seconds={seconds:.4} \
+         MiB/s={rate:.1} {} end={end}",
+        quantiles.join(" "),
     );
 }

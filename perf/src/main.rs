@@ -1,26 +1,30 @@
-//! `sealane-perf`: what `sealane client` costs next to stunnel, on the same NFS-shaped work in one run.
+//! `sealane-perf`: what `sealane client` costs next to other proxies, on the same NFS-shaped work in one run.
 
 #![forbid(unsafe_code)]
 
+mod aead;
 mod certificates;
 mod compare;
 mod load;
 mod namespace;
+mod plot;
 mod process;
 mod procfs;
+mod relay;
 mod report;
 mod rpc;
 mod serve;
 mod server;
 mod subject;
 mod tls;
+mod work;
 
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Parser, Subcommand};
 
-/// NFS-shaped load through Sealane and through stunnel, compared in one run
+/// NFS-shaped load through Sealane and through other proxies, compared in one run
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true, max_term_width = 100)]
 struct Cli {
@@ -30,12 +34,16 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Measure Sealane and stunnel in turn and print CPU seconds per GiB and their ratio; needs root
-    Compare(compare::Options),
+    /// Measure Sealane and other proxies in turn: CPU seconds per GiB, latency, memory; needs root
+    Compare(Box<compare::Options>),
     /// Make NFS-shaped calls on TCP connections and print throughput and latency
     Load(load::Options),
     /// Answer the calls of `load`, behind TLS
     Server(server::Options),
+    /// Copy between connections, without TLS
+    Relay(relay::Options),
+    /// Seal and open for a while, and print what that costs
+    Aead(aead::Options),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +51,8 @@ fn main() -> ExitCode {
         Command::Compare(options) => compare::run(&options),
         Command::Load(options) => load::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Server(options) => server::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Relay(options) => relay::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Aead(options) => aead::run(&options).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
         eprintln!("sealane-perf: {error:#}");

@@ -25,7 +25,7 @@ const LISTENING: &str = "0A";
 ///
 /// Dropping this kills it. If this program dies first, the kernel kills it (PR_SET_PDEATHSIG).
 pub(crate) struct Process {
-    name: &'static str,
+    name: String,
     child: Child,
     log: PathBuf,
     /// What it has written to standard output.
@@ -37,7 +37,7 @@ impl Process {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub(crate) fn start(name: &'static str, cpu: usize, program: &Path, args: &[&str], log: PathBuf) -> Result<Self> {
+    pub(crate) fn start(name: &str, cpu: usize, program: &Path, args: &[&str], log: PathBuf) -> Result<Self> {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "taskset", "-c"]).arg(cpu.to_string()).arg(program).args(args);
         let errors = File::create(&log).with_context(|| log.display().to_string())?;
@@ -50,7 +50,7 @@ impl Process {
                 lines.map(|line| sender.send(line)).all(|sent| sent.is_ok())
             });
         }
-        Ok(Self { name, child, log, lines })
+        Ok(Self { name: name.into(), child, log, lines })
     }
 
     pub(crate) fn pid(&self) -> u32 {

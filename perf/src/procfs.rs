@@ -35,11 +35,12 @@ fn parse_busy_ticks(text: &str) -> Option<u64> {
     Some(user + nice + system + irq + softirq + steal)
 }
 
-/// Follows all threads of a process, those included that come and go meanwhile.
+/// Follows all threads of a process and of its children, those included that come and go meanwhile.
 ///
 /// A thread that goes between two calls of [`Watch::look`] is counted up to the first of them.
 pub(crate) struct Watch {
     pid: u32,
+    with_children: bool,
     /// First and last usage seen of each thread; the first is zero when the thread came later.
     threads: BTreeMap<u32, (Usage, Usage)>,
 }
@@ -50,8 +51,20 @@ impl Watch {
     /// # Errors
     /// When there is no such process.
     pub(crate) fn begin(pid: u32) -> Result<Self> {
-        let threads = threads(pid)?.into_iter().map(|(tid, usage)| (tid, (usage, usage))).collect();
-        Ok(Self { pid, threads })
+        Self::begin_with(pid, true)
+    }
+
+    /// The same, without its children.
+    ///
+    /// # Errors
+    /// When there is no such process.
+    pub(crate) fn begin_alone(pid: u32) -> Result<Self> {
+        Self::begin_with(pid, false)
+    }
+
+    fn begin_with(pid: u32, with_children: bool) -> Result<Self> {
+        let threads = threads(pid, with_children)?.into_iter().map(|(tid, usage)| (tid, (usage, usage))).collect();
+        Ok(Self { pid, with_children, threads })
     }
 
     /// Takes note of what was used up to now.
@@ -59,7 +72,7 @@ impl Watch {
     /// # Errors
     /// When the process is gone.
     pub(crate) fn look(&mut self) -> Result<()> {
-        for (tid, usage) in threads(self.pid)? {
+        for (tid, usage) in threads(self.pid, self.with_children)? {
             self.threads.entry(tid).or_default().1 = usage;
         }
         Ok(())
@@ -75,7 +88,33 @@ impl Watch {
     }
 }
 
-fn threads(pid: u32) -> Result<Vec<(u32, Usage)>> {
+/// The process and its descendants.
+fn tree(pid: u32) -> Vec<u32> {
+    let mut all = vec![pid];
+    let mut next = 0;
+    while let Some(pid) = all.get(next) {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let children = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+        let children: Vec<u32> = children
+            .flat_map(|text| text.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+            .collect();
+        all.extend(children);
+        next += 1;
+    }
+    all
+}
+
+fn threads(pid: u32, with_children: bool) -> Result<Vec<(u32, Usage)>> {
+    let mut found = threads_of(pid)?;
+    if !with_children {
+        return Ok(found);
+    }
+    // A child may end between the two.
+    tree(pid).iter().skip(1).for_each(|child| found.extend(threads_of(*child).unwrap_or_default()));
+    Ok(found)
+}
+
+fn threads_of(pid: u32) -> Result<Vec<(u32, Usage)>> {
     let path = format!("/proc/{pid}/task");
     let mut found = Vec::new();
     for entry in fs::read_dir(&path).context(path)? {
@@ -92,14 +131,18 @@ fn threads(pid: u32) -> Result<Vec<(u32, Usage)>> {
     Ok(found)
 }
 
-/// Resident memory of a process.
+/// Resident memory of a process and its children; what they share is counted for each.
 ///
 /// # Errors
 /// When there is no such process.
 pub(crate) fn resident_kib(pid: u32) -> Result<u64> {
-    let path = format!("/proc/{pid}/status");
-    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
-    parse_status(&text, "VmRSS").context(path)
+    let of = |pid: u32| {
+        let path = format!("/proc/{pid}/status");
+        let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+        parse_status(&text, "VmRSS").context(path)
+    };
+    let children: u64 = tree(pid).iter().skip(1).filter_map(|child| of(*child).ok()).sum();
+    Ok(of(pid)? + children)
 }
 
 /// How long all processors together have been busy since the machine was started.
@@ -153,7 +196,7 @@ mod tests {
     fn a_thread_that_comes_later_counts_from_zero_and_one_that_goes_counts_to_its_end() {
         let usage = |cpu_ns| Usage { cpu_ns, voluntary_switches: 0 };
         let threads = [(1, (usage(100), usage(150))), (2, (usage(0), usage(30))), (3, (usage(5), usage(5)))];
-        let watch = Watch { pid: 0, threads: threads.into_iter().collect() };
+        let watch = Watch { pid: 0, with_children: false, threads: threads.into_iter().collect() };
         assert_eq!(watch.usage(), usage(80));
     }
 }

@@ -1,27 +1,49 @@
-//! From measurements to medians and ratios.
+//! From measurements to medians, ratios and bars.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::rpc::Kind;
+use crate::compare::Plan;
+use crate::load::QUANTILES;
 use crate::subject::Subject;
+use crate::tls::Tls;
+use crate::work::Work;
 
 const GIB: f64 = (1_u64 << 30) as f64;
 const MIB: f64 = (1_u64 << 20) as f64;
 
-pub(crate) const CSV_HEAD: &str = "round,kind,subject,accepted,seconds,ops,bytes,subject_cpu_s,cpu_s_per_gib,cpu_us_per_op,\
-     mib_per_s,ops_per_s,p50_us,p99_us,rss_kib,voluntary_switches,outer_cpu_s,foreign_cpu_s,end";
+pub(crate) const CSV_HEAD: &str = "round,tls,work,subject,accepted,seconds,ops,bytes,subject_cpu_s,cpu_s_per_gib,cpu_us_per_op,\
+     mib_per_s,ops_per_s,p10_us,p50_us,p90_us,p99_us,p99_9_us,max_us,rss_kib,voluntary_switches,outer_cpu_s,foreign_cpu_s,end";
+
+/// What was measured.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) struct Key {
+    pub(crate) tls: Tls,
+    pub(crate) work: Work,
+    pub(crate) subject: Subject,
+}
+
+/// Everything that a round measures, in its order. What has no TLS is measured once.
+pub(crate) fn keys(plan: &Plan) -> Vec<Key> {
+    let mut all = Vec::new();
+    for (index, tls) in plan.tls.iter().enumerate() {
+        for work in &plan.works {
+            let subjects = plan.subjects.iter().filter(|subject| index == 0 || !subject.is_plain());
+            all.extend(subjects.map(|subject| Key { tls: *tls, work: *work, subject: *subject }));
+        }
+    }
+    all
+}
 
 /// One window.
 #[derive(Clone, Debug)]
 pub(crate) struct Measurement {
     pub(crate) round: u32,
-    pub(crate) kind: Kind,
-    pub(crate) subject: Subject,
+    pub(crate) key: Key,
     pub(crate) seconds: f64,
     pub(crate) ops: u64,
     pub(crate) bytes: u64,
-    /// What all threads of the subject used.
+    /// What all threads of the subject, and of its children, used.
     pub(crate) subject_cpu: Duration,
     /// What the load and the far end used.
     pub(crate) outer_cpu: Duration,
@@ -29,8 +51,7 @@ pub(crate) struct Measurement {
     pub(crate) foreign_cpu_seconds: f64,
     pub(crate) resident_kib: u64,
     pub(crate) voluntary_switches: u64,
-    pub(crate) p50_us: f64,
-    pub(crate) p99_us: f64,
+    pub(crate) latencies_us: [f64; QUANTILES.len()],
     /// How the connections ended.
     pub(crate) end: String,
     /// Nobody else used much of the machine.
@@ -38,34 +59,31 @@ pub(crate) struct Measurement {
 }
 
 impl Measurement {
-    /// CPU seconds per GiB of payload; for calls without payload, CPU microseconds per call.
+    /// CPU seconds per GiB of payload; for small calls, CPU microseconds per call.
     fn cost(&self) -> f64 {
-        match self.kind {
-            Kind::Getattr => self.subject_cpu.as_secs_f64() * 1e6 / self.ops as f64,
-            Kind::Read | Kind::Write => self.subject_cpu.as_secs_f64() * GIB / self.bytes as f64,
+        match self.key.work.is_bulk() {
+            true => self.subject_cpu.as_secs_f64() * GIB / self.bytes as f64,
+            false => self.subject_cpu.as_secs_f64() * 1e6 / self.ops as f64,
         }
     }
 
-    /// MiB of payload per second; for calls without payload, calls per second.
+    /// MiB of payload per second; for small calls, calls per second.
     fn rate(&self) -> f64 {
-        match self.kind {
-            Kind::Getattr => self.ops as f64 / self.seconds,
-            Kind::Read | Kind::Write => self.bytes as f64 / MIB / self.seconds,
-        }
+        if self.key.work.is_bulk() { self.bytes as f64 / MIB / self.seconds } else { self.ops as f64 / self.seconds }
     }
 
     pub(crate) fn csv(&self) -> String {
         let cpu = self.subject_cpu.as_secs_f64();
-        let Self { round, kind, subject, seconds, ops, bytes, .. } = self;
-        let (kind, subject, accepted) = (kind.name(), subject.name(), u8::from(self.accepted));
+        let Self { round, key, seconds, ops, bytes, .. } = self;
+        let (tls, work, subject) = (key.tls.name(), key.work.name(), key.subject.name());
         let per_gib = if *bytes == 0 { 0.0 } else { cpu * GIB / *bytes as f64 };
-        let per_op = cpu * 1e6 / *ops as f64;
-        let (mib_per_s, ops_per_s) = (*bytes as f64 / MIB / seconds, *ops as f64 / seconds);
+        let (per_op, mib_per_s, ops_per_s) =
+            (cpu * 1e6 / *ops as f64, *bytes as f64 / MIB / seconds, *ops as f64 / seconds);
+        let latencies = self.latencies_us.map(|us| format!("{us:.1}")).join(",");
         format!(
-            "{round},{kind},{subject},{accepted},{seconds:.4},{ops},{bytes},{cpu:.4},{per_gib:.4},{per_op:.3},\
-             {mib_per_s:.1},{ops_per_s:.1},{:.1},{:.1},{},{},{:.4},{:.4},{}",
-            self.p50_us,
-            self.p99_us,
+            "{round},{tls},{work},{subject},{},{seconds:.4},{ops},{bytes},{cpu:.4},{per_gib:.4},{per_op:.3},\
+             {mib_per_s:.1},{ops_per_s:.1},{latencies},{},{},{:.4},{:.4},{}",
+            u8::from(self.accepted),
             self.resident_kib,
             self.voluntary_switches,
             self.outer_cpu.as_secs_f64(),
@@ -77,10 +95,10 @@ impl Measurement {
 
 /// Middle and ends of several values.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Spread {
-    median: f64,
-    min: f64,
-    max: f64,
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
 }
 
 impl Spread {
@@ -93,81 +111,195 @@ impl Spread {
     }
 }
 
-/// What is said about one subject and kind.
+/// What is said about one subject at one work.
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
-    pub(crate) kind: Kind,
-    pub(crate) subject: Subject,
-    cost: Spread,
-    rate: f64,
-    p50_us: f64,
+    pub(crate) key: Key,
+    pub(crate) cost: Spread,
+    pub(crate) rate: Spread,
+    /// The median of each quantile.
+    pub(crate) latencies_us: [f64; QUANTILES.len()],
     resident_mib: f64,
+    switches_per_op: f64,
+    /// Windows that count; none: those that do not are shown.
     accepted: usize,
     windows: usize,
-    /// Sealane's median cost divided by stunnel's; none unless both have an accepted window.
-    pub(crate) ratio: Option<f64>,
 }
 
-/// Medians over the accepted windows of each subject and kind, and the ratios to stunnel.
-///
-/// Where no window was accepted, the line shows the rejected ones, says "0 of n", and takes part in no ratio: a busy
-/// machine changes how much each read brings, and so the cost itself, in either direction.
-pub(crate) fn summarize(kinds: &[Kind], subjects: &[Subject], all: &[Measurement]) -> Vec<Line> {
-    let mut lines: Vec<Line> = Vec::new();
-    for kind in kinds {
-        let of_kind = subjects.iter().filter_map(|subject| line(*kind, *subject, all));
-        let mut of_kind: Vec<Line> = of_kind.collect();
-        let stunnel = of_kind.iter().find(|line| line.subject == Subject::Stunnel && line.accepted > 0);
-        let stunnel = stunnel.map(|line| line.cost.median);
-        for line in of_kind.iter_mut().filter(|line| line.subject.is_sealane() && line.accepted > 0) {
-            line.ratio = stunnel.map(|stunnel| line.cost.median / stunnel);
+impl Line {
+    /// Medians over the accepted windows. Where there is none, the line shows the rejected ones and takes part in no ratio: a
+    /// busy machine changes how much each read brings, and so the cost itself, in either direction.
+    fn new(key: Key, all: &[Measurement]) -> Option<Self> {
+        let windows: Vec<_> = all.iter().filter(|it| it.key == key).collect();
+        let accepted: Vec<_> = windows.iter().copied().filter(|it| it.accepted).collect();
+        let used = if accepted.is_empty() { &windows } else { &accepted };
+        let spread = |value: &dyn Fn(&Measurement) -> f64| Spread::of(used.iter().map(|it| value(it)));
+        let mut latencies_us = [0.0; QUANTILES.len()];
+        for (index, place) in latencies_us.iter_mut().enumerate() {
+            *place = spread(&|it| it.latencies_us.get(index).copied().unwrap_or(0.0))?.median;
         }
-        lines.append(&mut of_kind);
+        Some(Self {
+            key,
+            cost: spread(&Measurement::cost)?,
+            rate: spread(&Measurement::rate)?,
+            latencies_us,
+            resident_mib: spread(&|it| it.resident_kib as f64 / 1024.0)?.median,
+            switches_per_op: spread(&|it| it.voluntary_switches as f64 / it.ops as f64)?.median,
+            accepted: accepted.len(),
+            windows: windows.len(),
+        })
     }
-    lines
+
+    fn p50_us(&self) -> f64 {
+        QUANTILES.iter().zip(self.latencies_us).find(|((name, _), _)| *name == "p50").map_or(0.0, |(_, us)| us)
+    }
+
+    fn p99_us(&self) -> f64 {
+        QUANTILES.iter().zip(self.latencies_us).find(|((name, _), _)| *name == "p99").map_or(0.0, |(_, us)| us)
+    }
 }
 
-fn line(kind: Kind, subject: Subject, all: &[Measurement]) -> Option<Line> {
-    let windows: Vec<_> = all.iter().filter(|it| (it.kind, it.subject) == (kind, subject)).collect();
-    let accepted: Vec<_> = windows.iter().copied().filter(|it| it.accepted).collect();
-    let used = if accepted.is_empty() { &windows } else { &accepted };
-    let spread = |value: fn(&Measurement) -> f64| Spread::of(used.iter().map(|it| value(it)));
-    Some(Line {
-        kind,
-        subject,
-        cost: spread(Measurement::cost)?,
-        rate: spread(Measurement::rate)?.median,
-        p50_us: spread(|it| it.p50_us)?.median,
-        resident_mib: spread(|it| it.resident_kib as f64 / 1024.0)?.median,
-        accepted: accepted.len(),
-        windows: windows.len(),
-        ratio: None,
-    })
+/// What sealing and opening cost alone, in CPU seconds per GiB.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Floor {
+    pub(crate) seal: f64,
+    pub(crate) open: f64,
 }
 
-/// The table.
-pub(crate) fn table(lines: &[Line]) -> String {
-    let mut text = format!(
-        "{:<8} {:<8} {:>8} {:<15} {:<9} {:>9} {:<6} {:>8} {:>8} {:>8}  {}\n",
-        "kind", "subject", "CPU", "[min-max]", "", "rate", "", "p50 us", "RSS MiB", "windows", "CPU / stunnel's"
-    );
-    for line in lines {
-        let (cost_unit, rate_unit) = match line.kind {
-            Kind::Getattr => ("us/call", "call/s"),
-            Kind::Read | Kind::Write => ("s/GiB", "MiB/s"),
-        };
-        let Spread { median, min, max } = line.cost;
-        let range = format!("[{min:.3}-{max:.3}]");
-        let windows = format!("{} of {}", line.accepted, line.windows);
-        let ratio = line.ratio.map_or_else(String::new, |ratio| format!("{ratio:.3}"));
-        let (kind, subject) = (line.kind.name(), line.subject.name());
+/// A figure that is to be reached.
+struct Bar {
+    what: &'static str,
+    tls: Tls,
+    subject: Subject,
+    /// None: what it is held against was not measured.
+    value: Option<f64>,
+    bar: f64,
+    stretch: f64,
+}
+
+/// What a run says.
+pub(crate) struct Summary {
+    pub(crate) lines: Vec<Line>,
+    floors: Vec<(Tls, Floor)>,
+}
+
+impl Summary {
+    pub(crate) fn new(plan: &Plan, all: &[Measurement], floors: Vec<(Tls, Floor)>) -> Self {
+        Self { lines: keys(plan).into_iter().filter_map(|key| Line::new(key, all)).collect(), floors }
+    }
+
+    fn counted(&self, tls: Tls, work: Work) -> impl Iterator<Item = &Line> {
+        let is_here = move |key: Key| key.work == work && (key.tls == tls || key.subject.is_plain());
+        self.lines.iter().filter(move |line| line.accepted > 0 && is_here(line.key))
+    }
+
+    /// The other proxy for which `figure` is lowest.
+    fn best_rival(&self, tls: Tls, work: Work, figure: impl Fn(&Line) -> f64) -> Option<(Subject, f64)> {
+        let rivals = self.counted(tls, work).filter(|line| line.key.subject.is_rival());
+        rivals.map(|line| (line.key.subject, figure(line))).min_by(|left, right| left.1.total_cmp(&right.1))
+    }
+
+    /// Sealane's cost as a share of stunnel's as it comes.
+    pub(crate) fn to_stunnel(&self, line: &Line) -> Option<f64> {
+        let stunnel = self.counted(line.key.tls, line.key.work).find(|it| it.key.subject == Subject::Stunnel)?;
+        (line.accepted > 0).then(|| line.cost.median / stunnel.cost.median)
+    }
+
+    /// Its share of what a relay that copies costs together with the cipher alone.
+    fn to_floor(&self, line: &Line) -> Option<f64> {
+        let relay = self.counted(line.key.tls, line.key.work).find(|it| it.key.subject == Subject::Relay)?;
+        let (_, floor) = self.floors.iter().find(|(tls, _)| *tls == line.key.tls)?;
+        let cipher = if line.key.work == Work::Write { floor.seal } else { floor.open };
+        (line.accepted > 0).then(|| line.cost.median / (relay.cost.median + cipher))
+    }
+
+    fn bars(&self) -> Vec<Bar> {
+        let mut all = Vec::new();
+        for line in self.lines.iter().filter(|line| line.key.subject.is_sealane()) {
+            let Key { tls, work, subject } = line.key;
+            let mut add = |what, value, bar, stretch| all.push(Bar { what, tls, subject, value, bar, stretch });
+            let own =
+                |figure: f64, rival: Option<(Subject, f64)>| Some(figure / rival.filter(|_| line.accepted > 0)?.1);
+            let to_best = own(line.cost.median, self.best_rival(tls, work, |it| it.cost.median));
+            match work {
+                Work::Read => {
+                    add("READ CPU to stunnel's", self.to_stunnel(line), 0.41, 0.35);
+                    add("READ CPU to the best rival's", to_best, 0.75, 0.63);
+                    add("READ CPU to relay + AEAD", self.to_floor(line), 1.25, 1.05);
+                }
+                Work::Write => {
+                    add("WRITE CPU to stunnel's", self.to_stunnel(line), 0.37, 0.29);
+                    add("WRITE CPU to the best rival's", to_best, 0.50, 0.40);
+                    add("WRITE CPU to relay + AEAD", self.to_floor(line), 1.25, 1.05);
+                }
+                Work::Getattr => add("GETATTR 4x16 CPU to the best rival's", to_best, 1.0, 0.85),
+                Work::GetattrAlone => {
+                    let p50 = own(line.p50_us(), self.best_rival(tls, work, Line::p50_us));
+                    add("GETATTR alone, p50 to the best rival's", p50, 0.5, 0.35);
+                    add("GETATTR alone, CPU per call to the best rival's", to_best, 1.0, 1.0);
+                }
+                Work::Mixed => {}
+            }
+        }
+        all
+    }
+
+    /// Tables in Markdown.
+    pub(crate) fn markdown(&self) -> String {
+        let mut text = String::new();
+        let mut works: Vec<(Tls, Work)> = self.lines.iter().map(|line| (line.key.tls, line.key.work)).collect();
+        works.dedup();
+        for (tls, work) in works {
+            self.put_table(&mut text, tls, work);
+        }
+        text += "## Bars\n\n| figure | TLS | driver | reached | bar | stretch |\n|---|---|---|---|---|---|\n";
+        for Bar { what, tls, subject, value, bar, stretch } in self.bars() {
+            let reached = match value {
+                None => "not measured".to_string(),
+                Some(value) if value <= stretch => format!("**{value:.2}** (stretch)"),
+                Some(value) if value <= bar => format!("**{value:.2}**"),
+                Some(value) => format!("{value:.2} MISSED"),
+            };
+            let _ = writeln!(text, "| {what} | {} | {} | {reached} | {bar} | {stretch} |", tls.name(), subject.name());
+        }
+        for (tls, Floor { seal, open }) in &self.floors {
+            let name = tls.name();
+            let _ = writeln!(text, "\nAEAD alone, TLS {name}: seals at {seal:.3}, opens at {open:.3} CPU s/GiB.");
+        }
+        text
+    }
+
+    fn put_table(&self, text: &mut String, tls: Tls, work: Work) {
+        let (cost, rate) = if work.is_bulk() { ("CPU s/GiB", "MiB/s") } else { ("CPU us/call", "calls/s") };
         let _ = writeln!(
             text,
-            "{kind:<8} {subject:<8} {median:>8.3} {range:<15} {cost_unit:<9} {:>9.0} {rate_unit:<6} {:>8.0} {:>8.1} {windows:>8}  {ratio}",
-            line.rate, line.p50_us, line.resident_mib,
+            "## {}, TLS {}\n\n| subject | {cost} | {rate} | p50 us | p99 us | switches/call | RSS MiB | windows | to stunnel |\n\
+             |---|---|---|---|---|---|---|---|---|",
+            work.name(),
+            tls.name()
         );
+        for line in self.lines.iter().filter(|line| (line.key.tls, line.key.work) == (tls, work)) {
+            let Line { cost, rate, resident_mib, switches_per_op, accepted, windows, .. } = line;
+            let marked = if *accepted == 0 { " (busy machine)" } else { "" };
+            let ratio = self.to_stunnel(line).map_or_else(String::new, |ratio| format!("{ratio:.2}"));
+            let digits = if work.is_bulk() { 3 } else { 2 };
+            let _ = writeln!(
+                text,
+                "| {} | {:.digits$} [{:.digits$}-{:.digits$}] | {:.0} [{:.0}-{:.0}] | {:.0} | {:.0} | {switches_per_op:.2} | \
+                 {resident_mib:.1} | {accepted} of {windows}{marked} | {ratio} |",
+                line.key.subject.name(),
+                cost.median,
+                cost.min,
+                cost.max,
+                rate.median,
+                rate.min,
+                rate.max,
+                line.p50_us(),
+                line.p99_us(),
+            );
+        }
+        text.push('\n');
     }
-    text
 }
 
 #[cfg(test)]
@@ -183,58 +315,85 @@ mod tests {
         assert_eq!(spread(&[4.0, 1.0, 2.0, 9.0]), Some(Spread { median: 3.0, min: 1.0, max: 9.0 }));
     }
 
-    fn measurement(kind: Kind, subject: Subject, cpu_ms: u64, accepted: bool) -> Measurement {
+    fn measurement(work: Work, subject: Subject, cpu_ms: u64, accepted: bool) -> Measurement {
         Measurement {
             round: 0,
-            kind,
-            subject,
+            key: Key { tls: Tls::Tls12, work, subject },
             seconds: 2.0,
             ops: 1024,
-            bytes: if kind == Kind::Getattr { 0 } else { 1 << 30 },
+            bytes: if work.is_bulk() { 1 << 30 } else { 0 },
             subject_cpu: Duration::from_millis(cpu_ms),
             outer_cpu: Duration::ZERO,
             foreign_cpu_seconds: 0.0,
             resident_kib: 4096,
             voluntary_switches: 0,
-            p50_us: 1.0,
-            p99_us: 2.0,
+            latencies_us: [1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
             end: "clean".into(),
             accepted,
         }
     }
 
+    fn summary(all: &[Measurement]) -> Summary {
+        let plan = Plan {
+            seconds: Duration::from_secs(2),
+            rounds: 1,
+            subjects: vec![Subject::Relay, Subject::Epoll, Subject::Stunnel, Subject::NginxTuned],
+            works: vec![Work::Read, Work::Write],
+            tls: vec![Tls::Tls12],
+        };
+        Summary::new(&plan, all, vec![(Tls::Tls12, Floor { seal: 0.2, open: 0.1 })])
+    }
+
     #[test]
     fn ratios_are_of_medians_over_accepted_windows() {
         let all = [
-            measurement(Kind::Read, Subject::Epoll, 400, true),
-            measurement(Kind::Read, Subject::Epoll, 600, true),
-            measurement(Kind::Read, Subject::Epoll, 9000, false),
-            measurement(Kind::Read, Subject::Stunnel, 2000, true),
-            measurement(Kind::Read, Subject::Stunnel, 100, false),
+            measurement(Work::Read, Subject::Epoll, 400, true),
+            measurement(Work::Read, Subject::Epoll, 600, true),
+            measurement(Work::Read, Subject::Epoll, 9000, false),
+            measurement(Work::Read, Subject::Stunnel, 2000, true),
+            measurement(Work::Read, Subject::Stunnel, 100, false),
+            measurement(Work::Read, Subject::NginxTuned, 1000, true),
+            measurement(Work::Read, Subject::Relay, 400, true),
         ];
-        let lines = summarize(&[Kind::Read, Kind::Write], &[Subject::Epoll, Subject::Stunnel], &all);
-        let [epoll, stunnel] = lines.as_slice() else { panic!("{lines:?}") };
-        assert_eq!(epoll.cost, Spread { median: 0.5, min: 0.4, max: 0.6 });
-        assert_eq!((epoll.ratio, epoll.accepted, epoll.windows), (Some(0.25), 2, 3));
-        assert_eq!((stunnel.ratio, stunnel.accepted, stunnel.windows), (None, 1, 2));
+        let summary = summary(&all);
+        let line = summary.lines.iter().find(|line| line.key.subject == Subject::Epoll).unwrap();
+        assert_eq!(line.cost, Spread { median: 0.5, min: 0.4, max: 0.6 });
+        assert_eq!((line.accepted, line.windows), (2, 3));
+        let values: Vec<_> = summary.bars().iter().map(|bar| bar.value).collect();
+        assert_eq!(values, [Some(0.25), Some(0.5), Some(1.0)]);
+        let text = summary.markdown();
+        assert!(text.contains("| READ CPU to stunnel's | 1.2 | epoll | **0.25** (stretch) | 0.41 | 0.35 |"), "{text}");
     }
 
     #[test]
     fn rejected_windows_alone_give_no_ratio_on_either_side() {
         for (ours, theirs) in [(true, false), (false, true), (false, false)] {
             let all = [
-                measurement(Kind::Read, Subject::Epoll, 400, ours),
-                measurement(Kind::Read, Subject::Stunnel, 2000, theirs),
+                measurement(Work::Read, Subject::Epoll, 400, ours),
+                measurement(Work::Read, Subject::Stunnel, 2000, theirs),
             ];
-            let lines = summarize(&[Kind::Read], &[Subject::Epoll, Subject::Stunnel], &all);
-            assert!(lines.iter().all(|line| line.ratio.is_none()), "{ours} {theirs}");
+            assert!(summary(&all).bars().iter().all(|bar| bar.value.is_none()), "{ours} {theirs}");
         }
     }
 
     #[test]
     fn calls_without_payload_cost_by_the_call_and_a_csv_row_has_every_column() {
-        let getattr = measurement(Kind::Getattr, Subject::Uring, 1024, true);
+        let getattr = measurement(Work::Getattr, Subject::Uring, 1024, true);
         assert_eq!((getattr.cost(), getattr.rate()), (1000.0, 512.0));
         assert_eq!(getattr.csv().split(',').count(), CSV_HEAD.split(',').count());
+    }
+
+    #[test]
+    fn what_has_no_tls_is_measured_once() {
+        let plan = Plan {
+            seconds: Duration::from_secs(1),
+            rounds: 1,
+            subjects: vec![Subject::Relay, Subject::Uring],
+            works: vec![Work::Read],
+            tls: vec![Tls::Tls12, Tls::Tls13],
+        };
+        let subjects: Vec<_> = keys(&plan).iter().map(|key| (key.tls, key.subject)).collect();
+        let expected = [(Tls::Tls12, Subject::Relay), (Tls::Tls12, Subject::Uring), (Tls::Tls13, Subject::Uring)];
+        assert_eq!(subjects, expected);
     }
 }

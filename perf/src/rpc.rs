@@ -36,22 +36,12 @@ const HEAD_BYTES: usize = READ_COUNT_AT + 4;
 /// Longer records are not ours.
 const RECORD_BYTES_MAX: usize = 2 << 20;
 
-/// What the calls do.
+/// What a call does.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum Kind {
     Getattr,
     Read,
     Write,
-}
-
-impl Kind {
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Getattr => "getattr",
-            Self::Read => "read",
-            Self::Write => "write",
-        }
-    }
 }
 
 /// Why a stream cannot be followed.

@@ -1,43 +1,106 @@
-//! The proxies under test, each set up for the same job: TLS 1.2, one AEAD, the server's certificate verified.
+//! What is compared: proxies, each set up for the same job, and what they are to be held against: no proxy, a plain one.
+
+mod settings;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use crate::certificates::{Certificates, RunDirectory, SERVER_NAME};
 use crate::process::Process;
+use crate::tls::Tls;
 
 /// Where the subject listens; the network namespace is ours, so every port is free.
 pub(crate) const SUBJECT_PORT: u16 = 20_049;
 /// Where the far end listens.
 pub(crate) const SERVER_PORT: u16 = 2049;
 /// The processor of the subject, which has it for itself.
-const SUBJECT_CPU: usize = 0;
+pub(crate) const SUBJECT_CPU: usize = 0;
 /// The processor of the load and of the far end.
 const OUTER_CPU: usize = 1;
 
-/// A proxy.
+/// What stands between the load and the far end.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, ValueEnum)]
 pub(crate) enum Subject {
+    /// Nothing, and no TLS
+    Direct,
+    /// A relay that copies, without TLS
+    Relay,
+    /// Sealane over io_uring
     Uring,
+    /// Sealane over epoll
     Epoll,
     Stunnel,
+    StunnelTuned,
+    Nginx,
+    NginxTuned,
+    Haproxy,
+    HaproxyTuned,
+    Socat,
+    SocatTuned,
+    /// Given by --ghostunnel
+    Ghostunnel,
+    /// Given by --efs-proxy
+    EfsProxy,
 }
 
 impl Subject {
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Uring => "uring",
-            Self::Epoll => "epoll",
-            Self::Stunnel => "stunnel",
-        }
+    pub(crate) fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().into())
     }
 
     pub(crate) const fn is_sealane(self) -> bool {
-        !matches!(self, Self::Stunnel)
+        matches!(self, Self::Uring | Self::Epoll)
+    }
+
+    /// Whether the far end is to speak plain text.
+    pub(crate) const fn is_plain(self) -> bool {
+        matches!(self, Self::Direct | Self::Relay)
+    }
+
+    /// Somebody else's TLS proxy.
+    pub(crate) const fn is_rival(self) -> bool {
+        !self.is_sealane() && !self.is_plain()
+    }
+}
+
+/// Where the programs are.
+#[derive(Clone, Debug)]
+pub(crate) struct Programs {
+    pub(crate) sealane: PathBuf,
+    pub(crate) stunnel: PathBuf,
+    pub(crate) nginx: PathBuf,
+    pub(crate) haproxy: PathBuf,
+    pub(crate) socat: PathBuf,
+    pub(crate) ghostunnel: Option<PathBuf>,
+    pub(crate) efs_proxy: Option<PathBuf>,
+}
+
+impl Programs {
+    fn of(&self, subject: Subject) -> Option<&Path> {
+        match subject {
+            Subject::Direct | Subject::Relay => None,
+            Subject::Uring | Subject::Epoll => Some(&self.sealane),
+            Subject::Stunnel | Subject::StunnelTuned => Some(&self.stunnel),
+            Subject::Nginx | Subject::NginxTuned => Some(&self.nginx),
+            Subject::Haproxy | Subject::HaproxyTuned => Some(&self.haproxy),
+            Subject::Socat | Subject::SocatTuned => Some(&self.socat),
+            Subject::Ghostunnel => self.ghostunnel.as_deref(),
+            Subject::EfsProxy => self.efs_proxy.as_deref(),
+        }
+    }
+
+    /// Why `subject` cannot be measured here, if it cannot.
+    pub(crate) fn obstacle(&self, subject: Subject) -> Option<String> {
+        match (subject, self.of(subject)) {
+            (Subject::Direct | Subject::Relay, _) => None,
+            (_, Some(path)) if path.is_file() => None,
+            (_, Some(path)) => Some(format!("there is no {}", path.display())),
+            (_, None) => Some(format!("--{} does not say where it is", subject.name())),
+        }
     }
 }
 
@@ -45,45 +108,73 @@ impl Subject {
 pub(crate) struct Setup {
     pub(crate) directory: RunDirectory,
     pub(crate) certificates: Certificates,
-    pub(crate) sealane: PathBuf,
-    pub(crate) stunnel: PathBuf,
+    pub(crate) programs: Programs,
+}
+
+/// What a subject is told.
+pub(crate) struct Job<'s> {
+    listen: String,
+    connect: String,
+    ca: String,
+    tls: Tls,
+    directory: &'s Path,
 }
 
 impl Setup {
-    /// Starts `subject`, which is then listening.
+    /// Starts `subject`, which is then listening; none where there is nothing to start.
     ///
     /// # Errors
     /// When it does not get that far.
-    pub(crate) fn start_subject(&self, subject: Subject) -> Result<Process> {
-        let log = self.directory.file(&format!("{}.log", subject.name()));
-        let listen = format!("127.0.0.1:{SUBJECT_PORT}");
-        let connect = format!("127.0.0.1:{SERVER_PORT}");
-        let ca = self.certificates.ca.display().to_string();
-        let mut process = if subject.is_sealane() {
-            let args = ["client", "--listen", &listen, "--connect", &connect, "--server-name", SERVER_NAME];
-            let more = ["--ca-file", &ca, "--tls", "1.2", "--workers", "1", "--io", subject.name()];
-            Process::start(subject.name(), SUBJECT_CPU, &self.sealane, &[&args[..], &more].concat(), log)?
-        } else {
-            let file = self.directory.file("stunnel.conf");
-            fs::write(&file, stunnel_config(&listen, &connect, &ca)).context("stunnel.conf")?;
-            Process::start(subject.name(), SUBJECT_CPU, &self.stunnel, &[&file.display().to_string()], log)?
+    pub(crate) fn start_subject(&self, subject: Subject, tls: Tls, workers: usize) -> Result<Option<Process>> {
+        let name = subject.name();
+        let log = self.directory.file(&format!("{name}.log"));
+        let job = Job {
+            listen: format!("127.0.0.1:{SUBJECT_PORT}"),
+            connect: format!("127.0.0.1:{SERVER_PORT}"),
+            ca: self.certificates.ca.display().to_string(),
+            tls,
+            directory: self.directory.path(),
+        };
+        let mut process = match subject {
+            Subject::Direct => return Ok(None),
+            Subject::Relay => {
+                let own = std::env::current_exe().context("the path of this program")?;
+                let args = ["relay", "--listen", &job.listen, "--connect", &job.connect];
+                Process::start(&name, SUBJECT_CPU, &own, &args, log)?
+            }
+            _ => {
+                let settings::Started { args, files } = settings::of(subject, &job, workers);
+                for (file, text) in files {
+                    let path = self.directory.file(file);
+                    fs::write(&path, text).with_context(|| path.display().to_string())?;
+                }
+                let Some(program) = self.programs.of(subject) else { bail!("{name}: no program") };
+                let args: Vec<&str> = args.iter().map(String::as_str).collect();
+                Process::start(&name, SUBJECT_CPU, program, &args, log)?
+            }
         };
         process.wait_for_port(SUBJECT_PORT)?;
-        Ok(process)
+        Ok(Some(process))
     }
 
-    /// Starts the far end, which is then listening.
+    /// Starts the far end, which is then listening. `plain_port`: in plain text, and there.
     ///
     /// # Errors
     /// When it does not get that far.
-    pub(crate) fn start_server(&self) -> Result<Process> {
+    pub(crate) fn start_server(&self, subject: Subject, tls: Tls) -> Result<Process> {
         let Certificates { server, server_key, .. } = &self.certificates;
         let (cert, key) = (server.display().to_string(), server_key.display().to_string());
-        let listen = format!("127.0.0.1:{SERVER_PORT}");
-        let args = ["server", "--listen", &listen, "--cert", &cert, "--key", &key];
-        let more = ["--tls", "1.2", "--suite", "aes128", "--lifetime", "600"];
-        let mut process = self.start_own("server", &[&args[..], &more].concat())?;
-        process.wait_for_port(SERVER_PORT)?;
+        // Where there is no subject, the far end is where the load looks for it.
+        let port = if subject == Subject::Direct { SUBJECT_PORT } else { SERVER_PORT };
+        let listen = format!("127.0.0.1:{port}");
+        let mut args = vec!["server", "--listen", &listen, "--lifetime", "600"];
+        if subject.is_plain() {
+            args.push("--plain");
+        } else {
+            args.extend(["--cert", &cert, "--key", &key, "--tls", tls.name(), "--suite", "aes128"]);
+        }
+        let mut process = self.start_own("server", OUTER_CPU, &args)?;
+        process.wait_for_port(port)?;
         Ok(process)
     }
 
@@ -91,32 +182,69 @@ impl Setup {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub(crate) fn start_own(&self, name: &'static str, args: &[&str]) -> Result<Process> {
+    pub(crate) fn start_own(&self, name: &str, cpu: usize, args: &[&str]) -> Result<Process> {
         let program = std::env::current_exe().context("the path of this program")?;
-        Process::start(name, OUTER_CPU, &program, args, self.directory.file(&format!("{name}.log")))
+        Process::start(name, cpu, &program, args, self.directory.file(&format!("{name}.log")))
     }
 
-    /// What is compared, for the head of the output.
-    pub(crate) fn versions(&self) -> Vec<String> {
-        [(&self.sealane, "--version"), (&self.stunnel, "-version")]
-            .into_iter()
-            .map(|(program, flag)| version(program, flag))
-            .collect()
+    /// Starts the load.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(crate) fn start_load(&self, args: &[&str]) -> Result<Process> {
+        self.start_own("load", OUTER_CPU, args)
+    }
+
+    /// The version of what `subject` is, in one line.
+    pub(crate) fn version(&self, subject: Subject) -> Option<String> {
+        let program = self.programs.of(subject)?;
+        let flag = match subject {
+            Subject::Stunnel | Subject::StunnelTuned => "-version",
+            Subject::Nginx | Subject::NginxTuned | Subject::Haproxy | Subject::HaproxyTuned => "-v",
+            Subject::Socat | Subject::SocatTuned => "-V",
+            _ => "--version",
+        };
+        let output = Command::new(program).arg(flag).output().ok()?;
+        let both = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&both);
+        let is_said = |line: &&str| {
+            line.to_ascii_lowercase().contains("version")
+                || ["sealane ", "stunnel "].iter().any(|it| line.starts_with(it))
+        };
+        let wanted = text.lines().filter(is_said);
+        let words = |line: &str| line.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
+        let mut lines = wanted.map(words);
+        lines.next().map(|line| line.chars().take(100).collect())
+    }
+
+    /// The command line and files that `subject` is started with, without this run's directory.
+    pub(crate) fn settings(&self, subject: Subject, tls: Tls, workers: usize) -> String {
+        let job = Job {
+            listen: format!("127.0.0.1:{SUBJECT_PORT}"),
+            connect: format!("127.0.0.1:{SERVER_PORT}"),
+            ca: "ca.pem".into(),
+            tls,
+            directory: Path::new("."),
+        };
+        let settings::Started { args, files } = settings::of(subject, &job, workers);
+        let program =
+            self.programs.of(subject).and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+        let mut text = format!("$ {} {}\n", program.unwrap_or_default(), args.join(" "));
+        for (file, content) in files {
+            text += &format!("# {file}\n{content}");
+        }
+        text
     }
 }
 
-fn version(program: &Path, flag: &str) -> String {
-    let Ok(output) = Command::new(program).arg(flag).output() else { return "unknown".into() };
-    let both = [output.stdout, output.stderr].concat();
-    let text = String::from_utf8_lossy(&both);
-    let wanted = text.lines().filter(|line| ["sealane", "stunnel", "Running"].iter().any(|it| line.starts_with(it)));
-    wanted.map(|line| line.split_ascii_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>().join(", ")
+impl Tls {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Tls12 => "1.2",
+            Self::Tls13 => "1.3",
+        }
+    }
 }
 
-fn stunnel_config(listen: &str, connect: &str, ca: &str) -> String {
-    format!(
-        "foreground = yes\npid =\ndebug = warning\n[nfs]\nclient = yes\naccept = {listen}\nconnect = {connect}\n\
-         CAfile = {ca}\nverifyChain = yes\ncheckHost = {SERVER_NAME}\nsslVersion = TLSv1.2\n\
-         ciphers = ECDHE-ECDSA-AES128-GCM-SHA256\n"
-    )
-}
+/// The name in the server's certificate, for the settings.
+const NAME: &str = SERVER_NAME;

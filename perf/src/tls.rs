@@ -13,7 +13,7 @@ use rustls::{CipherSuite, ServerConfig, SupportedProtocolVersion};
 use sealane_relay::{Established, Handshake, Wanted};
 
 /// The TLS version that the server speaks.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, ValueEnum)]
 pub(crate) enum Tls {
     #[value(name = "1.2")]
     Tls12,
