@@ -157,7 +157,7 @@ impl Setup {
         Ok(Some(process))
     }
 
-    /// Starts the far end, which is then listening. `plain_port`: in plain text, and there.
+    /// Starts the far end, which is then listening; in plain text for what has no TLS.
     ///
     /// # Errors
     /// When it does not get that far.
