@@ -46,6 +46,16 @@ sealane_binary() {
   readlink -f "$binary"
 }
 
+# copy_tree DIR: the workspace, as git knows its files, afresh at DIR; fuzz/ is another workspace. The files are new (tar -m):
+# cargo goes by their times, and must not take what was built from an earlier copy for built.
+copy_tree() {
+  local top
+  top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+  rm -rf "$1"
+  mkdir -p "$1"
+  (cd "$top" && git ls-files -z -- . ':!fuzz' | tar --null -cf - -T -) | tar -xmf - -C "$1"
+}
+
 # make_ca DIR: the key and the certificate of a CA, ca.key and ca.pem.
 make_ca() {
   cat >"$1/openssl.cnf" <<END
