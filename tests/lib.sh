@@ -46,14 +46,23 @@ sealane_binary() {
   readlink -f "$binary"
 }
 
-# copy_tree DIR: the workspace, as git knows its files, afresh at DIR; fuzz/ is another workspace. The files are new (tar -m):
-# cargo goes by their times, and must not take what was built from an earlier copy for built.
+# Where copies of the tree are changed and built, so that a test can be seen to fail.
+copies=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/target/copies
+
+# copy_tree: the workspace, as git knows its files, afresh at $copies/tree; fuzz/ is another workspace. The files are new
+# (tar -m): cargo goes by their times, and must not take what was built from an earlier copy for built.
 copy_tree() {
-  local top
-  top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-  rm -rf "$1"
-  mkdir -p "$1"
-  (cd "$top" && git ls-files -z -- . ':!fuzz' | tar --null -cf - -T -) | tar -xmf - -C "$1"
+  rm -rf "$copies/tree"
+  mkdir -p "$copies/tree"
+  (cd "$copies/../.." && git ls-files -z -- . ':!fuzz' | tar --null -cf - -T -) | tar -xmf - -C "$copies/tree"
+}
+
+# build_copy PACKAGE: builds it to $copies/debug. Nobody waits for the optimizer forty times: what is to be noticed is so
+# within seconds.
+build_copy() {
+  local package options=(--config 'profile.dev.package."*".opt-level=1')
+  for package in sealane-io sealane-relay sealane-sim; do options+=(--config "profile.dev.package.$package.opt-level=0"); done
+  (cd "$copies/tree" && RUSTFLAGS=-Awarnings CARGO_TARGET_DIR=$copies cargo build --locked --quiet "${options[@]}" -p "$1")
 }
 
 # make_ca DIR: the key and the certificate of a CA, ca.key and ca.pem.
