@@ -6,6 +6,7 @@
 
 mod support;
 
+mod bench;
 mod bounds;
 mod clocks;
 mod command_line;

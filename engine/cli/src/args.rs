@@ -19,7 +19,7 @@ pub(crate) struct Cli {
 }
 
 const FIRST_STEPS: &str = "\
-'sealane demo' shows it at work. 'sealane client --help' and 'sealane server --help' have examples.";
+'sealane demo' shows it at work, 'sealane bench' how fast. 'sealane client --help' and 'sealane server --help' have examples.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -32,6 +32,9 @@ pub(crate) enum Command {
     /// Show it all at work on this host: an NFS client and server in memory, both tunnels, TLS between them
     #[command(after_long_help = DEMO_EXAMPLES)]
     Demo(DemoOptions),
+    /// Measure what NFS calls cost through Sealane on this host, next to its stunnel; or through a tunnel that is there
+    #[command(after_long_help = BENCH_EXAMPLES)]
+    Bench(BenchOptions),
 }
 
 const CLIENT_EXAMPLES: &str = "\
@@ -102,6 +105,76 @@ pub(crate) struct DemoOptions {
     /// Change a byte behind the tunnels' back, so that the demo fails; for tests
     #[arg(long, hide = true)]
     pub(crate) spoil: bool,
+}
+
+const BENCH_EXAMPLES: &str = "\
+Without --connect everything is on this host and in memory; it needs no privileges and leaves nothing behind. It takes
+less than a minute, or four windows for each proxy and round.
+
+With --connect the calls go to a tunnel that listens already, and through it to its server: NULL and GETATTR of the root,
+READ of the file that --path names, and with --write WRITE and READ in a directory that is made for it and removed.
+
+Examples:
+  sealane bench
+  sealane bench --json | jq '.figures[] | select(.work == \"read\")'
+  sealane bench --svg bench.svg --rounds 5
+  sealane bench --connect 127.0.0.1:20049 --path data/big.iso
+
+Exit status: 0, 1 when something could not be measured, 2 for a wrong command line.";
+
+#[derive(Args, Debug)]
+pub(crate) struct BenchOptions {
+    /// Measure this tunnel, which listens already, instead of our own
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) connect: Option<Endpoint>,
+
+    /// Let --connect be an address that is not on this host
+    #[arg(long, requires = "connect")]
+    pub(crate) allow_remote: bool,
+
+    /// READ this file, which is there: its path from the root of the export
+    #[arg(long, value_name = "FILE", requires = "connect")]
+    pub(crate) path: Option<String>,
+
+    /// WRITE and READ too, 64 MiB in a directory of the root that is made for it and removed
+    #[arg(long, requires = "connect")]
+    pub(crate) write: bool,
+
+    /// Length of each window, in seconds
+    #[arg(long, value_name = "SECONDS", value_parser = parse_window, default_value = "1")]
+    pub(crate) seconds: Duration,
+
+    /// Windows of each proxy and kind of call
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<u32>::new().range(1..=50), default_value = "3")]
+    pub(crate) rounds: u32,
+
+    /// TCP connections of the NFS client
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=4), default_value = "1")]
+    pub(crate) connections: usize,
+
+    /// TLS versions
+    #[arg(long, value_enum, value_name = "VERSIONS", default_value = "1.2-1.3", conflicts_with = "connect")]
+    pub(crate) tls: Tls,
+
+    /// How the other end of TLS moves bytes
+    #[arg(long, value_enum, default_value = "auto", conflicts_with = "connect")]
+    pub(crate) io: Io,
+
+    /// The stunnel to compare with [default: the one on the PATH]
+    #[arg(long, value_name = "FILE", conflicts_with = "connect")]
+    pub(crate) stunnel: Option<PathBuf>,
+
+    /// Print one JSON object instead of text, also about a failure
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Draw the figures into this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+
+    /// What the other end of TLS logs on standard error; RUST_LOG overrides it
+    #[arg(long, value_name = "LEVEL", value_parser = ["error", "warn", "info", "debug", "trace"], default_value = "error")]
+    pub(crate) log_level: String,
 }
 
 #[derive(Args, Debug)]
@@ -401,6 +474,14 @@ fn parse_source(text: &str) -> Result<IpAddr, String> {
         }
         Ok(address) => Ok(address),
         Err(_) => Err(format!("'{text}' is not an IP address")),
+    }
+}
+
+/// The length of a window: at least a tenth of a second, at most a minute.
+fn parse_window(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.1..=60.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err(format!("'{text}' is not a number of seconds from 0.1 to 60")),
     }
 }
 

@@ -6,40 +6,27 @@
 //! ```
 
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, SocketAddr};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use indicatif::{ProgressBar, ProgressStyle};
-use sealane_io::net::ConnectOptions;
-use sealane_io::rt::{self, Sender};
-use sealane_io::{SocketOptions, host};
-use sealane_relay::{
-    ClientMode, Endpoint, IoChoice, Memory, Mode, PerAddress, ServerMode, TlsClientOptions, TlsServerOptions,
-    TlsVersions, Tunnel, TunnelConfig, client_config, server_config,
-};
+use sealane_io::host;
+use sealane_relay::{ClientMode, Mode, TlsClientOptions, TlsVersions, client_config};
 use sealane_selftest::load::{LoadError, Outcome, Progress, Workload};
 use sealane_selftest::{Server, ServerOptions, Session, SessionOptions};
 
 use crate::args::DemoOptions;
+use crate::local::{self, Running, SERVER_NAME, certificates, tunnel_config};
 use crate::log;
 
-mod certificates;
 mod report;
 mod spoil;
 
-use certificates::Certificates;
 use report::{Direction, Report};
 
-/// The name in the server's certificate.
-const SERVER_NAME: &str = "nfs.demo.test";
 /// What the files take at the most: those of the workload and a few small ones.
 const FILES_BYTES_MAX: u64 = 80 << 20;
-/// Buffers of each tunnel: more than four calls of 1 MiB both ways.
-const BUFFERS_BYTES: usize = 32 << 20;
-/// The demo's own connection, and a few to spare.
-const CONNECTIONS_MAX: usize = 8;
 /// How often the progress bar is drawn.
 const BAR_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -64,41 +51,6 @@ pub(crate) fn run(options: &DemoOptions) -> Result<()> {
     }
 }
 
-/// A tunnel that runs in threads of its own until it is dropped.
-struct Running {
-    address: SocketAddr,
-    driver: (&'static str, String),
-    counters: std::sync::Arc<sealane_relay::Counters>,
-    stop: Option<Sender<()>>,
-    accepting: Option<JoinHandle<()>>,
-}
-
-impl Running {
-    fn start(config: TunnelConfig) -> Result<Self> {
-        let tunnel = Tunnel::start(config)?;
-        let address = tunnel.local_address().context("getsockname")?;
-        let (kind, why) = tunnel.driver();
-        let (driver, counters) = ((kind.name(), why.to_string()), tunnel.counters());
-        let (stop, told) = rt::queue(1);
-        let accepting = thread::Builder::new().name("accept".into()).spawn(move || {
-            if let Err(error) = tunnel.run_until_told(told) {
-                tracing::error!("the accept loop: {error}");
-            }
-        });
-        let accepting = Some(accepting.context("starting a thread")?);
-        Ok(Self { address, driver, counters, stop: Some(stop), accepting })
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(accepting) = self.accepting.take() {
-            let _ = accepting.join();
-        }
-    }
-}
-
 /// The peers and the two tunnels between them. Dropped from the client's end on.
 struct Chain {
     client: Running,
@@ -108,18 +60,12 @@ struct Chain {
 
 impl Chain {
     fn start(options: &DemoOptions) -> Result<Self> {
-        let Certificates { ca, certificate, key } = certificates::make(SERVER_NAME)?;
+        let certificates = certificates::make(SERVER_NAME)?;
+        let ca = certificates.ca.clone();
         let nfs_options = ServerOptions { bytes_max: FILES_BYTES_MAX, ..ServerOptions::default() };
         let nfs = Server::start(&nfs_options).context("starting the NFS server in memory")?;
         let versions: TlsVersions = options.tls.into();
-        let tls = server_config(&TlsServerOptions { certificate, key, client_cas: Vec::new(), versions })?;
-        let mode = ServerMode {
-            tls,
-            handshakes_max: CONNECTIONS_MAX,
-            per_address: PerAddress::UNLIMITED,
-            proxy_protocol: None,
-        };
-        let server = Running::start(tunnel_config(Mode::Server(mode), nfs.local_address(), options.io.into()))?;
+        let server = local::front(certificates, nfs.local_address(), versions, options.io.into())?;
         let tls = client_config(&TlsClientOptions { ca_files: vec![ca], versions, ..TlsClientOptions::default() })?;
         let server_name = SERVER_NAME.try_into().context("the name in the certificate")?;
         let mode = ClientMode { tls, server_name, verified: true };
@@ -164,21 +110,6 @@ impl Chain {
             getattr_many,
             getattr_depth: workload.getattr_depth,
         })
-    }
-}
-
-fn tunnel_config(mode: Mode, connect: SocketAddr, io: IoChoice) -> TunnelConfig {
-    TunnelConfig {
-        listen: (Ipv4Addr::LOCALHOST, 0).into(),
-        connect: Endpoint { host: connect.ip().to_string(), port: connect.port() },
-        mode,
-        io,
-        memory: Memory { bytes_max: BUFFERS_BYTES, connections_max: CONNECTIONS_MAX, workers: 1 },
-        timeouts: sealane_relay::Timeouts::default(),
-        accepted: SocketOptions::default(),
-        outgoing: ConnectOptions::default(),
-        records_per_key_max: u64::MAX,
-        panic_on: None,
     }
 }
 

@@ -53,6 +53,10 @@ fn judge(command: Command) {
         }
         Command::Server(options) => (server::config(&options, pem), options.tunnel),
         Command::Demo(options) => return assert!((1..=1024).contains(&options.passes)),
+        Command::Bench(options) => {
+            let windows = u64::from(options.rounds) * 12;
+            return assert!(options.seconds.as_secs_f64() * windows as f64 <= 36_000.0 && options.connections <= 4);
+        }
     };
     match config {
         Ok(config) => keeps_its_limits(&config, &options),

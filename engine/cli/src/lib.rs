@@ -3,10 +3,12 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod bench;
 mod client;
 mod demo;
 #[doc(hidden)]
 pub mod fuzzing;
+mod local;
 mod log;
 mod sandbox;
 mod server;
@@ -44,6 +46,7 @@ pub fn main() -> ExitCode {
         Command::Client(options) => client::run(&options),
         Command::Server(options) => server::run(&options),
         Command::Demo(options) => demo::run(&options),
+        Command::Bench(options) => bench::run(&options),
     };
     log::flush();
     match done {

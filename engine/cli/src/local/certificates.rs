@@ -1,4 +1,4 @@
-//! An authority and a server's certificate that exist in memory only, for as long as the demo runs.
+//! An authority and a server's certificate that exist in memory only, for as long as they are used.
 
 use anyhow::Result;
 use rcgen::{
@@ -7,17 +7,17 @@ use rcgen::{
 use sealane_relay::PemSource;
 
 /// What the two tunnels are given.
-pub(super) struct Certificates {
-    pub(super) ca: PemSource,
-    pub(super) certificate: PemSource,
-    pub(super) key: PemSource,
+pub(crate) struct Certificates {
+    pub(crate) ca: PemSource,
+    pub(crate) certificate: PemSource,
+    pub(crate) key: PemSource,
 }
 
 /// Makes an ECDSA P-256 authority and a certificate for `name` under it.
 ///
 /// # Errors
 /// What the generator says.
-pub(super) fn make(name: &str) -> Result<Certificates> {
+pub(crate) fn make(name: &str) -> Result<Certificates> {
     let ca_key = KeyPair::generate()?;
     let mut ca = CertificateParams::new(Vec::new())?;
     ca.distinguished_name.push(DnType::CommonName, "Sealane demo CA");

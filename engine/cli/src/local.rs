@@ -1,0 +1,95 @@
+//! What `demo` and `bench` run on this host: certificates that exist in memory only, tunnels in threads of this process.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::thread::{self, JoinHandle};
+
+use anyhow::{Context, Result};
+use sealane_io::SocketOptions;
+use sealane_io::net::ConnectOptions;
+use sealane_io::rt::{self, Sender};
+use sealane_relay::{
+    Endpoint, IoChoice, Memory, Mode, PerAddress, ServerMode, TlsServerOptions, TlsVersions, Tunnel, TunnelConfig,
+    server_config,
+};
+
+pub(crate) mod certificates;
+
+pub(crate) use certificates::Certificates;
+
+/// The name in the server's certificate.
+pub(crate) const SERVER_NAME: &str = "nfs.demo.test";
+/// Buffers of each tunnel: more than four calls of 1 MiB both ways.
+const BUFFERS_BYTES: usize = 32 << 20;
+/// Connections of each tunnel.
+pub(crate) const CONNECTIONS_MAX: usize = 16;
+
+/// A tunnel that runs in threads of its own until it is dropped.
+pub(crate) struct Running {
+    pub(crate) address: SocketAddr,
+    pub(crate) driver: (&'static str, String),
+    pub(crate) counters: std::sync::Arc<sealane_relay::Counters>,
+    stop: Option<Sender<()>>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// What the host or a limit refuses.
+    pub(crate) fn start(config: TunnelConfig) -> Result<Self> {
+        let tunnel = Tunnel::start(config)?;
+        let address = tunnel.local_address().context("getsockname")?;
+        let (kind, why) = tunnel.driver();
+        let (driver, counters) = ((kind.name(), why.to_string()), tunnel.counters());
+        let (stop, told) = rt::queue(1);
+        let accepting = thread::Builder::new().name("accept".into()).spawn(move || {
+            if let Err(error) = tunnel.run_until_told(told) {
+                tracing::error!("the accept loop: {error}");
+            }
+        });
+        let accepting = Some(accepting.context("starting a thread")?);
+        Ok(Self { address, driver, counters, stop: Some(stop), accepting })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(accepting) = self.accepting.take() {
+            let _ = accepting.join();
+        }
+    }
+}
+
+/// Starts the server's end of TLS in front of `nfs`, with the certificate for [`SERVER_NAME`].
+///
+/// # Errors
+/// What the host refuses.
+pub(crate) fn front(
+    Certificates { certificate, key, .. }: Certificates,
+    nfs: SocketAddr,
+    versions: TlsVersions,
+    io: IoChoice,
+) -> Result<Running> {
+    let tls = server_config(&TlsServerOptions { certificate, key, client_cas: Vec::new(), versions })?;
+    let per_address = PerAddress::UNLIMITED;
+    let mode = ServerMode { tls, handshakes_max: CONNECTIONS_MAX, per_address, proxy_protocol: None };
+    Running::start(tunnel_config(Mode::Server(mode), nfs, io))
+}
+
+/// The configuration of a tunnel on loopback, for few connections.
+pub(crate) fn tunnel_config(mode: Mode, connect: SocketAddr, io: IoChoice) -> TunnelConfig {
+    TunnelConfig {
+        listen: (Ipv4Addr::LOCALHOST, 0).into(),
+        connect: Endpoint { host: connect.ip().to_string(), port: connect.port() },
+        mode,
+        io,
+        memory: Memory { bytes_max: BUFFERS_BYTES, connections_max: CONNECTIONS_MAX, workers: 1 },
+        timeouts: sealane_relay::Timeouts::default(),
+        accepted: SocketOptions::default(),
+        outgoing: ConnectOptions::default(),
+        records_per_key_max: u64::MAX,
+        panic_on: None,
+    }
+}
