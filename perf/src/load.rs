@@ -1,10 +1,14 @@
 //! The near end: a closed loop of NFS-shaped calls, as many outstanding as asked for.
 //!
-//! Each connection has a thread that writes calls and one that reads replies. Payloads come from one buffer and go to
-//! one that nobody looks at: the load must cost less than the proxy that it loads.
+//! Each connection has a thread that writes calls and one that reads replies; calls without a payload that follow a reply
+//! are made by the latter itself. The load must cost less than the proxy that it loads: payloads are pages of a file in
+//! memory that nobody copies on their way out, and are dropped where they arrive.
 
-use std::io::{self, IoSlice, Read, Write};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
@@ -13,6 +17,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use hdrhistogram::Histogram;
+use nix::libc;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use socket2::SockRef;
 
 use crate::now;
 use crate::rpc::{Kind, Replies, put_call};
@@ -28,6 +35,10 @@ const SLOT_BITS: u32 = 8;
 pub(crate) const QUANTILES: [(&str, f64); 6] =
     [("p10", 0.1), ("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99_9", 0.999), ("max", 1.0)];
 const LATENCY_NS_MAX: u64 = 60_000_000_000;
+/// The longest payload.
+const PAYLOAD_BYTES_MAX: usize = 1 << 20;
+/// What is looked at of the replies at a time: many small ones, little of a payload.
+const LOOK_BYTES: usize = 16 << 10;
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
@@ -100,6 +111,8 @@ struct Lane {
     made_ns: Vec<AtomicU64>,
     /// The payload of the call in each slot.
     payload: Vec<AtomicU64>,
+    /// Replies so far.
+    replies: AtomicU64,
     /// The slots without an outstanding call.
     free: Mutex<Vec<u32>>,
     freed: Condvar,
@@ -119,6 +132,7 @@ impl Lane {
             started: now(),
             made_ns: (0..options.depth()).map(|_| AtomicU64::new(0)).collect(),
             payload: (0..options.depth()).map(|_| AtomicU64::new(0)).collect(),
+            replies: AtomicU64::new(0),
             free: Mutex::new((0..options.depth()).collect()),
             freed: Condvar::new(),
         })
@@ -146,10 +160,26 @@ impl Lane {
         self.options.depth() as usize - free.len()
     }
 
+    /// Whether replies are followed by calls at once, which the reader makes.
+    fn is_echoing(&self) -> bool {
+        self.options.rate.is_none() && !matches!(self.options.work, Work::Write | Work::Mixed)
+    }
+
+    /// Appends the call `number` in `slot`, made at `due_ns` or now; its payload.
+    fn put(&self, heads: &mut Vec<u8>, number: u32, slot: u32, due_ns: Option<u64>) -> (Kind, u32) {
+        let (kind, size) = self.options.work.call(number, self.options.size);
+        if let (Some(made), Some(bytes)) = (self.made_ns.get(slot as usize), self.payload.get(slot as usize)) {
+            made.store(due_ns.unwrap_or_else(|| self.age_ns()), Ordering::Relaxed);
+            bytes.store(u64::from(size), Ordering::Relaxed);
+        }
+        put_call(heads, kind, number.wrapping_add(1) << SLOT_BITS | slot, slot, size);
+        (kind, size)
+    }
+
     /// Makes calls until told to stop, waits for the last reply, and closes our direction.
     fn write(&self) -> Result<()> {
         let depth = self.options.depth() as usize;
-        let payload = vec![0x5a; 1 << 20];
+        let payload = payload()?;
         let mut heads = Vec::new();
         let mut number = 0_u32;
         let mut slots = Vec::new();
@@ -161,20 +191,21 @@ impl Lane {
                 slots.extend(free.drain(keep..));
             }
             for slot in slots.drain(..) {
-                let (kind, size) = self.options.work.call(number, self.options.size);
+                let (kind, size) = self.put(&mut heads, number, slot, due_ns);
                 number = number.wrapping_add(1);
-                if let (Some(made), Some(bytes)) = (self.made_ns.get(slot as usize), self.payload.get(slot as usize)) {
-                    made.store(due_ns.unwrap_or_else(|| self.age_ns()), Ordering::Relaxed);
-                    bytes.store(u64::from(size), Ordering::Relaxed);
-                }
-                put_call(&mut heads, kind, number << SLOT_BITS | slot, slot, size);
                 if kind == Kind::Write {
-                    self.send(&heads, payload.get(..size as usize).unwrap_or_default())?;
+                    self.send_with(&heads, &payload, size as usize)?;
                     heads.clear();
                 }
             }
-            self.send(&heads, &[])?;
+            self.send(&heads)?;
             heads.clear();
+            if self.is_echoing() {
+                break;
+            }
+        }
+        if self.is_echoing() {
+            self.wait_for_stop(depth)?;
         }
         drop(self.wait_for_slots(depth)?);
         self.stream.shutdown(Shutdown::Write).context("shutdown")
@@ -193,27 +224,71 @@ impl Lane {
         }
     }
 
-    fn send(&self, head: &[u8], payload: &[u8]) -> Result<()> {
-        let mut both = [IoSlice::new(head), IoSlice::new(payload)];
-        let mut rest = both.as_mut_slice();
-        IoSlice::advance_slices(&mut rest, 0); // without the empty ones
-        while !rest.is_empty() {
-            match (&self.stream).write_vectored(rest).context("sending calls")? {
-                0 => bail!("sending calls: nothing was taken"),
-                count => IoSlice::advance_slices(&mut rest, count),
+    /// Waits while the reader makes the calls: until told to stop, as long as there are replies.
+    fn wait_for_stop(&self, depth: usize) -> Result<()> {
+        let mut replies = 0;
+        loop {
+            let waited = self.freed.wait_timeout_while(self.free(), PATIENCE, |free| free.len() < depth);
+            let (free, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            if free.len() == depth {
+                return Ok(());
+            }
+            let replies_now = self.replies.load(Ordering::Relaxed);
+            if timeout.timed_out() && replies_now == replies {
+                bail!("no reply for {} s, {} calls outstanding", PATIENCE.as_secs(), self.outstanding(&free));
+            }
+            replies = replies_now;
+        }
+    }
+
+    fn send(&self, head: &[u8]) -> Result<()> {
+        (&self.stream).write_all(head).context("sending calls")
+    }
+
+    /// Sends `size` bytes of the file `payload` behind `head`.
+    fn send_with(&self, mut head: &[u8], payload: &File, size: usize) -> Result<()> {
+        let socket = SockRef::from(&self.stream);
+        while !head.is_empty() {
+            match socket.send_with_flags(head, libc::MSG_MORE | libc::MSG_NOSIGNAL) {
+                Ok(count) => head = head.get(count..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).context("sending a call"),
+            }
+        }
+        let mut sent = 0;
+        while let Some(left) = NonZeroUsize::new(size - sent) {
+            match socket.sendfile(payload, sent, Some(left)) {
+                Ok(0) => bail!("sending a payload: nothing was taken"),
+                Ok(count) => sent += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).context("sending a payload"),
             }
         }
         Ok(())
     }
 
+    /// Drops up to `count` bytes that have come, without copying them.
+    fn drop_bytes(&self, scratch: &mut [MaybeUninit<u8>], count: usize) -> io::Result<usize> {
+        let place = scratch.get_mut(..count.min(PAYLOAD_BYTES_MAX)).unwrap_or_default();
+        SockRef::from(&self.stream).recv_with_flags(place, libc::MSG_TRUNC)
+    }
+
     /// Takes replies until the proxy closes.
     fn read(&self) -> Result<Done> {
-        let mut buffer = vec![0; 1 << 20];
+        let mut buffer = vec![0; LOOK_BYTES];
+        // Never touched: so it takes no memory.
+        let mut scratch = vec![MaybeUninit::uninit(); PAYLOAD_BYTES_MAX];
         let mut replies = Replies::new();
-        let mut slots = Vec::new();
+        let (mut slots, mut heads) = (Vec::new(), Vec::new());
+        let mut number = self.options.depth();
         let mut latencies = Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3)?;
         loop {
-            let count = match (&self.stream).read(&mut buffer) {
+            let left = replies.left();
+            let received = match left {
+                0 => (&self.stream).read(&mut buffer),
+                _ => self.drop_bytes(&mut scratch, left),
+            };
+            let count = match received {
                 Ok(0) if self.outstanding(&self.free()) == 0 => return Ok(Done { latencies, end: "clean" }),
                 Ok(0) => bail!("the connection was closed with calls outstanding"),
                 Ok(count) => count,
@@ -224,24 +299,51 @@ impl Lane {
                 }
                 Err(error) => return Err(error).context("receiving replies"),
             };
-            replies.advance(buffer.get(..count).unwrap_or_default(), |xid| slots.push(xid % (1 << SLOT_BITS)))?;
+            let found = |xid| slots.push(xid % (1 << SLOT_BITS));
+            match left {
+                0 => replies.advance(buffer.get(..count).unwrap_or_default(), found)?,
+                _ => replies.skip(count, found)?,
+            }
             if slots.is_empty() {
                 continue;
             }
-            self.totals.ops.fetch_add(slots.len() as u64, Ordering::Relaxed);
-            let bytes = slots.iter().filter_map(|slot| self.payload.get(*slot as usize));
-            self.totals.bytes.fetch_add(bytes.map(|bytes| bytes.load(Ordering::Relaxed)).sum(), Ordering::Relaxed);
-            if self.totals.measuring.load(Ordering::Relaxed) {
-                let age_ns = self.age_ns();
-                for slot in &slots {
-                    let made = self.made_ns.get(*slot as usize).ok_or_else(|| anyhow!("a reply to no call"))?;
-                    latencies.saturating_record(age_ns.saturating_sub(made.load(Ordering::Relaxed)));
+            self.count(&slots, &mut latencies)?;
+            if self.is_echoing() && !self.totals.stopping.load(Ordering::Relaxed) {
+                for slot in slots.drain(..) {
+                    self.put(&mut heads, number, slot, None);
+                    number = number.wrapping_add(1);
                 }
+                self.send(&heads)?;
+                heads.clear();
+            } else {
+                self.free().append(&mut slots);
+                self.freed.notify_one();
             }
-            self.free().append(&mut slots);
-            self.freed.notify_one();
         }
     }
+
+    /// Counts the calls in `slots`, which have been answered.
+    fn count(&self, slots: &[u32], latencies: &mut Histogram<u64>) -> Result<()> {
+        self.replies.fetch_add(slots.len() as u64, Ordering::Relaxed);
+        self.totals.ops.fetch_add(slots.len() as u64, Ordering::Relaxed);
+        let bytes = slots.iter().filter_map(|slot| self.payload.get(*slot as usize));
+        self.totals.bytes.fetch_add(bytes.map(|bytes| bytes.load(Ordering::Relaxed)).sum(), Ordering::Relaxed);
+        if self.totals.measuring.load(Ordering::Relaxed) {
+            let age_ns = self.age_ns();
+            for slot in slots {
+                let made = self.made_ns.get(*slot as usize).ok_or_else(|| anyhow!("a reply to no call"))?;
+                latencies.saturating_record(age_ns.saturating_sub(made.load(Ordering::Relaxed)));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A file in memory, as long as the longest payload.
+fn payload() -> Result<File> {
+    let mut file = File::from(memfd_create(c"payload", MFdFlags::MFD_CLOEXEC).context("memfd_create")?);
+    file.write_all(&vec![0x5a; PAYLOAD_BYTES_MAX]).context("a file in memory")?;
+    Ok(file)
 }
 
 /// What a connection's reader hands over.

@@ -157,6 +157,20 @@ impl<const HEAD: usize> Records<HEAD> {
         Ok((bytes.get(taken..).unwrap_or_default(), ended))
     }
 
+    /// How many bytes of the current record are still to come, once its head has been seen.
+    fn left(&self) -> usize {
+        if self.seen < HEAD { 0 } else { self.whole - self.seen }
+    }
+
+    /// Takes `count` bytes of them for seen; whether the record ended.
+    fn skip(&mut self, count: usize) -> Result<bool, NotOurs> {
+        if count > self.left() {
+            return Err(NotOurs);
+        }
+        self.seen += count;
+        Ok(count > 0 && self.seen == self.whole)
+    }
+
     fn next(&mut self) {
         (self.seen, self.whole) = (0, 4);
     }
@@ -209,6 +223,23 @@ pub(crate) struct Replies(Records<8>);
 impl Replies {
     pub(crate) const fn new() -> Self {
         Self(Records::new())
+    }
+
+    /// How many bytes of the current record need not be looked at.
+    pub(crate) fn left(&self) -> usize {
+        self.0.left()
+    }
+
+    /// Goes on by `count` bytes of those without looking at them; tells `found` the xid if the record ends with them.
+    ///
+    /// # Errors
+    /// [`NotOurs`]: there are not as many.
+    pub(crate) fn skip(&mut self, count: usize, mut found: impl FnMut(u32)) -> Result<(), NotOurs> {
+        if self.0.skip(count)? {
+            found(word(&self.0.head, 4).ok_or(NotOurs)?);
+            self.0.next();
+        }
+        Ok(())
     }
 
     /// Looks at the next `bytes` of the stream and tells `found` the xid of each record that ends in them.

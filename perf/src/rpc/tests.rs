@@ -60,6 +60,27 @@ fn a_proxy_sees_calls_and_replies_in_whole_records() {
 }
 
 #[test]
+fn what_is_not_looked_at_counts_all_the_same() {
+    let mut replies = Vec::new();
+    for call in expected() {
+        put_reply(&mut replies, &call);
+        replies.resize(replies.len() + call.read_bytes as usize, 0xaa);
+    }
+    for (step, skipped) in [(1, 1), (8, 3), (13, 4096), (200, 1000)] {
+        let (mut parser, mut xids, mut rest) = (Replies::new(), Vec::new(), replies.as_slice());
+        while !rest.is_empty() {
+            let (looked, behind) = rest.split_at(step.min(rest.len()));
+            parser.advance(looked, |xid| xids.push(xid)).unwrap();
+            let count = parser.left().min(skipped);
+            parser.skip(count, |xid| xids.push(xid)).unwrap();
+            rest = &behind[count..];
+        }
+        assert_eq!(xids, [7, 8, 9], "step {step}");
+        assert_eq!(parser.skip(1, |_| ()), Err(NotOurs));
+    }
+}
+
+#[test]
 fn foreign_bytes_are_refused() {
     let mut parser = Calls::new();
     assert_eq!(parser.advance(b"GET / HTTP/1.1\r\n", |_| ()), Err(NotOurs));
