@@ -1,31 +1,20 @@
 //! The comparison: every subject in turn, round by round, each in a fresh process and with a fresh far end.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::mpsc::RecvTimeoutError;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::certificates::{self, RunDirectory};
-use crate::load::QUANTILES;
-use crate::process::Process;
-use crate::procfs::{self, Usage, Watch};
-use crate::report::{self, Floor, Key, Measurement, Summary};
-use crate::subject::{Programs, SUBJECT_CPU, SUBJECT_PORT, Setup, Subject};
+use crate::report::{self, Floor, Measurement, Summary};
+use crate::subject::{ProgramOptions, Programs, SUBJECT_CPU, Setup, Subject};
 use crate::tls::Tls;
+use crate::window::{LOAD_PATIENCE, Run, WARM_UP, WORKERS, Window, fields};
 use crate::work::Work;
-use crate::{namespace, now, plot};
-
-/// Load before each window.
-const WARM_UP: Duration = Duration::from_millis(500);
-/// A thread that ends within a window is lost for at most this long.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// What a load may take beyond its windows: connecting and ending.
-const LOAD_PATIENCE: Duration = Duration::from_secs(40);
+use crate::{namespace, plot, procfs};
 
 #[derive(Args, Debug)]
 pub(crate) struct Options {
@@ -53,33 +42,8 @@ pub(crate) struct Options {
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Tls::Tls12, Tls::Tls13])]
     tls: Vec<Tls>,
 
-    /// The sealane binary [default: the one beside this program]
-    #[arg(long, value_name = "FILE")]
-    sealane: Option<PathBuf>,
-
-    /// The stunnel binary
-    #[arg(long, value_name = "FILE", default_value = "/usr/bin/stunnel")]
-    stunnel: PathBuf,
-
-    /// The nginx binary
-    #[arg(long, value_name = "FILE", default_value = "/usr/sbin/nginx")]
-    nginx: PathBuf,
-
-    /// The haproxy binary
-    #[arg(long, value_name = "FILE", default_value = "/usr/sbin/haproxy")]
-    haproxy: PathBuf,
-
-    /// The socat binary
-    #[arg(long, value_name = "FILE", default_value = "/usr/bin/socat")]
-    socat: PathBuf,
-
-    /// A ghostunnel binary
-    #[arg(long, value_name = "FILE")]
-    ghostunnel: Option<PathBuf>,
-
-    /// A binary of efs-proxy
-    #[arg(long, value_name = "FILE")]
-    efs_proxy: Option<PathBuf>,
+    #[command(flatten)]
+    programs: ProgramOptions,
 
     /// Write README.md, raw.csv, summary.md and the plots into this directory
     #[arg(long, value_name = "DIRECTORY")]
@@ -140,8 +104,8 @@ impl Options {
                 tls: self.tls.clone(),
             },
         };
-        plan.subjects.extend(self.ghostunnel.is_some().then_some(Subject::Ghostunnel));
-        plan.subjects.extend(self.efs_proxy.is_some().then_some(Subject::EfsProxy));
+        plan.subjects.extend(programs.ghostunnel.is_some().then_some(Subject::Ghostunnel));
+        plan.subjects.extend(programs.efs_proxy.is_some().then_some(Subject::EfsProxy));
         plan.subjects.retain(|subject| match programs.obstacle(*subject) {
             Some(obstacle) => {
                 println!("not run: {}: {obstacle}", subject.name());
@@ -177,19 +141,7 @@ pub(crate) fn parse_seconds(text: &str) -> Result<Duration, String> {
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let Some(outside) = &options.outside else { return Err(namespace::enter()) };
     namespace::prepare(outside)?;
-    let sealane = match &options.sealane {
-        Some(file) => file.clone(),
-        None => std::env::current_exe().context("the path of this program")?.with_file_name("sealane"),
-    };
-    let programs = Programs {
-        sealane,
-        stunnel: options.stunnel.clone(),
-        nginx: options.nginx.clone(),
-        haproxy: options.haproxy.clone(),
-        socat: options.socat.clone(),
-        ghostunnel: options.ghostunnel.clone(),
-        efs_proxy: options.efs_proxy.clone(),
-    };
+    let programs = options.programs.find()?;
     let plan = options.settled(&programs);
     if options.bar.is_some() && !plan.subjects.contains(&Subject::Stunnel) {
         bail!("--bar needs stunnel among the subjects");
@@ -199,9 +151,10 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let setup = Setup { directory, certificates, programs };
     let head = head(&setup, &plan);
     print!("{head}");
-    let run = Run { options, plan: &plan, setup: &setup, ticks_per_second: procfs::ticks_per_second()? };
-    let all = run.measure_all()?;
-    let floors = run.floors()?;
+    let ticks_per_second = procfs::ticks_per_second()?;
+    let run = Run { setup: &setup, seconds: plan.seconds, foreign_max: options.foreign_max, ticks_per_second };
+    let all = measure_all(&run, &plan, options.retries)?;
+    let floors = floors(&run, &plan)?;
     let summary = Summary::new(&plan, &all, floors);
     print!("{}", summary.markdown());
     if let Some(out) = &options.out {
@@ -279,198 +232,38 @@ fn judge(bar: Option<f64>, summary: &Summary) -> ExitCode {
     status
 }
 
-/// Sealane's threads: as many as it has processors here.
-const WORKERS: usize = 1;
-
-/// What all windows share.
-struct Run<'r> {
-    options: &'r Options,
-    plan: &'r Plan,
-    setup: &'r Setup,
-    ticks_per_second: u64,
-}
-
-impl Run<'_> {
-    fn measure_all(&self) -> Result<Vec<Measurement>> {
-        let mut all = Vec::new();
-        for round in 1..=self.plan.rounds {
-            for key in report::keys(self.plan) {
-                let window = Window { round, key, run: self };
-                for _ in 0..=self.options.retries {
-                    let name =
-                        || format!("TLS {} {} {} round {round}", key.tls.name(), key.work.name(), key.subject.name());
-                    let measured = window.measure().with_context(name)?;
-                    let accepted = measured.accepted;
-                    all.push(measured);
-                    if accepted {
-                        break;
-                    }
+/// Every subject with every work, in turn, round by round.
+fn measure_all(run: &Run<'_>, plan: &Plan, retries: u32) -> Result<Vec<Measurement>> {
+    let mut all = Vec::new();
+    for round in 1..=plan.rounds {
+        for key in report::keys(plan) {
+            let window = Window { round, key, connections: None, run };
+            for _ in 0..=retries {
+                let name =
+                    || format!("TLS {} {} {} round {round}", key.tls.name(), key.work.name(), key.subject.name());
+                let measured = window.measure().with_context(name)?;
+                let accepted = measured.accepted;
+                all.push(measured);
+                if accepted {
+                    break;
                 }
             }
-            eprintln!("round {round} of {} done", self.plan.rounds);
         }
-        Ok(all)
+        eprintln!("round {round} of {} done", plan.rounds);
     }
-
-    /// What sealing and opening cost alone, on the subject's processor.
-    fn floors(&self) -> Result<Vec<(Tls, Floor)>> {
-        let floor = |tls: &Tls| {
-            let mut aead = self.setup.start_own("aead", SUBJECT_CPU, &["aead", "--tls", tls.name()])?;
-            let line = aead.lines.recv_timeout(LOAD_PATIENCE).with_context(|| aead.log())?;
-            let fields = fields(&line);
-            let field = |name| fields.get(name).and_then(|text| text.parse().ok()).with_context(|| line.clone());
-            let floor = Floor { seal: field("seal")?, open: field("open")? };
-            aead.wait(LOAD_PATIENCE)?;
-            Ok((*tls, floor))
-        };
-        self.plan.tls.iter().map(floor).collect()
-    }
+    Ok(all)
 }
 
-fn fields(line: &str) -> BTreeMap<&str, &str> {
-    line.split(' ').filter_map(|pair| pair.split_once('=')).collect()
-}
-
-/// One measurement to be made.
-struct Window<'r> {
-    round: u32,
-    key: Key,
-    run: &'r Run<'r>,
-}
-
-/// What is watched while the window is open.
-struct Open {
-    subject: Option<Watch>,
-    /// The far end, the load and this program.
-    outer: [Watch; 3],
-    busy_seconds: f64,
-}
-
-impl Open {
-    fn look(&mut self) -> Result<()> {
-        self.subject.iter_mut().chain(&mut self.outer).try_for_each(Watch::look)
-    }
-}
-
-impl Window<'_> {
-    fn measure(&self) -> Result<Measurement> {
-        let Key { tls, work, subject } = self.key;
-        let setup = self.run.setup;
-        let server = setup.start_server(subject, tls)?;
-        let process = setup.start_subject(subject, tls, WORKERS)?;
-        let connect = format!("127.0.0.1:{SUBJECT_PORT}");
-        let [seconds, warm_up] = [self.run.plan.seconds, WARM_UP].map(|time| time.as_secs_f64().to_string());
-        let args =
-            ["load", "--connect", &connect, "--work", &work.name(), "--seconds", &seconds, "--warm-up", &warm_up];
-        let mut load = setup.start_load(&args)?;
-        let deadline = now() + WARM_UP + self.run.plan.seconds + LOAD_PATIENCE;
-        // Of each connection both ends of both halves; without a subject there is one half.
-        let ends = if process.is_some() { 4 } else { 2 } * work.connections() as usize;
-        let measured = self.watch(&server, process.as_ref(), &mut load, deadline, ends);
-        let log =
-            || format!("the log of {}:\n{}", subject.name(), process.as_ref().map(Process::log).unwrap_or_default());
-        let measured = measured.with_context(log)?;
-        self.end(process, server)?;
-        Ok(measured)
-    }
-
-    /// Ends both, and prints what they complained of.
-    fn end(&self, subject: Option<Process>, mut server: Process) -> Result<()> {
-        let (name, round) = (self.key.subject.name(), self.round);
-        if let Some(mut process) = subject {
-            let status_is_good = process.terminate()? || !self.key.subject.is_sealane();
-            let mut log = process.log();
-            if !status_is_good {
-                log.push_str("ERROR did not exit with status 0 after SIGTERM\n");
-            }
-            let notable =
-                |line: &&str| ["WARN", "ERROR", "LOG3", "LOG4", "[error]"].iter().any(|mark| line.contains(mark));
-            log.lines().filter(notable).for_each(|line| println!("{name} round {round}: {line}"));
-        }
-        server.terminate()?;
-        server.log().lines().for_each(|line| println!("server of {name} round {round}: {line}"));
-        Ok(())
-    }
-
-    /// Follows the load from its beginning to its end. `ends` ends of connections must use the right TCP.
-    fn watch(
-        &self,
-        server: &Process,
-        subject: Option<&Process>,
-        load: &mut Process,
-        deadline: Instant,
-        ends: usize,
-    ) -> Result<Measurement> {
-        let mut open = None;
-        let mut closed = None;
-        let mut tcp_verified = false;
-        let result = loop {
-            if now() >= deadline {
-                bail!("the load does not end\n{}", load.log());
-            }
-            match load.lines.recv_timeout(LOOK_EVERY) {
-                Ok(line) if line == "mark=begin" => open = Some(self.open(server, subject, load)?),
-                Ok(line) if line == "mark=end" => {
-                    let mut open: Open = open.take().context("a window ends that did not begin")?;
-                    open.look()?;
-                    let busy = procfs::busy_seconds(self.run.ticks_per_second)? - open.busy_seconds;
-                    let resident = subject.map_or(Ok(0), |subject| procfs::resident_kib(subject.pid()))?;
-                    closed = Some((open, busy, resident));
-                }
-                Ok(line) => break line,
-                Err(RecvTimeoutError::Disconnected) => bail!("the load failed\n{}", load.log()),
-                Err(RecvTimeoutError::Timeout) => match &mut open {
-                    Some(open) => open.look()?,
-                    None => tcp_verified = tcp_verified || namespace::verify_cubic(ends)?,
-                },
-            }
-        };
-        if !load.wait(LOAD_PATIENCE)? {
-            bail!("the load failed\n{}", load.log());
-        }
-        let (open, busy_seconds, resident_kib) = closed.context("the load ended before its window did")?;
-        if !tcp_verified {
-            bail!("the load ended before all its connections were seen");
-        }
-        self.result(&result, &open, busy_seconds, resident_kib)
-    }
-
-    fn open(&self, server: &Process, subject: Option<&Process>, load: &Process) -> Result<Open> {
-        let busy_seconds = procfs::busy_seconds(self.run.ticks_per_second)?;
-        let [server, load, own] = [server.pid(), load.pid(), std::process::id()].map(Watch::begin_alone);
-        let subject = subject.map(|subject| Watch::begin(subject.pid())).transpose()?;
-        Ok(Open { subject, outer: [server?, load?, own?], busy_seconds })
-    }
-
-    fn result(&self, line: &str, open: &Open, busy_seconds: f64, resident_kib: u64) -> Result<Measurement> {
-        let fields = fields(line);
-        let field = |name: &str| fields.get(name).copied().with_context(|| format!("no {name} in: {line}"));
-        let Usage { cpu_ns, voluntary_switches } = open.subject.as_ref().map(Watch::usage).unwrap_or_default();
-        let subject_cpu = Duration::from_nanos(cpu_ns);
-        let [server, load, own] = [0, 1, 2].map(|index: usize| Duration::from_nanos(open.outer[index].usage().cpu_ns));
-        let (seconds, ops): (f64, u64) = (field("seconds")?.parse()?, field("ops")?.parse()?);
-        if ops == 0 {
-            bail!("no call was answered within the window");
-        }
-        let foreign_cpu_seconds = busy_seconds - (subject_cpu + server + load + own).as_secs_f64();
-        let mut latencies_us = [0.0; QUANTILES.len()];
-        for (place, (name, _)) in latencies_us.iter_mut().zip(QUANTILES) {
-            *place = field(&format!("{name}_us"))?.parse()?;
-        }
-        Ok(Measurement {
-            round: self.round,
-            key: self.key,
-            seconds,
-            ops,
-            bytes: field("bytes")?.parse()?,
-            subject_cpu,
-            outer_cpu: server + load,
-            foreign_cpu_seconds,
-            resident_kib,
-            voluntary_switches,
-            latencies_us,
-            end: field("end")?.to_string(),
-            accepted: foreign_cpu_seconds <= self.run.options.foreign_max * seconds,
-        })
-    }
+/// What sealing and opening cost alone, on the subject's processor.
+fn floors(run: &Run<'_>, plan: &Plan) -> Result<Vec<(Tls, Floor)>> {
+    let floor = |tls: &Tls| {
+        let mut aead = run.setup.start_own("aead", SUBJECT_CPU, &["aead", "--tls", tls.name()])?;
+        let line = aead.lines.recv_timeout(LOAD_PATIENCE).with_context(|| aead.log())?;
+        let fields = fields(&line);
+        let field = |name| fields.get(name).and_then(|text| text.parse().ok()).with_context(|| line.clone());
+        let floor = Floor { seal: field("seal")?, open: field("open")? };
+        aead.wait(LOAD_PATIENCE)?;
+        Ok((*tls, floor))
+    };
+    plan.tls.iter().map(floor).collect()
 }

@@ -5,6 +5,7 @@
 mod aead;
 mod certificates;
 mod compare;
+mod hold;
 mod load;
 mod namespace;
 mod plot;
@@ -13,10 +14,12 @@ mod procfs;
 mod relay;
 mod report;
 mod rpc;
+mod scale;
 mod serve;
 mod server;
 mod subject;
 mod tls;
+mod window;
 mod work;
 
 use std::process::ExitCode;
@@ -36,8 +39,14 @@ struct Cli {
 enum Command {
     /// Measure Sealane and other proxies in turn: CPU seconds per GiB, latency, memory; needs root
     Compare(Box<compare::Options>),
+    /// Measure how the cost grows with busy, idle and new connections; needs root
+    Scale(Box<scale::Options>),
     /// Make NFS-shaped calls on TCP connections and print throughput and latency
     Load(load::Options),
+    /// Open connections, make one call on each, and hold them
+    Hold(hold::HoldOptions),
+    /// Open and close connections, with one call on each
+    Churn(hold::ChurnOptions),
     /// Answer the calls of `load`, behind TLS
     Server(server::Options),
     /// Copy between connections, without TLS
@@ -49,6 +58,9 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Compare(options) => compare::run(&options),
+        Command::Scale(options) => scale::run(&options),
+        Command::Hold(options) => hold::hold(&options).map(|()| ExitCode::SUCCESS),
+        Command::Churn(options) => hold::churn(&options).map(|()| ExitCode::SUCCESS),
         Command::Load(options) => load::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Server(options) => server::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Relay(options) => relay::run(&options).map(|()| ExitCode::SUCCESS),

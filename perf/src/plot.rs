@@ -7,6 +7,7 @@ use plotters::prelude::*;
 
 use crate::load::QUANTILES;
 use crate::report::{Line, Spread, Summary};
+use crate::scale::Point;
 use crate::tls::Tls;
 use crate::work::Work;
 
@@ -102,6 +103,41 @@ fn latencies(path: &Path, title: &str, lines: &[&Line]) -> Result<()> {
         let series = chart.draw_series(LineSeries::new(points, colour.stroke_width(width)));
         let series = series.map_err(|error| wrong(error.to_string()))?;
         series.label(line.key.subject.name()).legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour));
+    }
+    let mut labels = chart.configure_series_labels();
+    let labels = labels.position(SeriesLabelPosition::UpperLeft).background_style(WHITE.mix(0.8)).border_style(BLACK);
+    labels.draw().map_err(|error| wrong(error.to_string()))?;
+    area.present().map_err(|error| wrong(error.to_string()))
+}
+
+/// A curve for each subject over the number of connections, both axes logarithmic.
+///
+/// # Errors
+/// A file that cannot be written.
+pub(crate) fn curves(path: &Path, what: &str, points: &[Point]) -> Result<()> {
+    // On a logarithmic axis there is no place for none.
+    let place = |point: &Point| (f64::from(point.connections.max(1)), point.value.median);
+    let here: Vec<&Point> = points.iter().filter(|point| point.what == what).collect();
+    let values = || here.iter().map(|point| point.value.median).filter(|value| *value > 0.0);
+    let (least, most) = (values().fold(f64::MAX, f64::min) * 0.8, values().fold(f64::MIN_POSITIVE, f64::max) * 1.2);
+    let widest = here.iter().map(|point| place(point).0).fold(1.0, f64::max) * 1.2;
+    let wrong = |error: String| anyhow!("{}: {error}", path.display());
+    let area = SVGBackend::new(path, (WIDTH, 480)).into_drawing_area();
+    area.fill(&WHITE).map_err(|error| wrong(error.to_string()))?;
+    let mut builder = ChartBuilder::on(&area);
+    builder.caption(what, ("sans-serif", 18)).margin(10).x_label_area_size(40).y_label_area_size(70);
+    let chart = builder.build_cartesian_2d((0.9..widest).log_scale(), (least..most).log_scale());
+    let mut chart = chart.map_err(|error| wrong(error.to_string()))?;
+    chart.configure_mesh().x_desc("connections").draw().map_err(|error| wrong(error.to_string()))?;
+    let mut subjects: Vec<_> = here.iter().map(|point| point.subject).collect();
+    subjects.dedup();
+    for (index, subject) in subjects.into_iter().enumerate() {
+        let width = if subject.is_sealane() { 3 } else { 1 };
+        let colour = Palette99::pick(index).to_rgba();
+        let own = here.iter().filter(|point| point.subject == subject).map(|point| place(point));
+        let series = chart.draw_series(LineSeries::new(own, colour.stroke_width(width)));
+        let series = series.map_err(|error| wrong(error.to_string()))?;
+        series.label(subject.name()).legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour));
     }
     let mut labels = chart.configure_series_labels();
     let labels = labels.position(SeriesLabelPosition::UpperLeft).background_style(WHITE.mix(0.8)).border_style(BLACK);

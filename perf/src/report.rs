@@ -60,7 +60,7 @@ pub(crate) struct Measurement {
 
 impl Measurement {
     /// CPU seconds per GiB of payload; for small calls, CPU microseconds per call.
-    fn cost(&self) -> f64 {
+    pub(crate) fn cost(&self) -> f64 {
         match self.key.work.is_bulk() {
             true => self.subject_cpu.as_secs_f64() * GIB / self.bytes as f64,
             false => self.subject_cpu.as_secs_f64() * 1e6 / self.ops as f64,
@@ -102,8 +102,13 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
+    /// Of one value.
+    pub(crate) const fn one(value: f64) -> Self {
+        Self { median: value, min: value, max: value }
+    }
+
     /// None of no values.
-    fn of(values: impl Iterator<Item = f64>) -> Option<Self> {
+    pub(crate) fn of(values: impl Iterator<Item = f64>) -> Option<Self> {
         let mut sorted: Vec<f64> = values.collect();
         sorted.sort_by(f64::total_cmp);
         let middle = sorted.get(sorted.len().saturating_sub(1) / 2)? + sorted.get(sorted.len() / 2)?;

@@ -14,7 +14,7 @@ use crate::serve::{Link, Session};
 use crate::tls::{self, Aead, Tls};
 
 /// A connection that is silent for longer ends.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
+const SILENCE_MAX: Duration = Duration::from_secs(300);
 
 #[derive(Args, Debug)]
 pub(crate) struct Options {

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 
-use crate::certificates::{Certificates, RunDirectory, SERVER_NAME};
+use crate::certificates::{Certificates, RunDirectory};
 use crate::process::Process;
 use crate::tls::Tls;
 
@@ -64,6 +64,60 @@ impl Subject {
     /// Somebody else's TLS proxy.
     pub(crate) const fn is_rival(self) -> bool {
         !self.is_sealane() && !self.is_plain()
+    }
+}
+
+/// Where the programs are, as told.
+#[derive(Args, Debug)]
+pub(crate) struct ProgramOptions {
+    /// The sealane binary [default: the one beside this program]
+    #[arg(long, value_name = "FILE")]
+    sealane: Option<PathBuf>,
+
+    /// The stunnel binary
+    #[arg(long, value_name = "FILE", default_value = "/usr/bin/stunnel")]
+    stunnel: PathBuf,
+
+    /// The nginx binary
+    #[arg(long, value_name = "FILE", default_value = "/usr/sbin/nginx")]
+    nginx: PathBuf,
+
+    /// The haproxy binary
+    #[arg(long, value_name = "FILE", default_value = "/usr/sbin/haproxy")]
+    haproxy: PathBuf,
+
+    /// The socat binary
+    #[arg(long, value_name = "FILE", default_value = "/usr/bin/socat")]
+    socat: PathBuf,
+
+    /// A ghostunnel binary
+    #[arg(long, value_name = "FILE")]
+    ghostunnel: Option<PathBuf>,
+
+    /// A binary of efs-proxy
+    #[arg(long, value_name = "FILE")]
+    efs_proxy: Option<PathBuf>,
+}
+
+impl ProgramOptions {
+    /// With Sealane beside this program, if nothing else was said.
+    ///
+    /// # Errors
+    /// This program's path is not known.
+    pub(crate) fn find(&self) -> Result<Programs> {
+        let sealane = match &self.sealane {
+            Some(file) => file.clone(),
+            None => std::env::current_exe().context("the path of this program")?.with_file_name("sealane"),
+        };
+        Ok(Programs {
+            sealane,
+            stunnel: self.stunnel.clone(),
+            nginx: self.nginx.clone(),
+            haproxy: self.haproxy.clone(),
+            socat: self.socat.clone(),
+            ghostunnel: self.ghostunnel.clone(),
+            efs_proxy: self.efs_proxy.clone(),
+        })
     }
 }
 
@@ -245,6 +299,3 @@ impl Tls {
         }
     }
 }
-
-/// The name in the server's certificate, for the settings.
-const NAME: &str = SERVER_NAME;

@@ -2,9 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::ring::traced;
 use crate::support::bytes::{call, reply};
 use crate::support::peer::{Peer, PeerListener, VERSIONS};
 use crate::support::process::{have, scratch};
@@ -19,8 +20,14 @@ const BUSY_KIB_MAX: u64 = 32 * 1024;
 const WARM_UP: usize = 48;
 const MEASURED: usize = 192;
 
-/// Calls of 1 MiB to the server, acknowledged by short replies with four outstanding: a WRITE stream.
-fn write_stream(client: &mut TcpStream, peer: Peer, count: usize) -> Peer {
+/// Calls outstanding in these streams.
+const OUTSTANDING: usize = 4;
+
+/// A stream of so many calls, with so many outstanding.
+type Work = fn(&mut TcpStream, Peer, usize, usize) -> Peer;
+
+/// Calls of 1 MiB to the server, acknowledged by short replies: a WRITE stream.
+fn write_stream(client: &mut TcpStream, peer: Peer, count: usize, outstanding: usize) -> Peer {
     let out = call(1, &vec![3; 1 << 20]);
     let (out_bytes, mut peer) = (out.len(), peer);
     let server = std::thread::spawn(move || {
@@ -31,19 +38,19 @@ fn write_stream(client: &mut TcpStream, peer: Peer, count: usize) -> Peer {
         peer
     });
     let mut back = [0; 32];
-    for index in 0..count + 4 {
+    for index in 0..count + outstanding {
         if index < count {
             client.write_all(&out).unwrap();
         }
-        if index >= 4 {
+        if index >= outstanding {
             client.read_exact(&mut back).unwrap();
         }
     }
     server.join().unwrap()
 }
 
-/// Replies of 1 MiB from the server to short calls, with four outstanding: a READ stream.
-fn read_stream(client: &mut TcpStream, peer: Peer, count: usize) -> Peer {
+/// Replies of 1 MiB from the server to short calls: a READ stream.
+fn read_stream(client: &mut TcpStream, peer: Peer, count: usize, outstanding: usize) -> Peer {
     let back = reply(1, &vec![4; 1 << 20]);
     let mut buffer = vec![0; back.len()];
     let mut peer = peer;
@@ -56,11 +63,11 @@ fn read_stream(client: &mut TcpStream, peer: Peer, count: usize) -> Peer {
         peer.rejoin(sender);
         peer
     });
-    for index in 0..count + 4 {
+    for index in 0..count + outstanding {
         if index < count {
             client.write_all(&call(1, b"more")).unwrap();
         }
-        if index >= 4 {
+        if index >= outstanding {
             client.read_exact(&mut buffer).unwrap();
         }
     }
@@ -106,10 +113,10 @@ fn bytes_are_neither_copied_nor_is_anything_allocated_for_them() {
             let mut peer = listener.accept();
             let at_start = totals(&file);
             assert!(at_start.0 > 100, "the allocations of the start are not counted");
-            for (name, stream) in [("WRITE", write_stream as fn(&mut _, _, _) -> _), ("READ", read_stream)] {
-                peer = stream(&mut client, peer, WARM_UP);
+            for (name, stream) in [("WRITE", write_stream as Work), ("READ", read_stream)] {
+                peer = stream(&mut client, peer, WARM_UP, OUTSTANDING);
                 let before = totals(&file);
-                peer = stream(&mut client, peer, MEASURED);
+                peer = stream(&mut client, peer, MEASURED, OUTSTANDING);
                 let after = totals(&file);
                 let allocations = after.0 - before.0;
                 let copied = (after.1 - before.1) as f64 / (MEASURED << 20) as f64;
@@ -123,6 +130,41 @@ fn bytes_are_neither_copied_nor_is_anything_allocated_for_them() {
             }
             assert_eq!(sealane.process.count("closed:"), 0);
         }
+    }
+}
+
+/// System calls so far, by the lines of strace: one that was interrupted by another thread's has two.
+fn system_calls(trace: &Path) -> usize {
+    let text = std::fs::read_to_string(trace).unwrap();
+    text.lines().filter(|line| line.contains('(') && !line.contains("resumed>")).count()
+}
+
+/// Of the whole process, one connection with eight calls outstanding, records of 16 KiB.
+#[test]
+fn a_mib_takes_few_system_calls() {
+    const OUTSTANDING: usize = 8;
+    const MOST: f64 = 8.0;
+    if !have("strace") {
+        return not_run("footprint::a_mib_takes_few_system_calls", "strace is not installed");
+    }
+    let _alone = alone();
+    for driver in DRIVERS {
+        let listener = PeerListener::bind(&rustls::version::TLS13);
+        let trace = scratch("system-calls").join("trace");
+        let options = ["-o", trace.to_str().unwrap()];
+        let sealane = Sealane::from_command(&mut traced(&command(driver, listener.port(), &[]), &options));
+        let mut client = sealane.connect();
+        let mut peer = listener.accept();
+        for (name, stream) in [("WRITE", write_stream as Work), ("READ", read_stream)] {
+            peer = stream(&mut client, peer, WARM_UP, OUTSTANDING);
+            let before = system_calls(&trace);
+            peer = stream(&mut client, peer, MEASURED, OUTSTANDING);
+            let each = (system_calls(&trace) - before) as f64 / MEASURED as f64;
+            eprintln!("{driver} {name}: {each:.2} system calls for a MiB");
+            assert!(each > 1.5, "{driver} {name}: {each:.2}: they are not counted");
+            assert!(each <= MOST, "{driver} {name}: {each:.2} system calls for a MiB");
+        }
+        assert_eq!(sealane.process.count("closed:"), 0);
     }
 }
 
@@ -141,7 +183,7 @@ fn resident_memory_stays_small() {
                 let peer = listener.accept();
                 std::thread::spawn(move || {
                     let stream = if index % 2 == 0 { write_stream } else { read_stream };
-                    stream(&mut client, peer, MEASURED)
+                    stream(&mut client, peer, MEASURED, OUTSTANDING)
                 })
             })
             .collect();

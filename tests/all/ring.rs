@@ -15,7 +15,7 @@ use crate::support::{alone, is_root, not_run};
 
 /// The same command under strace with `options`. A tracer that is killed leaves what it traced behind, unless that ends
 /// with it.
-fn traced(command: &Command, options: &[&str]) -> Command {
+pub fn traced(command: &Command, options: &[&str]) -> Command {
     let mut strace = Command::new("strace");
     strace.args(["-f", "-qq"]).args(options).args(["setpriv", "--pdeathsig", "KILL", "--"]);
     strace.arg(command.get_program()).args(command.get_args()).stdin(std::process::Stdio::null());

@@ -1,6 +1,7 @@
 //! How each proxy is started: one AEAD, the server's certificate and name verified; as it comes, and tuned for large calls.
 
-use super::{Job, NAME, Subject};
+use super::{Job, Subject};
+use crate::certificates::SERVER_NAME;
 use crate::tls::Tls;
 
 /// A command line, and the files that it names.
@@ -44,7 +45,7 @@ fn sealane(subject: Subject, job: &Job<'_>, workers: usize) -> Started {
     let Job { listen, connect, ca, tls, .. } = job;
     let (tls, io) = (tls.name(), subject.name());
     let args = format!(
-        "client --listen {listen} --connect {connect} --server-name {NAME} --ca-file {ca} --tls {tls} --workers {workers} \
+        "client --listen {listen} --connect {connect} --server-name {SERVER_NAME} --ca-file {ca} --tls {tls} --workers {workers} \
          --io {io} --connections-max 4096"
     );
     Started { args: words(&args), files: Vec::new() }
@@ -65,7 +66,7 @@ fn stunnel(job: &Job<'_>, is_tuned: bool) -> Started {
     };
     let text = format!(
         "foreground = yes\npid =\ndebug = warning\n{tuned}[nfs]\nclient = yes\naccept = {listen}\nconnect = {connect}\n\
-         CAfile = {ca}\nverifyChain = yes\ncheckHost = {NAME}\n{policy}"
+         CAfile = {ca}\nverifyChain = yes\ncheckHost = {SERVER_NAME}\n{policy}"
     );
     in_file(job, "", STUNNEL_FILE, text)
 }
@@ -83,7 +84,7 @@ fn nginx(job: &Job<'_>, is_tuned: bool) -> Started {
          events {{ worker_connections 4096; }}\n\
          stream {{ server {{\n  listen {listen}; proxy_pass {connect}; proxy_buffer_size {buffer};\n\
          \x20 proxy_ssl on; proxy_ssl_protocols {protocol}; proxy_ssl_ciphers {SUITE_12};\n\
-         \x20 proxy_ssl_verify on; proxy_ssl_name {NAME}; proxy_ssl_trusted_certificate {ca};\n}} }}\n",
+         \x20 proxy_ssl_verify on; proxy_ssl_name {SERVER_NAME}; proxy_ssl_trusted_certificate {ca};\n}} }}\n",
         pid = directory.join("nginx.pid").display(),
     );
     in_file(job, "-c", NGINX_FILE, text)
@@ -97,7 +98,7 @@ fn haproxy(job: &Job<'_>, is_tuned: bool) -> Started {
         "global\n  nbthread 1\n  maxconn 4096\n{tuned}\
          defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 600s\n  timeout server 600s\n\
          listen nfs\n  bind {listen}\n\
-         \x20 server far {connect} ssl verify required ca-file {ca} verifyhost {NAME} sni str({NAME}) \
+         \x20 server far {connect} ssl verify required ca-file {ca} verifyhost {SERVER_NAME} sni str({SERVER_NAME}) \
          ssl-min-ver TLSv{version} ssl-max-ver TLSv{version} ciphers {SUITE_12} ciphersuites TLS_AES_128_GCM_SHA256\n"
     );
     in_file(job, "-f", HAPROXY_FILE, text)
@@ -113,7 +114,7 @@ fn socat(job: &Job<'_>, is_tuned: bool) -> Started {
     let buffer = if is_tuned { "-b 1048576 " } else { "" };
     let args = format!(
         "{buffer}TCP4-LISTEN:{port},bind=127.0.0.1,fork,reuseaddr,nodelay \
-         OPENSSL:{connect},cafile={ca},verify=1,commonname={NAME},\
+         OPENSSL:{connect},cafile={ca},verify=1,commonname={SERVER_NAME},\
          openssl-min-proto-version={version},openssl-max-proto-version={version}{suite},nodelay"
     );
     Started { args: words(&args), files: Vec::new() }
@@ -122,7 +123,7 @@ fn socat(job: &Job<'_>, is_tuned: bool) -> Started {
 fn ghostunnel(job: &Job<'_>) -> Started {
     let Job { listen, connect, ca, .. } = job;
     let args = format!(
-        "client --listen {listen} --target {connect} --cacert {ca} --override-server-name {NAME} --disable-authentication"
+        "client --listen {listen} --target {connect} --cacert {ca} --override-server-name {SERVER_NAME} --disable-authentication"
     );
     Started { args: words(&args), files: Vec::new() }
 }
@@ -134,7 +135,7 @@ fn efs_proxy(job: &Job<'_>) -> Started {
     let text = format!(
         "fips = no\nforeground = quiet\ndebug = warning\npid = {}\n[efs]\nclient = yes\naccept = {listen}\nconnect = {connect}\n\
          sslVersion = TLSv1.2\nrenegotiation = no\nTIMEOUTbusy = 20\nTIMEOUTclose = 0\nTIMEOUTidle = 70\ndelay = yes\n\
-         verify = 2\nCAfile = {ca}\ncheckHost = {NAME}\n",
+         verify = 2\nCAfile = {ca}\ncheckHost = {SERVER_NAME}\n",
         pid.display()
     );
     let Started { mut args, files } = in_file(job, "", EFS_FILE, text);
