@@ -120,6 +120,8 @@ case_memory() {
   # All that these peers can fill is filled: with the kernel's usual 6 MiB a socket it would run out of memory for TCP,
   # on this host as a whole, and slow down everybody.
   socket_buffers "4096 65536 262144" "4096 16384 262144"
+  # On a slow host all of them shake hands at the same time, from one address.
+  far_options=(--handshakes-per-address-max 256)
   begin "$1" --memory-max ${memory_mib}M --connections-max 200
   # From outside: the namespace has a /sys of its own.
   echo "${pids[near]}" >"$group/cgroup.procs"
