@@ -77,7 +77,7 @@ fn people_get_a_table() {
     assert!(output.status.success(), "{text}");
     for part in [
         "NFSv4.1 client -> proxy -> TLS -> sealane server",
-        "Medians of 1 windows of 0.1 s",
+        "One window of 0.1 s",
         "READ, 1 MiB, 4 at a time",
         "CPU us/call",
         "  sealane (epoll)",

@@ -73,6 +73,7 @@ impl Step {
 }
 
 /// Files that a session has open, all of the same length.
+#[derive(Clone)]
 struct Files {
     all: Vec<File>,
     bytes: u64,
@@ -81,6 +82,10 @@ struct Files {
 }
 
 impl Files {
+    fn close(&self, session: &mut Session) -> Result<()> {
+        Ok(self.all.iter().try_for_each(|file| session.close_file(&file.open))?)
+    }
+
     /// Makes calls for so long.
     fn load(&self, session: &mut Session, step: Step, time: Duration) -> Result<Outcome, LoadError> {
         let kind = match step {

@@ -76,6 +76,7 @@ impl Bench {
         let mut session = Session::open(self.nfs.local_address(), &session_options(options))?;
         let files = workload.prepare(&mut session)?;
         files.write(&mut session, 0, &Progress::default())?;
+        files.close(&mut session)?;
         Ok(session.close()?)
     }
 
@@ -105,6 +106,7 @@ fn window(options: &BenchOptions, workload: &Workload, subject: &Subject, step: 
     let before = subject.cpu();
     let outcome: Outcome = files.load(&mut session, step, options.seconds)?;
     let cpu = subject.cpu().zip(before).map(|(after, before)| after.saturating_sub(before));
+    prepared.close(&mut session)?;
     session.close()?;
     Ok(Window { outcome, cpu })
 }

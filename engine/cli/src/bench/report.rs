@@ -106,7 +106,9 @@ impl Report {
     /// For people.
     pub(super) fn text(&self) -> String {
         let mut text = self.head.join("\n");
-        let _ = write!(text, "\nMedians of {} windows of {} s.\n", self.rounds, self.seconds.as_secs_f64());
+        let windows =
+            if self.rounds == 1 { "One window".into() } else { format!("Medians of {} windows", self.rounds) };
+        let _ = write!(text, "\n{windows} of {} s.\n", self.seconds.as_secs_f64());
         for step in self.steps() {
             let (rate, cost) = if step.is_bulk() { ("MiB/s", "CPU s/GiB") } else { ("calls/s", "CPU us/call") };
             let _ = write!(text, "\n{:<28}{rate:>9}{cost:>13}{:>9}{:>9}", step.title(), "p50 us", "p99 us");

@@ -22,11 +22,16 @@ pub(super) fn measure(options: &BenchOptions, endpoint: &Endpoint) -> Result<Rep
     let mut session = Session::open(address, &session_options(options))
         .with_context(|| format!("opening an NFSv4.1 session with {endpoint}"))?;
     let workload = Workload { directory: format!("sealane-bench-{}", std::process::id()), ..Workload::default() };
+    let theirs = options.path.as_deref().map(|path| open(&mut session, path)).transpose()?;
     let prepared = if options.write { Some(prepare(&mut session, &workload)?) } else { None };
-    let measured = rows(options, endpoint, &mut session, &workload, prepared.as_ref());
+    let own =
+        prepared.as_ref().map(|own| Files { all: own.files().to_vec(), bytes: workload.file_bytes, pass: Some(0) });
+    let measured = steps(&mut session, theirs.as_ref(), own.as_ref())
+        .and_then(|steps| rows(options, endpoint, &mut session, &steps));
     // Whatever happened: what was made is to be gone.
     let removed = prepared.map_or(Ok(()), |prepared| prepared.remove(&mut session));
     let rows = measured?;
+    theirs.map_or(Ok(()), |theirs| theirs.close(&mut session))?;
     removed.with_context(|| format!("removing {}", workload.directory))?;
     session.close().context("ending the session")?;
     let wrote = if options.write { "in files that were made for it and are gone again" } else { "nothing was written" };
@@ -55,33 +60,24 @@ fn prepare<'w>(session: &mut Session, workload: &'w Workload) -> Result<Prepared
 }
 
 /// What each step is about.
-fn files(
-    options: &BenchOptions,
-    session: &mut Session,
-    workload: &Workload,
-    prepared: Option<&Prepared<'_>>,
-) -> Result<Vec<(Step, Files)>> {
-    let own = || prepared.map(|own| Files { all: own.files().to_vec(), bytes: workload.file_bytes, pass: Some(0) });
-    let theirs = options.path.as_deref().map(|path| open(session, path)).transpose()?;
-    let root = OpenFile { handle: session.root()?, stateid: Stateid::ANONYMOUS };
-    let root = || Files { all: vec![File { number: 0, open: root.clone() }], bytes: PAYLOAD_BYTES.into(), pass: None };
+fn steps(session: &mut Session, theirs: Option<&Files>, own: Option<&Files>) -> Result<Vec<(Step, Files)>> {
+    let open = OpenFile { handle: session.root()?, stateid: Stateid::ANONYMOUS };
+    let root = Files { all: vec![File { number: 0, open }], bytes: PAYLOAD_BYTES.into(), pass: None };
     let steps = [
-        (Step::Write, own()),
-        (Step::Read, theirs.or_else(own)),
-        (Step::GetattrAlone, Some(root())),
-        (Step::GetattrMany, Some(root())),
+        (Step::Write, own),
+        (Step::Read, theirs.or(own)),
+        (Step::GetattrAlone, Some(&root)),
+        (Step::GetattrMany, Some(&root)),
     ];
-    Ok(steps.into_iter().filter_map(|(step, files)| Some((step, files?))).collect())
+    Ok(steps.into_iter().filter_map(|(step, files)| Some((step, files?.clone()))).collect())
 }
 
 fn rows(
     options: &BenchOptions,
     endpoint: &Endpoint,
     session: &mut Session,
-    workload: &Workload,
-    prepared: Option<&Prepared<'_>>,
+    steps: &[(Step, Files)],
 ) -> Result<Vec<Row>> {
-    let steps = files(options, session, workload, prepared)?;
     let meter = Meter::start(u64::from(options.rounds) * steps.len() as u64);
     let name = endpoint.to_string();
     let mut rows: Vec<Row> =

@@ -170,6 +170,14 @@ impl Prepared<'_> {
         run(session, &self.load(Kind::Getattr, depth, calls), progress)
     }
 
+    /// Closes the files, and leaves them where they are.
+    ///
+    /// # Errors
+    /// The first call that failed.
+    pub fn close(&self, session: &mut Session) -> Result<(), LoadError> {
+        Ok(self.files.iter().try_for_each(|file| session.close_file(&file.open))?)
+    }
+
     /// Closes and removes the files and the directory, if nothing else is in it.
     ///
     /// # Errors
