@@ -1,16 +1,15 @@
 //! `sealane bench`: what NFS calls cost through Sealane on this host, next to its stunnel; or how a tunnel that is there
 //! already serves them.
 
-use std::io::{self, Write};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use sealane_selftest::load::{self, File, Kind, Load, LoadError, Outcome, Progress, Until};
 use sealane_selftest::{Session, SessionOptions};
 
 use crate::args::BenchOptions;
-use crate::log;
+use crate::{local, log};
 
 mod here;
 mod plot;
@@ -120,17 +119,7 @@ pub(crate) fn run(options: &BenchOptions) -> Result<()> {
         }
         Ok(report)
     });
-    let text = match &drawn {
-        Ok(report) if options.json => report.json().to_string(),
-        Ok(report) => report.text(),
-        Err(error) if options.json => report::failure(error).to_string(),
-        Err(_) => return drawn.map(drop),
-    };
-    // Not `println`: that panics when nobody reads.
-    match writeln!(io::stdout(), "{text}") {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => drawn.and(Err(error).context("standard output")),
-        _ => drawn.map(drop),
-    }
+    local::tell(drawn, options.json)
 }
 
 /// How sessions are opened.

@@ -5,7 +5,6 @@
 //! Session -> sealane client -> TLS -> sealane server -> Server
 //! ```
 
-use std::io::{self, Write};
 use std::thread;
 use std::time::Duration;
 
@@ -38,17 +37,7 @@ pub(crate) fn run(options: &DemoOptions) -> Result<()> {
     let measured = log::start(&options.log_level)
         .and_then(|()| log::begin())
         .and_then(|()| Chain::start(options)?.measure(options));
-    let text = match &measured {
-        Ok(report) if options.json => report.json().to_string(),
-        Ok(report) => report.text(),
-        Err(error) if options.json => report::failure(error).to_string(),
-        Err(_) => return measured.map(drop),
-    };
-    // Not `println`: that panics when nobody reads.
-    match writeln!(io::stdout(), "{text}") {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => measured.and(Err(error).context("standard output")),
-        _ => measured.map(drop),
-    }
+    local::tell(measured, options.json)
 }
 
 /// The peers and the two tunnels between them. Dropped from the client's end on.

@@ -1,5 +1,7 @@
-//! What `demo` and `bench` run on this host: certificates that exist in memory only, tunnels in threads of this process.
+//! What `demo` and `bench` share: certificates that exist in memory only, tunnels in threads of this process, and how they
+//! say what they measured.
 
+use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::thread::{self, JoinHandle};
 
@@ -12,6 +14,10 @@ use sealane_relay::{
     server_config,
 };
 
+use serde_json::{Value, json};
+
+use crate::log;
+
 pub(crate) mod certificates;
 
 pub(crate) use certificates::Certificates;
@@ -22,6 +28,30 @@ pub(crate) const SERVER_NAME: &str = "nfs.demo.test";
 const BUFFERS_BYTES: usize = 32 << 20;
 /// Connections of each tunnel.
 pub(crate) const CONNECTIONS_MAX: usize = 16;
+
+/// What was measured, for people and for programs.
+pub(crate) trait Told {
+    fn text(&self) -> String;
+    fn json(&self) -> Value;
+}
+
+/// Prints what was measured on standard output; as JSON also why nothing was.
+///
+/// # Errors
+/// Why nothing was measured, or what standard output says.
+pub(crate) fn tell(measured: Result<impl Told>, as_json: bool) -> Result<()> {
+    let text = match &measured {
+        Ok(report) if as_json => report.json().to_string(),
+        Ok(report) => report.text(),
+        Err(error) if as_json => json!({ "ok": false, "error": log::with_causes(error) }).to_string(),
+        Err(_) => return measured.map(drop),
+    };
+    // Not `println`: that panics when nobody reads.
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => measured.and(Err(error).context("standard output")),
+        _ => measured.map(drop),
+    }
+}
 
 /// A tunnel that runs in threads of its own until it is dropped.
 pub(crate) struct Running {

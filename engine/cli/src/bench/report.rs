@@ -7,7 +7,7 @@ use sealane_selftest::load::Outcome;
 use serde_json::{Value, json};
 
 use super::Step;
-use crate::log;
+use crate::local::Told;
 
 const GIB: f64 = (1_u64 << 30) as f64;
 
@@ -102,9 +102,10 @@ impl Report {
         let ours = row.cost()?.median;
         (theirs > 0.0).then(|| ours / theirs)
     }
+}
 
-    /// For people.
-    pub(super) fn text(&self) -> String {
+impl Told for Report {
+    fn text(&self) -> String {
         let mut text = self.head.join("\n");
         let windows =
             if self.rounds == 1 { "One window".into() } else { format!("Medians of {} windows", self.rounds) };
@@ -138,8 +139,7 @@ impl Report {
         text.trim_end().to_string()
     }
 
-    /// For programs.
-    pub(super) fn json(&self) -> Value {
+    fn json(&self) -> Value {
         let row = |row: &Row| {
             let spread = |spread: Option<Spread>| spread.map(Spread::json);
             let latencies: serde_json::Map<String, Value> = [("p50", 0.5), ("p99", 0.99), ("p99_9", 0.999)]
@@ -168,11 +168,6 @@ impl Report {
             "figures": self.rows.iter().map(row).collect::<Vec<_>>(),
         })
     }
-}
-
-/// What a program is told when there is nothing to report.
-pub(super) fn failure(error: &anyhow::Error) -> Value {
-    json!({ "ok": false, "error": log::with_causes(error) })
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use sealane_relay::TlsFacts;
 use sealane_selftest::load::Outcome;
 use serde_json::{Value, json};
 
-use crate::log;
+use crate::local::Told;
 
 const GIB: f64 = (1_u64 << 30) as f64;
 
@@ -70,9 +70,8 @@ pub(super) struct Report {
     pub(super) getattr_depth: usize,
 }
 
-impl Report {
-    /// For people.
-    pub(super) fn text(&self) -> String {
+impl Told for Report {
+    fn text(&self) -> String {
         let Self { ports: [client, server, nfs], driver: (driver, why), tls, .. } = self;
         let lines = [
             "NFSv4.1 client -> sealane client -> TLS -> sealane server -> NFSv4.1 server, all in this process:".into(),
@@ -93,8 +92,7 @@ impl Report {
         lines.join("\n")
     }
 
-    /// For programs.
-    pub(super) fn json(&self) -> Value {
+    fn json(&self) -> Value {
         let Self { ports: [client, server, nfs], driver: (driver, why), tls, .. } = self;
         let facts = tls.to_string();
         let version = facts.strip_suffix(tls.suite).unwrap_or(&facts).trim_end();
@@ -111,11 +109,6 @@ impl Report {
             },
         })
     }
-}
-
-/// What a program is told when there is nothing to report.
-pub(super) fn failure(error: &anyhow::Error) -> Value {
-    json!({ "ok": false, "error": log::with_causes(error) })
 }
 
 /// p50, p99 and p99.9 in microseconds.
