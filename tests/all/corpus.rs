@@ -2,11 +2,14 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sealane_cli::fuzzing as cli;
 use sealane_proto::fuzzing as proto;
 use sealane_relay::fuzzing as relay;
 use sealane_selftest::fuzzing as selftest;
+
+use crate::support::process::now;
 
 type Target = (&'static str, fn(&[u8]));
 
@@ -126,4 +129,15 @@ fn what_is_no_record_behind_half_a_handshake_message_is_an_error_and_no_panic() 
 #[test]
 fn an_alert_behind_a_flight_that_was_queued_is_sent_behind_it() {
     relay::handshake(&[0x10, 2, 4, 5, 1, 0xf5]);
+}
+
+/// What is said of an expired certificate tells the time, and a flight that comes in other pieces may be judged a second later.
+#[test]
+fn an_expired_certificate_is_refused_alike_in_this_second_and_the_next() {
+    let file = fuzz().join("corpus/handshake_server/72d1ba86ef80375c316f7bdafc760f5af909b672");
+    let flight = std::fs::read(file).unwrap();
+    let started = now();
+    while now() - started < Duration::from_millis(2500) {
+        relay::handshake_server(&flight);
+    }
 }

@@ -43,7 +43,10 @@ fn alone(data: &[u8], end: impl Fn(u8) -> Handshake) {
     let (bits, seed) = (script.byte(), script.word());
     let bytes = script.rest();
     let whole = outcome(end(bits), bytes, 0);
-    assert_eq!(outcome(end(bits), bytes, seed), whole, "seed {seed}");
+    let cut = outcome(end(bits), bytes, seed);
+    // What is said of a certificate that has expired tells the time: a second may have begun in between.
+    let is_same = cut == whole || cut == outcome(end(bits), bytes, 0);
+    assert!(is_same, "seed {seed}: {cut} instead of {whole}");
 }
 
 /// The flights of a whole handshake: the client's first, the server's, the client's last. For seeds.
