@@ -428,7 +428,8 @@ impl Model {
                     limit(&mut self.tickets, 32, PeerMisbehaved::TooManyTickets)?;
                     Event::Ticket(body)
                 }
-                (Version::Tls12, Role::Client, 0, []) => {
+                // What a client asks for with a new hello is refused whatever the hello says.
+                (Version::Tls12, Role::Client, 0, []) | (Version::Tls12, Role::Server, 1, _) => {
                     limit(&mut self.renegotiations, 1, PeerMisbehaved::TooManyRenegotiations)?;
                     Event::Renegotiation
                 }
