@@ -168,6 +168,36 @@ fn a_mib_takes_few_system_calls() {
     }
 }
 
+/// What each further connection takes that does nothing.
+const IDLE_CONNECTION_BYTES_MAX: u64 = 16 * 1024;
+
+#[test]
+fn an_idle_connection_takes_little_memory() {
+    const CONNECTIONS: u64 = 400;
+    let _alone = alone();
+    for driver in DRIVERS {
+        let listener = PeerListener::bind(&rustls::version::TLS13);
+        let sealane = Sealane::start(driver, listener.port(), &["--workers", "1"]);
+        let mut open = Vec::new();
+        let mut hold = |count: u64| {
+            for _ in 0..count {
+                let mut client = sealane.connect();
+                let mut peer = listener.accept();
+                client.write_all(&call(1, b"x")).unwrap();
+                assert_eq!(peer.read(45), call(1, b"x"));
+                open.push((client, peer));
+            }
+            // A direction keeps its buffer for a moment.
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            sealane.process.status_kib("VmRSS")
+        };
+        let before = hold(100);
+        let each = (hold(CONNECTIONS) - before) * 1024 / CONNECTIONS;
+        eprintln!("{driver}: {each} bytes for each idle connection");
+        assert!(each <= IDLE_CONNECTION_BYTES_MAX, "{driver}: {each} bytes for each idle connection");
+    }
+}
+
 #[test]
 fn resident_memory_stays_small() {
     let _alone = alone();
