@@ -112,7 +112,8 @@ Without --connect everything is on this host and in memory; it needs no privileg
 less than a minute, or four windows for each proxy and round.
 
 With --connect the calls go to a tunnel that listens already, and through it to its server: NULL and GETATTR of the root,
-READ of the file that --path names, and with --write WRITE and READ in a directory that is made for it and removed.
+READ of the file that --path names, and with --write WRITE and READ in a directory sealane-bench-PID that is made
+for it and removed; only who kills it has to remove that.
 
 Examples:
   sealane bench

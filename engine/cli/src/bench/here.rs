@@ -1,7 +1,7 @@
 //! Everything on this host: an NFS client and server in memory and the server's end of TLS in this process, and between
 //! them one proxy after the other.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use sealane_io::{Driver, Uring};
 use sealane_relay::PemSource;
 use sealane_selftest::load::{Outcome, Progress, Workload};
@@ -51,7 +51,7 @@ impl Bench {
         let nfs = Server::start(&nfs_options).context("starting the NFS server in memory")?;
         let certificates = certificates::make(SERVER_NAME)?;
         let scratch = Scratch::create()?;
-        let PemSource::Text { pem, .. } = &certificates.ca else { unreachable!("made in memory") };
+        let PemSource::Text { pem, .. } = &certificates.ca else { bail!("internal: a CA that is not in memory") };
         let ca = scratch.write("ca.pem", pem)?;
         let front = local::front(certificates, nfs.local_address(), options.tls.into(), options.io.into())?;
         let (mut subjects, mut notes) = (Vec::new(), Vec::new());

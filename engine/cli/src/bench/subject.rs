@@ -46,8 +46,10 @@ impl Drop for Scratch {
     }
 }
 
-/// Runs a program, says which process it is, and ends it when standard input ends: so when this process ends, however.
-const KEEPER: &str = r#""$0" "$@" & echo $!; read -r _; kill $!; wait $!"#;
+/// Runs a program, says which process it is, and ends it when standard input ends: so when this process ends, however. One
+/// that does not obey within three seconds is killed.
+const KEEPER: &str =
+    r#""$0" "$@" & p=$!; echo $p; read -r _; kill $p; (sleep 3; kill -9 $p) >/dev/null 2>&1 & wait $p; kill $!"#;
 
 /// A program that runs until this is dropped.
 struct Process {

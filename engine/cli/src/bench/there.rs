@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use sealane_relay::{ConfigError, Endpoint};
 use sealane_selftest::Session;
 use sealane_selftest::client::{Create, OpenFile};
-use sealane_selftest::load::{File, Prepared, Progress, Workload};
+use sealane_selftest::load::{File, Progress, Workload};
 use sealane_selftest::nfs4::{Access, FileType, Stateid};
 
 use super::report::{Report, Row, Window};
@@ -23,10 +23,14 @@ pub(super) fn measure(options: &BenchOptions, endpoint: &Endpoint) -> Result<Rep
         .with_context(|| format!("opening an NFSv4.1 session with {endpoint}"))?;
     let workload = Workload { directory: format!("sealane-bench-{}", std::process::id()), ..Workload::default() };
     let theirs = options.path.as_deref().map(|path| open(&mut session, path)).transpose()?;
-    let prepared = if options.write { Some(prepare(&mut session, &workload)?) } else { None };
+    let prepared = options.write.then(|| workload.prepare(&mut session)).transpose();
+    let prepared = prepared.with_context(|| format!("making {}", workload.directory))?;
     let own =
         prepared.as_ref().map(|own| Files { all: own.files().to_vec(), bytes: workload.file_bytes, pass: Some(0) });
-    let measured = steps(&mut session, theirs.as_ref(), own.as_ref())
+    let filled =
+        prepared.as_ref().map_or(Ok(()), |own| Ok(own.write(&mut session, 0, &Progress::default()).map(drop)?));
+    let measured = filled
+        .and_then(|()| steps(&mut session, theirs.as_ref(), own.as_ref()))
         .and_then(|steps| rows(options, endpoint, &mut session, &steps));
     // Whatever happened: what was made is to be gone.
     let removed = prepared.map_or(Ok(()), |prepared| prepared.remove(&mut session));
@@ -51,12 +55,6 @@ fn resolve(options: &BenchOptions, endpoint: &Endpoint) -> Result<SocketAddr> {
         )));
     }
     Ok(address)
-}
-
-fn prepare<'w>(session: &mut Session, workload: &'w Workload) -> Result<Prepared<'w>> {
-    let prepared = workload.prepare(session).with_context(|| format!("making {}", workload.directory))?;
-    prepared.write(session, 0, &Progress::default())?;
-    Ok(prepared)
 }
 
 /// What each step is about.
