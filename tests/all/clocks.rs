@@ -23,7 +23,7 @@ fn say_all(mut client: TcpStream, bytes: Vec<u8>) -> std::thread::JoinHandle<()>
     })
 }
 
-fn exchange(client: &mut TcpStream, peer: &mut crate::support::peer::Peer, xid: u32) {
+pub fn exchange(client: &mut TcpStream, peer: &mut crate::support::peer::Peer, xid: u32) {
     client.write_all(&call(xid, b"a call")).unwrap();
     assert_eq!(peer.read(call(xid, b"a call").len()), call(xid, b"a call"));
     let answer = reply(xid, b"an answer");

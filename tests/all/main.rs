@@ -19,6 +19,7 @@ mod faults;
 mod footprint;
 mod many;
 mod oracle;
+mod patience;
 mod record_rules;
 mod ring;
 mod sandbox;
