@@ -33,6 +33,10 @@ pub(crate) enum Subject {
     Uring,
     /// Sealane over epoll
     Epoll,
+    /// Sealane over io_uring, which never spins
+    UringSleeping,
+    /// Sealane over epoll, which never spins
+    EpollSleeping,
     Stunnel,
     StunnelTuned,
     Nginx,
@@ -53,7 +57,7 @@ impl Subject {
     }
 
     pub(crate) const fn is_sealane(self) -> bool {
-        matches!(self, Self::Uring | Self::Epoll)
+        matches!(self, Self::Uring | Self::Epoll | Self::UringSleeping | Self::EpollSleeping)
     }
 
     /// Whether the far end is to speak plain text.
@@ -73,6 +77,10 @@ pub(crate) struct ProgramOptions {
     /// The sealane binary [default: the one beside this program]
     #[arg(long, value_name = "FILE")]
     sealane: Option<PathBuf>,
+
+    /// Options for sealane besides those of the comparison, for trying something out
+    #[arg(long, value_name = "OPTIONS", default_value = "", allow_hyphen_values = true)]
+    sealane_options: String,
 
     /// The stunnel binary
     #[arg(long, value_name = "FILE", default_value = "/usr/bin/stunnel")]
@@ -117,6 +125,7 @@ impl ProgramOptions {
             socat: self.socat.clone(),
             ghostunnel: self.ghostunnel.clone(),
             efs_proxy: self.efs_proxy.clone(),
+            sealane_options: self.sealane_options.clone(),
         })
     }
 }
@@ -131,13 +140,15 @@ pub(crate) struct Programs {
     pub(crate) socat: PathBuf,
     pub(crate) ghostunnel: Option<PathBuf>,
     pub(crate) efs_proxy: Option<PathBuf>,
+    /// What Sealane is told besides.
+    pub(crate) sealane_options: String,
 }
 
 impl Programs {
     fn of(&self, subject: Subject) -> Option<&Path> {
         match subject {
             Subject::Direct | Subject::Relay => None,
-            Subject::Uring | Subject::Epoll => Some(&self.sealane),
+            Subject::Uring | Subject::Epoll | Subject::UringSleeping | Subject::EpollSleeping => Some(&self.sealane),
             Subject::Stunnel | Subject::StunnelTuned => Some(&self.stunnel),
             Subject::Nginx | Subject::NginxTuned => Some(&self.nginx),
             Subject::Haproxy | Subject::HaproxyTuned => Some(&self.haproxy),
@@ -172,6 +183,7 @@ pub(crate) struct Job<'s> {
     ca: String,
     tls: Tls,
     directory: &'s Path,
+    sealane_options: &'s str,
 }
 
 impl Setup {
@@ -188,6 +200,7 @@ impl Setup {
             ca: self.certificates.ca.display().to_string(),
             tls,
             directory: self.directory.path(),
+            sealane_options: &self.programs.sealane_options,
         };
         let mut process = match subject {
             Subject::Direct => return Ok(None),
@@ -279,6 +292,7 @@ impl Setup {
             ca: "ca.pem".into(),
             tls,
             directory: Path::new("."),
+            sealane_options: &self.programs.sealane_options,
         };
         let settings::Started { args, files } = settings::of(subject, &job, workers);
         let program =

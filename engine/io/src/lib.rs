@@ -3,6 +3,7 @@
 //! The only crate with `unsafe`, and the only one that knows libc, tokio and tokio-uring. It knows nothing of TLS, RPC
 //! or NFS: buffers have sizes and slices, streams receive and send them.
 
+mod bell;
 mod epoll;
 mod fence;
 pub mod host;
@@ -16,8 +17,9 @@ mod socket;
 mod stream;
 mod uring;
 
+pub use bell::look;
 pub use epoll::{Epoll, EpollStream};
 pub use pool::{Buffer, Pool, PoolError, PoolLayout, Slices};
 pub use socket::{KeepAlive, Socket, SocketOptions};
-pub use stream::{Control, Driver, Link, Patience, Received, Stream};
+pub use stream::{Control, Driver, Link, Patience, Received, Stream, Unheard};
 pub use uring::{Uring, UringStream};

@@ -1,13 +1,24 @@
 //! What a driver offers to the relay: streams that receive into and send from buffers that they own meanwhile.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::task::Poll;
 use std::time::Duration;
 
 use crate::net::{ConnectOptions, FirstLook};
 use crate::pool::Buffer;
 use crate::socket::SocketOptions;
+
+/// A stream lets the other tasks of its thread run after moving so much. Calls that succeed at once never wait, so without
+/// this a fast connection would hold its worker.
+pub(crate) const BYTES_PER_TURN: usize = 1 << 20;
+
+/// Ends when it is polled for the second time: whoever wants a stream to be eager does that.
+pub(crate) fn polled_again() -> impl Future<Output = ()> {
+    let mut was_polled = false;
+    poll_fn(move |_| if std::mem::replace(&mut was_polled, true) { Poll::Ready(()) } else { Poll::Pending })
+}
 
 /// How long a receive may hold its buffer while nothing comes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -33,6 +44,15 @@ pub enum Received {
     End,
     /// Nothing came within the patience.
     Nothing,
+}
+
+/// For how long a peer has not acknowledged what it is to acknowledge.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Unheard {
+    /// Bytes, or the end of the stream: it has acknowledged nothing for so long, in part of which it may have owed nothing.
+    Bytes(Duration),
+    /// Keepalive probes: so long ago it was sent the first of them.
+    Probes(Duration),
 }
 
 /// What is done to a connected socket besides moving bytes. Nothing here waits. Clones are the same socket, and an
@@ -67,7 +87,7 @@ pub trait Control: Clone + 'static {
 
     /// How long ago the peer last acknowledged anything, while it has something to acknowledge: bytes, the end of the
     /// stream, or a keepalive probe.
-    fn unheard(&self) -> Option<Duration>;
+    fn unheard(&self) -> Option<Unheard>;
 
     /// Whether the connection is gone: reset by the peer, or given up. Takes no error away from the calls that will report
     /// it.
@@ -90,6 +110,10 @@ pub trait Stream: Sized + 'static {
 
     /// The socket, for what needs no buffer.
     fn socket(&self) -> &Self::Socket;
+
+    /// From now on somebody polls what waits here all the time, with [`crate::look`] in between: the socket can be asked
+    /// again each time, and need not tell. Or from now on not any more: then what waits is to be polled once more.
+    fn set_eager(&self, _is_eager: bool) {}
 
     /// Waits, without a buffer, until a receive would bring something: bytes, the end, or an error.
     fn readable(&self) -> impl Future<Output = io::Result<()>>;

@@ -4,23 +4,27 @@
 //! [`tokio_uring::UnsubmittedOneshot`], from the message header that belongs to the buffer. Only operations with one
 //! completion can go that way: a SEND_ZC would end the thread at its second one.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+use std::time::Duration;
 
-use io_uring::types::{Fd, Timespec};
-use io_uring::{Probe, cqueue, opcode, squeue};
+use io_uring::types::Fd;
+use io_uring::{Probe, cqueue, opcode};
 use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
 
+use crate::bell::look;
 use crate::net::{self, ConnectOptions, Connection};
 use crate::pool::Buffer;
 use crate::ring_rules;
+use crate::rt;
 use crate::socket::Socket;
-use crate::stream::{Control, Driver, Patience, Received, Stream};
+use crate::stream::{BYTES_PER_TURN, Control, Driver, Patience, Received, Stream, polled_again};
 
 /// Submission entries for each stream: a receive and its time limit (or a send), and the readiness wait.
 ///
@@ -34,8 +38,9 @@ const PROBE_ENTRIES: u32 = 4;
 /// receive can lose its time limit, and its buffer stays out until bytes come or the socket ends; nothing else is lost.
 const ENTRIES_MAX: usize = 32_768;
 
-/// The time limit of a receive with [`Patience::Hold`]. The kernel reads it when the operation is submitted.
-static HOLD: Timespec = Timespec::new().nsec(Patience::HOLD_MS as u32 * 1_000_000);
+/// A stream that never waits lets the thread look as if it went to sleep after so many turns, which takes three more system
+/// calls.
+const TURNS_PER_LOOK: usize = 4;
 
 /// Set by the first ring without rules.
 static LACKS_RULES: AtomicBool = AtomicBool::new(false);
@@ -128,6 +133,9 @@ pub struct UringStream {
     /// The readiness wait, of which at most one is in the ring. It belongs to the stream, not to the future that waits
     /// for it: dropping the future leaves it, and the next wait goes on with it.
     poll: RefCell<Option<InFlightOneshot<Socket, PollDone>>>,
+    is_eager: Cell<bool>,
+    /// Bytes moved since the last pause.
+    moved: Cell<usize>,
 }
 
 impl Stream for UringStream {
@@ -136,7 +144,7 @@ impl Stream for UringStream {
     fn adopt(socket: Socket) -> io::Result<Self> {
         // The ring waits for a socket only if its calls would wait.
         socket.set_nonblocking(false)?;
-        Ok(Self { socket, poll: RefCell::new(None) })
+        Ok(Self { socket, poll: RefCell::new(None), is_eager: Cell::new(false), moved: Cell::new(0) })
     }
 
     fn socket(&self) -> &Socket {
@@ -156,56 +164,89 @@ impl Stream for UringStream {
         })
     }
 
+    fn set_eager(&self, is_eager: bool) {
+        self.is_eager.set(is_eager);
+    }
+
     async fn receive(&self, mut buffer: Buffer, patience: Patience) -> (io::Result<Received>, Buffer) {
+        let mut wait = pin!(None);
         loop {
-            let entry = opcode::RecvMsg::new(Fd(self.socket.as_raw_fd()), buffer.message());
-            let transfer = |buffer| Transfer { buffer, _socket: self.socket.clone() };
-            let operation = match patience {
-                Patience::None => {
-                    let entry = entry.flags(libc::MSG_DONTWAIT as u32).build();
-                    UnsubmittedOneshot::new(transfer(buffer), Moved, entry).submit()
-                }
-                Patience::Hold => {
-                    let entry = entry.build().flags(squeue::Flags::IO_LINK);
-                    let operation = UnsubmittedOneshot::new(transfer(buffer), Moved, entry).submit();
-                    // Its own completion says nothing that the receive's does not.
-                    drop(
-                        UnsubmittedOneshot::new((), Ignored, opcode::LinkTimeout::new(&raw const HOLD).build())
-                            .submit(),
-                    );
-                    operation
-                }
-            };
-            let (result, back) = operation.await;
-            buffer = back;
-            match result {
+            match self.socket.receive_message(&mut buffer) {
                 Ok(0) => return (Ok(Received::End), buffer),
-                Ok(count) => return (Ok(Received::Bytes(count)), buffer),
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EINTR) => {}
-                    Some(libc::EAGAIN | libc::ECANCELED) => return (Ok(Received::Nothing), buffer),
-                    _ => return (Err(error), buffer),
-                },
+                Ok(count) => {
+                    self.note_moved(count).await;
+                    return (Ok(Received::Bytes(count)), buffer);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return (Err(error), buffer),
+                Err(_) if patience == Patience::None => return (Ok(Received::Nothing), buffer),
+                Err(_) => {}
+            }
+            if self.is_eager.get() {
+                polled_again().await;
+                continue;
+            }
+            if wait.is_none() {
+                wait.set(Some(rt::timeout(Duration::from_millis(Patience::HOLD_MS), self.readable())));
+            }
+            let waited = poll_fn(|context| match wait.as_mut().as_pin_mut() {
+                // What waits when somebody begins to poll all the time goes over to that.
+                Some(_) if self.is_eager.get() => Poll::Ready(None),
+                Some(wait) => wait.poll(context).map(Some),
+                None => Poll::Ready(None),
+            });
+            match waited.await {
+                None => {}
+                Some(None) => return (Ok(Received::Nothing), buffer),
+                Some(Some(Err(error))) => return (Err(error), buffer),
+                Some(Some(Ok(()))) => wait.set(None),
             }
         }
     }
 
     async fn send(&self, mut buffer: Buffer) -> (io::Result<()>, Buffer) {
         while buffer.slices_bytes() > 0 {
-            // With MSG_WAITALL the ring itself goes on after a short count (Linux 5.19); before, this loop does.
-            let entry = opcode::SendMsg::new(Fd(self.socket.as_raw_fd()), buffer.message().cast_const())
-                .flags((libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32)
-                .build();
-            let transfer = Transfer { buffer, _socket: self.socket.clone() };
-            let (result, back) = UnsubmittedOneshot::new(transfer, Moved, entry).submit().await;
-            buffer = back;
-            match result {
+            let sent = match self.socket.send_message(&mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let (sent, back) = self.send_by_ring(buffer).await;
+                    buffer = back;
+                    sent
+                }
+                sent => sent,
+            };
+            match sent {
                 Ok(count) => buffer.consume(count),
-                Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN)) => {}
+                Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
                 Err(error) => return (Err(error), buffer),
             }
         }
         (Ok(()), buffer)
+    }
+}
+
+impl UringStream {
+    async fn note_moved(&self, count: usize) {
+        let turns = self.moved.get() / BYTES_PER_TURN;
+        self.moved.set(self.moved.get() + count);
+        if self.moved.get() / BYTES_PER_TURN == turns {
+            return;
+        }
+        if turns + 1 < TURNS_PER_LOOK {
+            rt::yield_now().await;
+        } else {
+            // What others have put into the ring is to begin, too.
+            self.moved.set(0);
+            look().await;
+        }
+    }
+
+    /// With MSG_WAITALL the ring itself goes on after a short count (Linux 5.19); before, the caller does.
+    async fn send_by_ring(&self, mut buffer: Buffer) -> (io::Result<usize>, Buffer) {
+        let entry = opcode::SendMsg::new(Fd(self.socket.as_raw_fd()), buffer.message().cast_const())
+            .flags((libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32)
+            .build();
+        let transfer = Transfer { buffer, _socket: self.socket.clone() };
+        UnsubmittedOneshot::new(transfer, Moved, entry).submit().await
     }
 }
 
@@ -248,13 +289,4 @@ impl OneshotOutputTransform for PollDone {
     fn transform_oneshot_output(self, _: Socket, completion: cqueue::Entry) -> Self::Output {
         outcome(&completion).map(|_| ())
     }
-}
-
-struct Ignored;
-
-impl OneshotOutputTransform for Ignored {
-    type Output = ();
-    type StoredData = ();
-
-    fn transform_oneshot_output(self, (): (), _: cqueue::Entry) {}
 }

@@ -152,6 +152,7 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
         match received.map_err(Shared::<S>::io_error(Side::Tls, "recvmsg"))? {
             Received::Bytes(_) if self.shared.is_failing() => Ok(Turn::Last),
             Received::Bytes(count) => {
+                self.shared.awake.came();
                 self.window.filled(count);
                 self.note_received(count);
                 let filled_small = count == whole && !loan.buffer.is_big();
@@ -178,6 +179,7 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
     fn note_received(&self, count: usize) {
         let flow = self.shared.back_flow.get();
         self.shared.back_flow.set(Flow { received: flow.received + count as u64, ..flow });
+        self.shared.stir();
     }
 
     fn note_inside(&self) {

@@ -24,6 +24,7 @@ mod proxy_protocol;
 mod session;
 #[doc(hidden)]
 pub mod simulation;
+mod spinning;
 mod throttle;
 mod tls_client;
 mod tls_config;
@@ -35,7 +36,7 @@ mod worker;
 
 pub use addresses::PerAddress;
 pub use config::{
-    ClientMode, ConfigError, Endpoint, IoChoice, Memory, Mode, ServerMode, Timeouts, TlsVersions, TunnelConfig,
+    ClientMode, ConfigError, Endpoint, IoChoice, Memory, Mode, ServerMode, Spin, Timeouts, TlsVersions, TunnelConfig,
 };
 pub use counters::Counters;
 pub use error::{SessionError, Side, StartError};

@@ -114,6 +114,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
             // The peer may have ended while this was waited for.
             Received::Bytes(_) if self.shared.is_failing() || self.must_stop() => Ok(Turn::Last),
             Received::Bytes(count) => {
+                self.shared.awake.came();
                 self.note(&loan.buffer, count)?;
                 self.want_big = (count == whole && !loan.buffer.is_big())
                     || count > RECORD_PLAIN_BYTES_MAX
@@ -165,6 +166,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
         let flow = shared.out_flow.get();
         let is_inside = !scanner.at_boundary() && !scanner.is_refused();
         shared.out_flow.set(Flow { received: flow.received + count as u64, is_inside, ..flow });
+        shared.stir();
         shared.counters.plain_received_bytes_total.add(count as u64);
         Ok(())
     }

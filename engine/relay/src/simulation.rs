@@ -70,8 +70,7 @@ impl Stage {
             established,
             config: Arc::clone(&self.context.config),
             counters: Arc::clone(&self.context.counters),
-            lender: self.worker.lender.clone(),
-            stop: self.worker.stop.clone(),
+            surroundings: self.worker.surroundings.clone(),
         };
         let Ended { failure, drained, .. } = session::run::<S>(parts).await;
         Outcome { failure, drained }
@@ -79,7 +78,7 @@ impl Stage {
 
     /// Tells every connection that the tunnel stops.
     pub fn stop(&self) {
-        self.worker.stop.set();
+        self.worker.surroundings.stop.set();
     }
 
     /// What has happened so far.
