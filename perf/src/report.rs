@@ -225,6 +225,17 @@ impl Summary {
             let mut add = |what, value, bar, stretch| all.push(Bar { what, tls, subject, value, bar, stretch });
             let own =
                 |figure: f64, rival: Option<(Subject, f64)>| Some(figure / rival.filter(|_| line.accepted > 0)?.1);
+            if subject.sleeping() != subject {
+                let asleep = self.counted(tls, work).find(|it| it.key.subject == subject.sleeping());
+                let ratio = asleep.map(|asleep| line.cost.median / asleep.cost.median).filter(|_| line.accepted > 0);
+                match work {
+                    Work::GetattrAlone => add("GETATTR alone, CPU per call to that without spinning", ratio, 1.0, 1.0),
+                    Work::GetattrFar => {
+                        add("GETATTR 500 us away, CPU per call to that without spinning", ratio, 1.05, 1.0)
+                    }
+                    _ => {}
+                }
+            }
             let to_best = own(line.cost.median, self.best_rival(tls, work, |it| it.cost.median));
             match work {
                 Work::Read => {
@@ -238,12 +249,13 @@ impl Summary {
                     add("WRITE CPU to relay + AEAD", self.to_floor(line), 1.25, 1.05);
                 }
                 Work::Getattr => add("GETATTR 4x16 CPU to the best rival's", to_best, 1.0, 0.85),
+                Work::GetattrAlone if subject.sleeping() == subject => {}
                 Work::GetattrAlone => {
                     let p50 = own(line.p50_us(), self.best_rival(tls, work, Line::p50_us));
                     add("GETATTR alone, p50 to the best rival's", p50, 0.5, 0.35);
                     add("GETATTR alone, CPU per call to the best rival's", to_best, 1.0, 1.0);
                 }
-                Work::Mixed => {}
+                Work::GetattrFar | Work::Mixed => {}
             }
         }
         all

@@ -196,7 +196,7 @@ impl Watched {
 
 /// Runs a load, `words`, on a fresh subject.
 fn watched(setup: &Setup, subject: Subject, tls: Tls, words: &[&str]) -> Result<Watched> {
-    let mut server = setup.start_server(subject, tls)?;
+    let mut server = setup.start_server(subject, tls, 0)?;
     let process = setup.start_subject(subject, tls, WORKERS)?.context("a subject without a process")?;
     let connect = format!("127.0.0.1:{SUBJECT_PORT}");
     let mut load = setup.start_load(&[words, &["--connect", &connect]].concat())?;

@@ -60,6 +60,15 @@ impl Subject {
         matches!(self, Self::Uring | Self::Epoll | Self::UringSleeping | Self::EpollSleeping)
     }
 
+    /// The same without spinning; others are that themselves.
+    pub(crate) const fn sleeping(self) -> Self {
+        match self {
+            Self::Uring => Self::UringSleeping,
+            Self::Epoll => Self::EpollSleeping,
+            other => other,
+        }
+    }
+
     /// Whether the far end is to speak plain text.
     pub(crate) const fn is_plain(self) -> bool {
         matches!(self, Self::Direct | Self::Relay)
@@ -228,13 +237,14 @@ impl Setup {
     ///
     /// # Errors
     /// When it does not get that far.
-    pub(crate) fn start_server(&self, subject: Subject, tls: Tls) -> Result<Process> {
+    pub(crate) fn start_server(&self, subject: Subject, tls: Tls, delay_us: u32) -> Result<Process> {
         let Certificates { server, server_key, .. } = &self.certificates;
         let (cert, key) = (server.display().to_string(), server_key.display().to_string());
         // Where there is no subject, the far end is where the load looks for it.
         let port = if subject == Subject::Direct { SUBJECT_PORT } else { SERVER_PORT };
         let listen = format!("127.0.0.1:{port}");
-        let mut args = vec!["server", "--listen", &listen, "--lifetime", "600"];
+        let delay = delay_us.to_string();
+        let mut args = vec!["server", "--listen", &listen, "--lifetime", "600", "--delay", &delay];
         if subject.is_plain() {
             args.push("--plain");
         } else {

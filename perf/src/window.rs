@@ -68,7 +68,7 @@ impl Window<'_> {
     pub(crate) fn measure(&self) -> Result<Measurement> {
         let Key { tls, work, subject } = self.key;
         let setup = self.run.setup;
-        let server = setup.start_server(subject, tls)?;
+        let server = setup.start_server(subject, tls, work.delay_us())?;
         let process = setup.start_subject(subject, tls, WORKERS)?;
         let connect = format!("127.0.0.1:{SUBJECT_PORT}");
         let [seconds, warm_up] = [self.run.seconds, WARM_UP].map(|time| time.as_secs_f64().to_string());
