@@ -36,7 +36,7 @@ impl Stage {
     /// The limits do not fit, or there is no memory.
     pub fn new(config: TunnelConfig) -> Result<Self, ConfigError> {
         let pool = Pool::new(config.memory.layout()?).map_err(|error| ConfigError(error.to_string()))?;
-        let worker = Worker::new(pool.clone(), &config);
+        let worker = Worker::new(pool.clone(), &config, None);
         let addresses = Addresses::of(&config.mode);
         let context = Context {
             config: Arc::new(config),
@@ -46,6 +46,7 @@ impl Stage {
             sessions: Arc::default(),
             sessions_of_all: Arc::default(),
             addresses,
+            throttling: None,
         };
         Ok(Self { context, worker, pool })
     }

@@ -8,10 +8,12 @@
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sealane_io::host::{self, Throttling};
+use sealane_io::look;
 use sealane_io::rt::{self, Signal};
-use sealane_io::{host, look};
 
 use crate::config::Spin;
 
@@ -91,8 +93,17 @@ struct Policy {
 #[derive(Clone, Copy, Debug)]
 struct Round {
     messages: u32,
-    used: Duration,
+    begun: Account,
     misses: u64,
+}
+
+/// What is said of the thread.
+#[derive(Clone, Copy, Debug, Default)]
+struct Account {
+    /// Its processor time so far.
+    used: Duration,
+    /// How often the process has been made to wait for want of processor time so far.
+    throttled: u64,
 }
 
 impl Policy {
@@ -126,19 +137,21 @@ impl Policy {
         }
     }
 
-    /// A lone message has come. `used`: the time of the thread so far; `misses`: its spins in vain so far.
-    fn message(&mut self, used: impl FnOnce() -> Duration, misses: u64) {
+    /// A lone message has come. `misses`: the thread's spins in vain so far.
+    fn message(&mut self, account: impl FnOnce() -> Account, misses: u64) {
         let Some(round) = &mut self.round else {
-            self.round = Some(Round { messages: 0, used: used(), misses });
+            self.round = Some(Round { messages: 0, begun: account(), misses });
             return;
         };
         round.messages += 1;
         let missed = misses - round.misses;
         let is_vain = missed >= MISSES_MAX && missed > u64::from(round.messages) / 2;
         if is_vain || round.messages >= ROUND_MESSAGES {
-            let cost = (used().saturating_sub(round.used).as_nanos() as f64) / f64::from(round.messages);
-            // What was cut short is not compared: it has failed.
-            let cost = if is_vain { f64::INFINITY } else { cost };
+            let (begun, now) = (round.begun, account());
+            let cost = (now.used.saturating_sub(begun.used).as_nanos() as f64) / f64::from(round.messages);
+            // What was cut short is not compared: it has failed. Where processor time is short, there is none for this.
+            let is_short = self.tried != Waking::Never && now.throttled > begun.throttled;
+            let cost = if is_vain || is_short { f64::INFINITY } else { cost };
             self.round = None;
             self.disturbed = 0;
             self.judge(cost);
@@ -184,11 +197,12 @@ pub(crate) struct Spinning {
     mode: Spin,
     policy: RefCell<Policy>,
     misses: Cell<u64>,
+    throttling: Option<Arc<Throttling>>,
 }
 
 impl Spinning {
-    pub(crate) fn new(mode: Spin) -> Self {
-        Self { mode, policy: RefCell::new(Policy::new()), misses: Cell::new(0) }
+    pub(crate) fn new(mode: Spin, throttling: Option<Arc<Throttling>>) -> Self {
+        Self { mode, policy: RefCell::new(Policy::new()), misses: Cell::new(0), throttling }
     }
 
     /// How long to spin when a message has been passed on and so many calls are outstanding.
@@ -206,7 +220,9 @@ impl Spinning {
 
     fn came(&self) {
         if self.mode == Spin::Auto {
-            self.policy.borrow_mut().message(host::thread_time, self.misses.get());
+            let throttled = || self.throttling.as_ref().map_or(0, |throttling| throttling.count());
+            let account = || Account { used: host::thread_time(), throttled: throttled() };
+            self.policy.borrow_mut().message(account, self.misses.get());
         }
     }
 }
@@ -282,6 +298,8 @@ mod tests {
         /// Until a reply comes, and until the next call.
         reply: u64,
         think: u64,
+        /// There is no processor time for spinning.
+        is_limited: bool,
     }
 
     /// A worker, and what its thread has used so far.
@@ -289,11 +307,12 @@ mod tests {
         policy: Policy,
         used: u64,
         misses: u64,
+        throttled: u64,
     }
 
     impl Life {
         fn new() -> Self {
-            Self { policy: Policy::new(), used: 0, misses: 0 }
+            Self { policy: Policy::new(), used: 0, misses: 0, throttled: 0 }
         }
 
         /// Passes on so many calls and their replies; what a message has cost.
@@ -311,14 +330,16 @@ mod tests {
                             }
                             None => world.sleep,
                         };
-                    self.policy.message(|| Duration::from_nanos(self.used), self.misses);
+                    self.throttled += u64::from(awake.is_some() && world.is_limited);
+                    let account = Account { used: Duration::from_nanos(self.used), throttled: self.throttled };
+                    self.policy.message(|| account, self.misses);
                 }
             }
             (self.used - before) as f64 / f64::from(2 * calls)
         }
     }
 
-    const LOOPBACK: World = World { work: 10_000, sleep: 15_000, reply: 12_000, think: 3_000 };
+    const LOOPBACK: World = World { work: 10_000, sleep: 15_000, reply: 12_000, think: 3_000, is_limited: false };
 
     #[test]
     fn where_answers_come_sooner_than_sleeping_costs_it_spins() {
@@ -358,12 +379,21 @@ mod tests {
     }
 
     #[test]
+    fn where_processor_time_is_limited_it_sleeps() {
+        let mut life = Life::new();
+        life.live(&World { is_limited: true, ..LOOPBACK }, 20_000);
+        assert_eq!(life.policy.chosen, Waking::Never);
+        life.live(&LOOPBACK, 20_000);
+        assert_eq!(life.policy.chosen, Waking::Always);
+    }
+
+    #[test]
     fn many_calls_at_a_time_end_it_until_there_are_lone_ones_again() {
         let mut life = Life::new();
         life.live(&LOOPBACK, 10_000);
         assert!(life.policy.window(true).is_some());
         for _ in 0..DISTURBED_MAX {
-            life.policy.message(Duration::default, life.misses);
+            life.policy.message(Account::default, life.misses);
             life.policy.disturb();
         }
         assert_eq!(life.policy.window(true), None);

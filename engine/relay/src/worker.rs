@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use sealane_io::host::Throttling;
 use sealane_io::net::{Accepted, Connection};
 use sealane_io::rt::{self, Receiver};
 use sealane_io::{Driver, Link, Pool, PoolLayout};
@@ -19,6 +20,7 @@ use crate::counters::Counters;
 use crate::error::SessionError;
 use crate::prepare::{self, Prepared};
 use crate::session::{self, Ended, Parts, Surroundings};
+use crate::spinning::Spinning;
 use crate::throttle::Throttle;
 
 /// How long sessions may take to tell both sides that the tunnel stops.
@@ -40,6 +42,8 @@ pub(crate) struct Context {
     pub(crate) sessions_of_all: Arc<AtomicUsize>,
     /// Sessions of all workers, by the addresses of their TLS clients.
     pub(crate) addresses: Addresses,
+    /// Of the process, where that is limited.
+    pub(crate) throttling: Option<Arc<Throttling>>,
 }
 
 /// Why a client gets no session; named by the option that says so.
@@ -86,14 +90,14 @@ pub(crate) struct Worker {
 const COMPLAINTS_MAX: u64 = 20;
 
 impl Worker {
-    pub(crate) fn new(pool: Pool, config: &TunnelConfig) -> Self {
+    pub(crate) fn new(pool: Pool, config: &TunnelConfig, throttling: Option<Arc<Throttling>>) -> Self {
         let share = |most: usize| most / config.memory.workers.max(1);
         let handshakes = match &config.mode {
             Mode::Client(_) => Admission::new(usize::MAX, usize::MAX),
             Mode::Server(mode) => Admission::new(share(mode.handshakes_max), share(mode.per_address.handshakes_max)),
         };
         let complaints = Rc::new(RefCell::new(Throttle::new(COMPLAINTS_MAX)));
-        Self { surroundings: Surroundings::new(pool, config.spin), handshakes, complaints }
+        Self { surroundings: Surroundings::new(pool, Spinning::new(config.spin, throttling)), handshakes, complaints }
     }
 }
 
@@ -146,7 +150,7 @@ pub(crate) fn run<D: Driver<Link = Connection>>(
     let streams = 2 * context.config.memory.connections_per_worker();
     let served = D::run(streams, async {
         let worker = match Pool::new(layout) {
-            Ok(pool) => Worker::new(pool, &context.config),
+            Ok(pool) => Worker::new(pool, &context.config, context.throttling.clone()),
             Err(error) => return drop(ready.send(Err(WorkerError::Other(error.to_string())))),
         };
         // The tunnel waits for this; if it is gone, so is the queue.

@@ -21,6 +21,7 @@ use crate::error::SessionError;
 use crate::handshake::Established;
 use crate::keys::{KeySchedule, TlsFacts};
 use crate::session::{self, Ended, Parts, Surroundings};
+use crate::spinning::Spinning;
 
 /// Longer than any session here takes, even on a busy host.
 const SESSION_MAX: Duration = Duration::from_secs(15);
@@ -284,7 +285,10 @@ impl<'d> Peers<'d> {
             established,
             config: Arc::new(config),
             counters: Arc::new(Counters::default()),
-            surroundings: Surroundings { stop: Rc::clone(&self.stop), ..Surroundings::new(pool, Spin::Off) },
+            surroundings: Surroundings {
+                stop: Rc::clone(&self.stop),
+                ..Surroundings::new(pool, Spinning::new(Spin::Off, None))
+            },
         }
     }
 
