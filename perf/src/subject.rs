@@ -20,7 +20,7 @@ pub(crate) const SERVER_PORT: u16 = 2049;
 /// The processor of the subject, which has it for itself.
 pub(crate) const SUBJECT_CPU: usize = 0;
 /// The processor of the load and of the far end.
-const OUTER_CPU: usize = 1;
+pub(crate) const OUTER_CPU: usize = 1;
 
 /// What stands between the load and the far end.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, ValueEnum)]

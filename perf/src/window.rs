@@ -129,6 +129,7 @@ impl Window<'_> {
                     let busy = procfs::busy_seconds(self.run.ticks_per_second)? - open.busy_seconds;
                     let resident = subject.map_or(Ok(0), |subject| procfs::resident_kib(subject.pid()))?;
                     closed = Some((open, busy, resident));
+                    tcp_verified = tcp_verified || namespace::verify_cubic(ends)?;
                 }
                 Ok(line) => break line,
                 Err(RecvTimeoutError::Disconnected) => bail!("the load failed\n{}", load.log()),
