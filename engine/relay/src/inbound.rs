@@ -184,7 +184,7 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
 
     fn note_inside(&self) {
         let inside_rpc = !self.scanner.at_boundary() && !self.scanner.is_refused();
-        let is_inside = inside_rpc || !self.window.held().is_empty();
+        let is_inside = inside_rpc || !self.window.held().is_empty() || self.inbound.is_inside_message();
         self.shared.back_flow.set(Flow { is_inside, ..self.shared.back_flow.get() });
     }
 
