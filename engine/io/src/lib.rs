@@ -3,6 +3,8 @@
 //! The only crate with `unsafe`, and the only one that knows libc, tokio and tokio-uring. It knows nothing of TLS, RPC
 //! or NFS: buffers have sizes and slices, streams receive and send them.
 
+#![warn(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::string_slice)]
+
 mod bell;
 mod epoll;
 mod fence;

@@ -5,6 +5,7 @@
 //! directions of each session.
 
 #![forbid(unsafe_code)]
+#![warn(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::string_slice)]
 
 mod addresses;
 mod admission;
@@ -13,6 +14,12 @@ mod counters;
 mod error;
 mod explain;
 #[doc(hidden)]
+#[allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "what a fuzz target finds wrong is a panic"
+)]
 pub mod fuzzing;
 mod handshake;
 mod inbound;

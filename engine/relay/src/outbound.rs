@@ -155,6 +155,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
         for (start, length) in self.sealer.shape().chunks(count) {
             let bytes = buffer.bytes().get(start..start + length).ok_or(SessionError::Internal("a slice outside"))?;
             #[cfg(debug_assertions)]
+            #[allow(clippy::panic, reason = "a test of what a panic does")]
             if shared.config.panic_on.as_deref().is_some_and(|mark| bytes.starts_with(mark)) {
                 panic!("asked for by the client: debug builds do this when SEALANE_PANIC_ON is set");
             }
