@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::support::alone;
 use crate::support::bytes::{Random, call, reply};
 use crate::support::peer::{Peer, PeerListener};
+use crate::support::process::now;
 use crate::support::sealane::{DRIVERS, Sealane};
 
 /// The worker's thread, of which there is one.
@@ -103,6 +104,57 @@ fn nobody_waits_for_a_worker_that_spins() {
         }
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         calling.join().unwrap();
+    }
+}
+
+/// The same where streams at full speed keep the thread from ever going to sleep, both ways and out of step.
+#[test]
+fn nobody_waits_for_streams_that_never_do() {
+    const PAUSE: Duration = Duration::from_millis(30);
+    let _alone = alone();
+    for driver in DRIVERS {
+        let listener = PeerListener::bind(&rustls::version::TLS13);
+        let sealane = Sealane::start(driver, listener.port(), &["--workers", "1"]);
+        let mut lone = sealane.connect();
+        let mut lone_peer = listener.accept();
+        let is_done = std::sync::atomic::AtomicBool::new(false);
+        let goes_on = || !is_done.load(std::sync::atomic::Ordering::Relaxed);
+        let bulk: Vec<_> = (0..3).map(|_| (sealane.connect(), listener.accept())).collect();
+        let slowest = std::thread::scope(|scope| {
+            for (client, mut peer) in bulk {
+                let (mut writer, mut reader) = (client.try_clone().unwrap(), client);
+                let mut sender = peer.split_sender();
+                let (out, back) = (call(1, &vec![3; 1 << 20]), reply(1, &vec![4; 1 << 20]));
+                let (out_bytes, mut buffer) = (out.len(), vec![0; 1 << 20]);
+                scope.spawn(move || {
+                    while goes_on() {
+                        writer.write_all(&out).unwrap();
+                    }
+                    writer.shutdown(std::net::Shutdown::Write).unwrap();
+                });
+                scope.spawn(move || while reader.read(&mut buffer).unwrap() > 0 {});
+                scope.spawn(move || while peer.try_read(out_bytes).is_ok() {});
+                scope.spawn(move || {
+                    while goes_on() {
+                        sender.send(&back);
+                    }
+                    sender.close();
+                });
+            }
+            let end = now() + Duration::from_secs(3);
+            let mut slowest = Duration::ZERO;
+            while now() < end {
+                // Longer than a receive keeps its buffer: from then on it waits in the ring.
+                std::thread::sleep(PAUSE);
+                let began = now();
+                calls_one_at_a_time(&mut lone, &mut lone_peer, 1, Duration::ZERO);
+                slowest = slowest.max(now() - began);
+            }
+            is_done.store(true, std::sync::atomic::Ordering::Relaxed);
+            slowest
+        });
+        eprintln!("{driver}: {slowest:?} at most");
+        assert!(slowest < Duration::from_secs(1), "{driver}: a call took {slowest:?} beside streams at full speed");
     }
 }
 

@@ -13,7 +13,7 @@ use crate::net::{self, ConnectOptions, Connection};
 use crate::pool::Buffer;
 use crate::rt;
 use crate::socket::Socket;
-use crate::stream::{BYTES_PER_TURN, Control, Driver, Patience, Received, Stream, polled_again};
+use crate::stream::{BYTES_PER_TURN, Control, Driver, Patience, Received, Stream, held_too_long, polled_again};
 
 /// The driver for hosts without io_uring.
 pub struct Epoll;
@@ -90,6 +90,7 @@ impl Stream for EpollStream {
     }
 
     async fn receive(&self, mut buffer: Buffer, patience: Patience) -> (io::Result<Received>, Buffer) {
+        let mut hold_until = None;
         loop {
             let result = match self.is_eager.get() {
                 true => self.fd.get_ref().receive_message(&mut buffer),
@@ -104,6 +105,9 @@ impl Stream for EpollStream {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => return (Err(error), buffer),
                 Err(_) if patience == Patience::None => return (Ok(Received::Nothing), buffer),
+                Err(_) if self.is_eager.get() && held_too_long(&mut hold_until) => {
+                    return (Ok(Received::Nothing), buffer);
+                }
                 Err(_) if self.is_eager.get() => polled_again().await,
                 Err(_) => match rt::timeout(Duration::from_millis(Patience::HOLD_MS), self.fd.readable()).await {
                     None => return (Ok(Received::Nothing), buffer),

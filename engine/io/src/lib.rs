@@ -5,7 +5,6 @@
 
 #![warn(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::string_slice)]
 
-mod bell;
 mod epoll;
 mod fence;
 pub mod host;
@@ -19,7 +18,6 @@ mod socket;
 mod stream;
 mod uring;
 
-pub use bell::look;
 pub use epoll::{Epoll, EpollStream};
 pub use pool::{Buffer, Pool, PoolError, PoolLayout, Slices};
 pub use socket::{KeepAlive, Socket, SocketOptions};

@@ -4,10 +4,11 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::net::{ConnectOptions, FirstLook};
 use crate::pool::Buffer;
+use crate::rt;
 use crate::socket::SocketOptions;
 
 /// A stream lets the other tasks of its thread run after moving so much. Calls that succeed at once never wait, so without
@@ -18,6 +19,13 @@ pub(crate) const BYTES_PER_TURN: usize = 1 << 20;
 pub(crate) fn polled_again() -> impl Future<Output = ()> {
     let mut was_polled = false;
     poll_fn(move |_| if std::mem::replace(&mut was_polled, true) { Poll::Ready(()) } else { Poll::Pending })
+}
+
+/// Whether a receive that is polled all the time has held its buffer for [`Patience::HOLD_MS`]; `until` is set at the first
+/// call.
+pub(crate) fn held_too_long(until: &mut Option<Instant>) -> bool {
+    let now = rt::now();
+    now >= *until.get_or_insert(now + Duration::from_millis(Patience::HOLD_MS))
 }
 
 /// How long a receive may hold its buffer while nothing comes.
@@ -114,6 +122,12 @@ pub trait Stream: Sized + 'static {
     /// From now on somebody polls what waits here all the time, with [`crate::look`] in between: the socket can be asked
     /// again each time, and need not tell. Or from now on not any more: then what waits is to be polled once more.
     fn set_eager(&self, _is_eager: bool) {}
+
+    /// Lets the other tasks of this thread run and its reactor look, with all that the driver does before it waits: whoever
+    /// goes on without waiting is to call this now and then.
+    fn look(&self) -> impl Future<Output = ()> {
+        rt::yield_now()
+    }
 
     /// Waits, without a buffer, until a receive would bring something: bytes, the end, or an error.
     fn readable(&self) -> impl Future<Output = io::Result<()>>;

@@ -4,12 +4,13 @@
 //! [`tokio_uring::UnsubmittedOneshot`], from the message header that belongs to the buffer. Only operations with one
 //! completion can go that way: a SEND_ZC would end the thread at its second one.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
@@ -18,29 +19,21 @@ use io_uring::types::Fd;
 use io_uring::{Probe, cqueue, opcode};
 use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
 
-use crate::bell::look;
 use crate::net::{self, ConnectOptions, Connection};
 use crate::pool::Buffer;
 use crate::ring_rules;
 use crate::rt;
 use crate::socket::Socket;
-use crate::stream::{BYTES_PER_TURN, Control, Driver, Patience, Received, Stream, polled_again};
+use crate::stream::{BYTES_PER_TURN, Control, Driver, Patience, Received, Stream, held_too_long, polled_again};
 
-/// Submission entries for each stream: a receive and its time limit (or a send), and the readiness wait.
-///
-/// Entries are submitted when the thread parks. With so many the queue cannot fill before: a receive and its time limit
-/// stay together, which they would not if the queue were submitted in between.
+/// Submission entries for each stream: a send, the readiness wait, and a look. With so many the queue is not full before
+/// the thread waits, which is when it is submitted; if it were, it would be submitted sooner.
 const ENTRIES_PER_STREAM: usize = 4;
 const ENTRIES_MIN: usize = 64;
 /// A ring to look at what the kernel has; small, because what it takes (RLIMIT_MEMLOCK) is given back late.
 const PROBE_ENTRIES: u32 = 4;
-/// The most that the kernel gives (`IORING_MAX_ENTRIES`). Beyond 8,192 streams on one thread the queue may fill: then a
-/// receive can lose its time limit, and its buffer stays out until bytes come or the socket ends; nothing else is lost.
+/// The most that the kernel gives (`IORING_MAX_ENTRIES`).
 const ENTRIES_MAX: usize = 32_768;
-
-/// A stream that never waits lets the thread look as if it went to sleep after so many turns, which takes three more system
-/// calls.
-const TURNS_PER_LOOK: usize = 4;
 
 /// Set by the first ring without rules.
 static LACKS_RULES: AtomicBool = AtomicBool::new(false);
@@ -63,12 +56,7 @@ impl Uring {
         }
         let mut probe = Probe::new();
         ring.submitter().register_probe(&mut probe)?;
-        let wanted = [
-            ("RECVMSG", opcode::RecvMsg::CODE),
-            ("SENDMSG", opcode::SendMsg::CODE),
-            ("POLL_ADD", opcode::PollAdd::CODE),
-            ("LINK_TIMEOUT", opcode::LinkTimeout::CODE),
-        ];
+        let wanted = [("SENDMSG", opcode::SendMsg::CODE), ("POLL_ADD", opcode::PollAdd::CODE)];
         match wanted.iter().find(|(_, code)| !probe.is_supported(*code)) {
             Some((name, _)) => Err(unsupported(name)),
             None => Ok(()),
@@ -164,12 +152,17 @@ impl Stream for UringStream {
         })
     }
 
+    async fn look(&self) {
+        look().await;
+    }
+
     fn set_eager(&self, is_eager: bool) {
         self.is_eager.set(is_eager);
     }
 
     async fn receive(&self, mut buffer: Buffer, patience: Patience) -> (io::Result<Received>, Buffer) {
         let mut wait = pin!(None);
+        let mut hold_until = None;
         loop {
             match self.socket.receive_message(&mut buffer) {
                 Ok(0) => return (Ok(Received::End), buffer),
@@ -183,6 +176,9 @@ impl Stream for UringStream {
                 Err(_) => {}
             }
             if self.is_eager.get() {
+                if held_too_long(&mut hold_until) {
+                    return (Ok(Received::Nothing), buffer);
+                }
                 polled_again().await;
                 continue;
             }
@@ -226,15 +222,8 @@ impl Stream for UringStream {
 
 impl UringStream {
     async fn note_moved(&self, count: usize) {
-        let turns = self.moved.get() / BYTES_PER_TURN;
         self.moved.set(self.moved.get() + count);
-        if self.moved.get() / BYTES_PER_TURN == turns {
-            return;
-        }
-        if turns + 1 < TURNS_PER_LOOK {
-            rt::yield_now().await;
-        } else {
-            // What others have put into the ring is to begin, too.
+        if self.moved.get() >= BYTES_PER_TURN {
             self.moved.set(0);
             look().await;
         }
@@ -278,6 +267,42 @@ impl OneshotOutputTransform for Moved {
     fn transform_oneshot_output(self, data: Transfer, completion: cqueue::Entry) -> Self::Output {
         (outcome(&completion), data.buffer)
     }
+}
+
+thread_local! {
+    /// An eventfd that always has something to read.
+    static READY: OnceCell<Option<Rc<OwnedFd>>> = const { OnceCell::new() };
+}
+
+fn always_ready() -> Option<Rc<OwnedFd>> {
+    // SAFETY: no pointers are passed.
+    let fd = unsafe { libc::eventfd(1, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+    // SAFETY: the descriptor was just made, and nobody else has it.
+    (fd >= 0).then(|| Rc::new(unsafe { OwnedFd::from_raw_fd(fd) }))
+}
+
+/// Returns when the ring has answered, so when all that was put into it before has begun.
+///
+/// tokio-uring submits only when the thread is about to wait, and tokio does not let it wait while a task has merely
+/// yielded. Streams that yield in turn would keep the operations of all others from beginning for ever: so none yields.
+async fn look() {
+    match READY.with(|ready| ready.get_or_init(always_ready).clone()) {
+        Some(ready) => {
+            let entry = opcode::PollAdd::new(Fd(ready.as_raw_fd()), libc::POLLIN as u32).build();
+            UnsubmittedOneshot::new(ready, Looked, entry).submit().await;
+        }
+        // Where there is no descriptor left, nobody is let in who could be kept waiting.
+        None => rt::yield_now().await,
+    }
+}
+
+struct Looked;
+
+impl OneshotOutputTransform for Looked {
+    type Output = ();
+    type StoredData = Rc<OwnedFd>;
+
+    fn transform_oneshot_output(self, _: Rc<OwnedFd>, _: cqueue::Entry) {}
 }
 
 struct PollDone;

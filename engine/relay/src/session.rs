@@ -247,6 +247,7 @@ impl<S: Stream> Shared<S> {
             Side::Tls => (&self.tls, Side::Plain, &self.plain, &self.out_flow),
         };
         flow.set(Flow { is_sending: true, ..flow.get() });
+        self.stir();
         let mut send = pin!(to.send(buffer));
         loop {
             match rt::race(send.as_mut(), rt::sleep(WATCH_TICK)).await {
@@ -390,7 +391,8 @@ pub(crate) async fn run<S: Stream>(parts: Parts<S::Socket>) -> Ended {
             shared.plain.set_eager(is_eager);
             shared.tls.set_eager(is_eager);
         };
-        let besides = rt::race(rt::race(stop.wait(), shared.watch()), shared.awake.run(set_eager));
+        let besides =
+            rt::race(rt::race(stop.wait(), shared.watch()), shared.awake.run(set_eager, || shared.plain.look()));
         match rt::race(both.as_mut(), besides).await {
             Either::Left(_) => {}
             Either::Right(Either::Right(never)) => match never {},

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sealane_io::host::{self, Throttling};
-use sealane_io::look;
 use sealane_io::rt::{self, Signal};
 
 use crate::config::Spin;
@@ -29,6 +28,9 @@ const MISSES_MAX: u64 = 8;
 const STAY_MAX: u32 = 64;
 /// After so many rounds in a row that were not of lone messages alone, what spinning costs is not known any more.
 const DISTURBED_MAX: u32 = 16;
+/// Rounds without spinning after processor time ran short: a few hundred milliseconds of busy calls, and half a minute.
+const HOLD_MIN: u32 = 64;
+const HOLD_MAX: u32 = 4096;
 /// How much a new cost changes the one that is known.
 const WEIGHT: f64 = 0.25;
 
@@ -62,7 +64,7 @@ impl Costs {
 
     /// The most that costs no more than sleeping.
     fn best(&self) -> Waking {
-        let pays = |cost: Option<f64>| matches!((cost, self.never), (Some(cost), Some(never)) if cost <= never);
+        let pays = |cost: Option<f64>| matches!((cost, self.never), (Some(cost), Some(never)) if cost.is_finite() && cost <= never);
         if pays(self.always) {
             Waking::Always
         } else if pays(self.for_replies) {
@@ -87,6 +89,8 @@ struct Policy {
     left: u32,
     stay: u32,
     disturbed: u32,
+    /// The rounds of the last hold; each round of spinning that was let pass takes one away.
+    held: u32,
     round: Option<Round>,
 }
 
@@ -116,6 +120,7 @@ impl Policy {
             left: 1,
             stay: 1,
             disturbed: 0,
+            held: 0,
             round: None,
         }
     }
@@ -132,7 +137,9 @@ impl Policy {
         if self.round.take().is_some() {
             self.disturbed += 1;
             if self.disturbed >= DISTURBED_MAX {
-                *self = Self { costs: Costs { never: self.costs.never, ..Costs::default() }, ..Self::new() };
+                let costs = Costs { never: self.costs.never, ..Costs::default() };
+                let left = if self.held > 0 { self.left.max(1) } else { 1 };
+                *self = Self { costs, held: self.held, left, ..Self::new() };
             }
         }
     }
@@ -145,21 +152,36 @@ impl Policy {
         };
         round.messages += 1;
         let missed = misses - round.misses;
-        let is_vain = missed >= MISSES_MAX && missed > u64::from(round.messages) / 2;
+        // Misses of a round without spinning are left over from the one before.
+        let is_vain = self.tried != Waking::Never && missed >= MISSES_MAX && missed > u64::from(round.messages) / 2;
         if is_vain || round.messages >= ROUND_MESSAGES {
             let (begun, now) = (round.begun, account());
             let cost = (now.used.saturating_sub(begun.used).as_nanos() as f64) / f64::from(round.messages);
-            // What was cut short is not compared: it has failed. Where processor time is short, there is none for this.
-            let is_short = self.tried != Waking::Never && now.throttled > begun.throttled;
-            let cost = if is_vain || is_short { f64::INFINITY } else { cost };
             self.round = None;
             self.disturbed = 0;
-            self.judge(cost);
+            if self.tried != Waking::Never && now.throttled > begun.throttled {
+                self.hold();
+            } else {
+                // What was cut short is not compared: it has failed.
+                self.judge(if is_vain { f64::INFINITY } else { cost });
+            }
         }
+    }
+
+    /// Where processor time is short, there is none for this: not for a while, and each time for longer. The kernel makes a
+    /// process wait once in a period (100 ms), so most rounds between do not show it.
+    fn hold(&mut self) {
+        self.costs = Costs { never: self.costs.never, always: Some(f64::INFINITY), for_replies: Some(f64::INFINITY) };
+        (self.chosen, self.tried, self.stay) = (Waking::Never, Waking::Never, 1);
+        self.held = (self.held * 2).clamp(HOLD_MIN, HOLD_MAX);
+        self.left = self.held;
     }
 
     /// A round has cost so much.
     fn judge(&mut self, cost: f64) {
+        if self.tried != Waking::Never {
+            self.held = self.held.saturating_sub(1);
+        }
         let known = self.costs.of(self.tried);
         *known = Some(match *known {
             Some(before) if before.is_finite() && cost.is_finite() => before + WEIGHT * (cost - before),
@@ -255,8 +277,8 @@ impl Awake {
     }
 
     /// Keeps the session from sleeping while something is expected; `set_eager` tells its streams. To be polled behind what
-    /// receives and sends.
-    pub(crate) async fn run(&self, set_eager: impl Fn(bool)) -> Infallible {
+    /// receives and sends. `look`: [`sealane_io::Stream::look`].
+    pub(crate) async fn run(&self, set_eager: impl Fn(bool), look: impl AsyncFn()) -> Infallible {
         let set_eager = EagerUntilDropped(set_eager);
         loop {
             self.begun.wait().await;
@@ -271,7 +293,7 @@ impl Awake {
             }
             set_eager.0(false);
             // What waits is polled once more, and so told of by its driver from now on.
-            rt::yield_now().await;
+            look().await;
         }
     }
 }
@@ -307,12 +329,15 @@ mod tests {
         policy: Policy,
         used: u64,
         misses: u64,
+        /// Messages that were waited for awake.
+        awake: u64,
         throttled: u64,
+        throttled_at: u64,
     }
 
     impl Life {
         fn new() -> Self {
-            Self { policy: Policy::new(), used: 0, misses: 0, throttled: 0 }
+            Self { policy: Policy::new(), used: 0, misses: 0, awake: 0, throttled: 0, throttled_at: 0 }
         }
 
         /// Passes on so many calls and their replies; what a message has cost.
@@ -330,7 +355,11 @@ mod tests {
                             }
                             None => world.sleep,
                         };
-                    self.throttled += u64::from(awake.is_some() && world.is_limited);
+                    self.awake += u64::from(awake.is_some());
+                    // Once in a period, for whoever spins in it.
+                    if awake.is_some() && world.is_limited && self.used - self.throttled_at >= PERIOD {
+                        (self.throttled, self.throttled_at) = (self.throttled + 1, self.used);
+                    }
                     let account = Account { used: Duration::from_nanos(self.used), throttled: self.throttled };
                     self.policy.message(|| account, self.misses);
                 }
@@ -339,6 +368,8 @@ mod tests {
         }
     }
 
+    /// Of a limit on processor time.
+    const PERIOD: u64 = 100_000_000;
     const LOOPBACK: World = World { work: 10_000, sleep: 15_000, reply: 12_000, think: 3_000, is_limited: false };
 
     #[test]
@@ -381,10 +412,32 @@ mod tests {
     #[test]
     fn where_processor_time_is_limited_it_sleeps() {
         let mut life = Life::new();
-        life.live(&World { is_limited: true, ..LOOPBACK }, 20_000);
-        assert_eq!(life.policy.chosen, Waking::Never);
-        life.live(&LOOPBACK, 20_000);
+        let (calls, limited) = (1_000_000, World { is_limited: true, ..LOOPBACK });
+        life.live(&limited, calls);
+        // Of each period only the beginning is spun through, if that.
+        let part = life.awake as f64 / f64::from(2 * calls);
+        assert!(part < 0.06, "{part} of all messages, {} times short", life.throttled);
+        life.live(&LOOPBACK, calls);
         assert_eq!(life.policy.chosen, Waking::Always);
+    }
+
+    #[test]
+    fn misses_that_are_left_over_do_not_make_sleeping_dear() {
+        let mut life = Life::new();
+        life.live(&World { reply: 300_000, think: 300_000, ..LOOPBACK }, 10_000);
+        assert_eq!(life.policy.chosen, Waking::Never);
+        let known = life.policy.costs.never;
+        // A new round, and spins of other sessions that end in it.
+        life.policy.round = None;
+        life.policy.tried = Waking::Never;
+        life.policy.message(Account::default, life.misses);
+        for _ in 0..MISSES_MAX + 8 {
+            life.misses += 1;
+            life.policy.message(Account::default, life.misses);
+        }
+        assert!(life.policy.costs.never.is_some_and(f64::is_finite), "{known:?}, {:?}", life.policy.costs);
+        let dear = Some(f64::INFINITY);
+        assert_eq!(Costs { never: dear, for_replies: dear, always: dear }.best(), Waking::Never);
     }
 
     #[test]
