@@ -177,8 +177,12 @@ impl Control for Socket {
         } else if info.tcpi_unacked > 0 || !self.is_acknowledged() {
             Some(Unheard::Bytes(heard))
         } else {
-            let idle = self.sock().tcp_keepalive_time().unwrap_or_default();
-            Some(Unheard::Probes(heard.saturating_sub(idle)))
+            // The kernel counts from what it heard last, bytes or an acknowledgement. However long that was: the first of so
+            // many probes was sent no longer ago than they take, which counts when the whole host has been stopped.
+            let heard = heard.min(Duration::from_millis(info.tcpi_last_data_recv.into()));
+            let (idle, interval) = (self.sock().tcp_keepalive_time(), self.sock().tcp_keepalive_interval());
+            let probing = interval.unwrap_or_default() * u32::from(info.tcpi_probes);
+            Some(Unheard::Probes(heard.saturating_sub(idle.unwrap_or_default()).min(probing)))
         }
     }
 
