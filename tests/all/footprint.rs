@@ -184,12 +184,12 @@ fn bytes_of_each(driver: &str, before: u64, count: u64, misdeed: impl Fn(&mut Pe
     let mut open = Vec::new();
     let mut hold = |count: u64, misdeed: Option<&dyn Fn(&mut Peer)>| {
         for index in 0..count {
-            let mut client = sealane.connect();
-            let mut peer = listener.accept();
+            // One that is silent at first is waited for.
+            let client = sealane.connect_and_say(&call(index as u32, b"x"));
+            let mut peer = listener.accept_talkative();
             if let Some(misdeed) = misdeed {
                 misdeed(&mut peer);
             }
-            client.write_all(&call(index as u32, b"x")).unwrap();
             assert_eq!(peer.read(45), call(index as u32, b"x"));
             open.push((client, peer));
         }
