@@ -174,7 +174,7 @@ fn a_mib_takes_few_system_calls() {
 const IDLE_CONNECTION_BYTES_MAX: u64 = 16 * 1024;
 /// The most that a connection may take besides buffers, whatever its peer does: what it is, and a handshake message that
 /// is not whole yet (64 KiB; what holds it may have twice the room). SECURITY.md states it.
-const CONNECTION_BYTES_MAX: u64 = (32 + 128) * 1024;
+const CONNECTION_BYTES_MAX: u64 = (16 + 128) * 1024;
 
 /// Bytes that each of `count` connections takes, beyond the `before` first ones: each has made a call, and its peer has
 /// done `misdeed`. None may have ended.
