@@ -119,7 +119,7 @@ pub trait Stream: Sized + 'static {
     /// The socket, for what needs no buffer.
     fn socket(&self) -> &Self::Socket;
 
-    /// From now on somebody polls what waits here all the time, with [`crate::look`] in between: the socket can be asked
+    /// From now on somebody polls what waits here all the time, with [`Stream::look`] in between: the socket can be asked
     /// again each time, and need not tell. Or from now on not any more: then what waits is to be polled once more.
     fn set_eager(&self, _is_eager: bool) {}
 
