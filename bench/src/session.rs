@@ -9,16 +9,15 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use rustls::pki_types::ServerName;
 use sealane_io::rt::{self, Signal};
-use sealane_io::{Buffer, Control, Patience, Received, Stream};
+use sealane_io::{Buffer, Control, Patience, Received, Stream, Unheard};
 use sealane_proto::tls::{AlertDescription, ContentType, Inbound, Role, Sealer, Suite, TrafficKey, Version};
 use sealane_relay::simulation::Stage;
 use sealane_relay::{
-    ClientMode, Endpoint, Established, IoChoice, KeySchedule, Memory, Mode, PemSource, SessionError, Timeouts,
+    ClientMode, Endpoint, Established, IoChoice, KeySchedule, Memory, Mode, PemSource, SessionError, Spin, Timeouts,
     TlsClientOptions, TlsFacts, TlsVersions, TunnelConfig, client_config,
 };
 
@@ -197,7 +196,7 @@ impl Control for End {
         true
     }
 
-    fn unheard(&self) -> Option<Duration> {
+    fn unheard(&self) -> Option<Unheard> {
         None
     }
 
@@ -320,6 +319,7 @@ impl Session {
             io: IoChoice::Epoll,
             memory: Memory { bytes_max: MEMORY_BYTES, connections_max: 4, workers: 1 },
             timeouts: Timeouts::default(),
+            spin: Spin::Off,
             accepted: Default::default(),
             outgoing: Default::default(),
             records_per_key_max: u64::MAX,

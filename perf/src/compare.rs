@@ -1,5 +1,6 @@
 //! The comparison: every subject in turn, round by round, each in a fresh process and with a fresh far end.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,30 +10,31 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::certificates::{self, RunDirectory};
-use crate::report::{self, Floor, Measurement, Summary};
+use crate::report::{self, Floor, Key, Measurement, Summary};
 use crate::subject::{ProgramOptions, Programs, SUBJECT_CPU, Setup, Subject};
 use crate::tls::Tls;
 use crate::window::{LOAD_PATIENCE, Run, WARM_UP, WORKERS, Window, fields};
 use crate::work::Work;
-use crate::{namespace, plot, procfs};
+use crate::{calls, namespace, plot, procfs};
 
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     /// Length of each window
-    #[arg(long, default_value = "2", value_parser = parse_seconds)]
+    #[arg(long, default_value = "1", value_parser = parse_seconds)]
     seconds: Duration,
 
     /// How often each subject is measured with each work
     #[arg(long, default_value = "5", value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
 
-    /// Less of everything, for a look while developing: three rounds of one second, TLS 1.3, few subjects
+    /// Less of everything, for a look while developing: three rounds, TLS 1.3, few subjects
     #[arg(long, conflicts_with_all = ["seconds", "rounds", "subjects", "works", "tls"])]
     quick: bool,
 
-    /// What is measured, in this order
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = SUBJECTS)]
-    subjects: Vec<Subject>,
+    /// What is measured, in this order [default: all but those that never spin; with `getattr-alone` and `getattr-far`, which
+    /// are about spinning, those as well, and with the latter nobody else]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    subjects: Option<Vec<Subject>>,
 
     /// With which calls
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = WORKS)]
@@ -80,40 +82,49 @@ const SUBJECTS: [Subject; 12] = [
     Subject::Socat,
     Subject::SocatTuned,
 ];
-const WORKS: [Work; 4] = [Work::Read, Work::Write, Work::Getattr, Work::GetattrAlone];
+const SLEEPING: [Subject; 2] = [Subject::UringSleeping, Subject::EpollSleeping];
+const SPINNING_OR_NOT: [Subject; 4] = [Subject::Uring, Subject::Epoll, Subject::UringSleeping, Subject::EpollSleeping];
+const WORKS: [Work; 5] = [Work::Read, Work::Write, Work::Getattr, Work::GetattrAlone, Work::GetattrFar];
+const QUICK_WORKS: [Work; 4] = [Work::Read, Work::Write, Work::Getattr, Work::GetattrAlone];
 
 const QUICK_SUBJECTS: [Subject; 5] =
     [Subject::Relay, Subject::Uring, Subject::Epoll, Subject::Stunnel, Subject::HaproxyTuned];
 
 impl Options {
+    /// Those that `work` is measured with.
+    fn subjects(&self, work: Work, programs: &Programs) -> Vec<Subject> {
+        let mut all = match (&self.subjects, work) {
+            (Some(subjects), _) => subjects.clone(),
+            (None, _) if self.quick => QUICK_SUBJECTS.to_vec(),
+            (None, Work::GetattrFar) => return SPINNING_OR_NOT.to_vec(),
+            (None, Work::GetattrAlone) => [&SUBJECTS[..], &SLEEPING].concat(),
+            (None, _) => SUBJECTS.to_vec(),
+        };
+        all.extend(programs.ghostunnel.is_some().then_some(Subject::Ghostunnel));
+        all.extend(programs.efs_proxy.is_some().then_some(Subject::EfsProxy));
+        all
+    }
+
     /// With what `--quick` stands for, and without what is not here.
     fn settled(&self, programs: &Programs) -> Plan {
-        let mut plan = match self.quick {
-            true => Plan {
-                seconds: Duration::from_secs(1),
-                rounds: 3,
-                subjects: QUICK_SUBJECTS.to_vec(),
-                works: WORKS.to_vec(),
-                tls: vec![Tls::Tls13],
-            },
-            false => Plan {
-                seconds: self.seconds,
-                rounds: self.rounds,
-                subjects: self.subjects.clone(),
-                works: self.works.clone(),
-                tls: self.tls.clone(),
-            },
+        let (rounds, works, tls) = match self.quick {
+            true => (3, QUICK_WORKS.to_vec(), vec![Tls::Tls13]),
+            false => (self.rounds, self.works.clone(), self.tls.clone()),
         };
-        plan.subjects.extend(programs.ghostunnel.is_some().then_some(Subject::Ghostunnel));
-        plan.subjects.extend(programs.efs_proxy.is_some().then_some(Subject::EfsProxy));
-        plan.subjects.retain(|subject| match programs.obstacle(*subject) {
-            Some(obstacle) => {
-                println!("not run: {}: {obstacle}", subject.name());
-                false
-            }
-            None => true,
-        });
-        plan
+        let mut works: Vec<_> = works.into_iter().map(|work| (work, self.subjects(work, programs))).collect();
+        let mut missing = BTreeMap::new();
+        for (_, subjects) in &mut works {
+            subjects.retain(|subject| {
+                let obstacle = programs.obstacle(*subject);
+                let is_here = obstacle.is_none();
+                missing.extend(obstacle.map(|obstacle| (*subject, obstacle)));
+                is_here
+            });
+        }
+        for (subject, obstacle) in missing {
+            println!("not run: {}: {obstacle}", subject.name());
+        }
+        Plan { seconds: self.seconds, rounds, works, tls }
     }
 }
 
@@ -121,9 +132,31 @@ impl Options {
 pub(crate) struct Plan {
     pub(crate) seconds: Duration,
     pub(crate) rounds: u32,
-    pub(crate) subjects: Vec<Subject>,
-    pub(crate) works: Vec<Work>,
+    /// Each with what it is measured of.
+    pub(crate) works: Vec<(Work, Vec<Subject>)>,
     pub(crate) tls: Vec<Tls>,
+}
+
+impl Plan {
+    /// Everybody who takes part, each once.
+    fn subjects(&self) -> Vec<Subject> {
+        let mut all = Vec::new();
+        for subject in self.works.iter().flat_map(|(_, subjects)| subjects) {
+            if !all.contains(subject) {
+                all.push(*subject);
+            }
+        }
+        all
+    }
+
+    /// How often each makes a system call, counted in a window of its own with each work that has a size.
+    fn counted(&self) -> impl Iterator<Item = Key> {
+        let tls = self.tls.last().copied().unwrap_or(Tls::Tls13);
+        let bulk = self.works.iter().filter(|(work, _)| matches!(work, Work::Read | Work::Write));
+        bulk.flat_map(move |(work, subjects)| {
+            subjects.iter().filter(|it| **it != Subject::Direct).map(move |it| Key { tls, work: *work, subject: *it })
+        })
+    }
 }
 
 /// Seconds, at least 0.1 and at most 600.
@@ -143,7 +176,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     namespace::prepare(outside)?;
     let programs = options.programs.find()?;
     let plan = options.settled(&programs);
-    if options.bar.is_some() && !plan.subjects.contains(&Subject::Stunnel) {
+    if options.bar.is_some() && !plan.subjects().contains(&Subject::Stunnel) {
         bail!("--bar needs stunnel among the subjects");
     }
     let directory = RunDirectory::create()?;
@@ -155,7 +188,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let run = Run { setup: &setup, seconds: plan.seconds, foreign_max: options.foreign_max, ticks_per_second };
     let all = measure_all(&run, &plan, options.retries)?;
     let floors = floors(&run, &plan)?;
-    let summary = Summary::new(&plan, &all, floors);
+    let calls = calls(&setup, &plan)?;
+    let summary = Summary::new(&plan, &all, floors, calls);
     print!("{}", summary.markdown());
     if let Some(out) = &options.out {
         write_down(out, &head, &setup, &plan, &all, &summary)?;
@@ -173,7 +207,7 @@ fn head(setup: &Setup, plan: &Plan) -> String {
         model.unwrap_or("unknown CPU"),
         info.lines().filter(|line| line.starts_with("processor")).count(),
     );
-    let mut versions: Vec<String> = plan.subjects.iter().filter_map(|subject| setup.version(*subject)).collect();
+    let mut versions: Vec<String> = plan.subjects().into_iter().filter_map(|subject| setup.version(subject)).collect();
     versions.dedup();
     versions.iter().for_each(|version| text += &format!("{version}\n"));
     text += "AES-128-GCM, ECDSA P-256, certificate and name verified; the subject on one processor, load and far end on \
@@ -207,8 +241,8 @@ fn write_down(
     );
     readme += &summary.markdown();
     readme += "\n## How each was started (TLS 1.2)\n";
-    for subject in plan.subjects.iter().filter(|subject| !subject.is_plain()) {
-        readme += &format!("\n{}:\n\n```\n{}```\n", subject.name(), setup.settings(*subject, Tls::Tls12, WORKERS));
+    for subject in plan.subjects().into_iter().filter(|subject| !subject.is_plain()) {
+        readme += &format!("\n{}:\n\n```\n{}```\n", subject.name(), setup.settings(subject, Tls::Tls12, WORKERS));
     }
     write("README.md", readme)?;
     plot::all(out, summary)
@@ -266,4 +300,17 @@ fn floors(run: &Run<'_>, plan: &Plan) -> Result<Vec<(Tls, Floor)>> {
         Ok((*tls, floor))
     };
     plan.tls.iter().map(floor).collect()
+}
+
+/// How many system calls each makes for a MiB, where there is strace.
+fn calls(setup: &Setup, plan: &Plan) -> Result<Vec<(Key, f64)>> {
+    if !calls::can_be_counted() {
+        println!("not run: system calls: there is no strace");
+        return Ok(Vec::new());
+    }
+    let count = |key: Key| {
+        let name = || format!("the system calls of {} with {}", key.subject.name(), key.work.name());
+        Ok((key, calls::for_a_mib(setup, key).with_context(name)?))
+    };
+    plan.counted().map(count).collect()
 }

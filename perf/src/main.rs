@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod aead;
+mod calls;
 mod certificates;
 mod compare;
 mod hold;

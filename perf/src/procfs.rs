@@ -89,7 +89,7 @@ impl Watch {
 }
 
 /// The process and its descendants.
-fn tree(pid: u32) -> Vec<u32> {
+pub(crate) fn tree(pid: u32) -> Vec<u32> {
     let mut all = vec![pid];
     let mut next = 0;
     while let Some(pid) = all.get(next) {
@@ -129,6 +129,13 @@ fn threads_of(pid: u32) -> Result<Vec<(u32, Usage)>> {
         }
     }
     Ok(found)
+}
+
+/// Whether somebody traces every thread of the process.
+pub(crate) fn is_traced(pid: u32) -> bool {
+    let tasks: Vec<_> = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten().collect();
+    let status = |task: &fs::DirEntry| fs::read_to_string(task.path().join("status")).unwrap_or_default();
+    !tasks.is_empty() && tasks.iter().all(|task| parse_status(&status(task), "TracerPid").is_some_and(|pid| pid != 0))
 }
 
 /// Resident memory of a process and its children; what they share is counted for each.

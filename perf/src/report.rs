@@ -27,8 +27,8 @@ pub(crate) struct Key {
 pub(crate) fn keys(plan: &Plan) -> Vec<Key> {
     let mut all = Vec::new();
     for (index, tls) in plan.tls.iter().enumerate() {
-        for work in &plan.works {
-            let subjects = plan.subjects.iter().filter(|subject| index == 0 || !subject.is_plain());
+        for (work, subjects) in &plan.works {
+            let subjects = subjects.iter().filter(|subject| index == 0 || !subject.is_plain());
             all.extend(subjects.map(|subject| Key { tls: *tls, work: *work, subject: *subject }));
         }
     }
@@ -186,11 +186,13 @@ struct Bar {
 pub(crate) struct Summary {
     pub(crate) lines: Vec<Line>,
     floors: Vec<(Tls, Floor)>,
+    /// System calls for each MiB.
+    calls: Vec<(Key, f64)>,
 }
 
 impl Summary {
-    pub(crate) fn new(plan: &Plan, all: &[Measurement], floors: Vec<(Tls, Floor)>) -> Self {
-        Self { lines: keys(plan).into_iter().filter_map(|key| Line::new(key, all)).collect(), floors }
+    pub(crate) fn new(plan: &Plan, all: &[Measurement], floors: Vec<(Tls, Floor)>, calls: Vec<(Key, f64)>) -> Self {
+        Self { lines: keys(plan).into_iter().filter_map(|key| Line::new(key, all)).collect(), floors, calls }
     }
 
     fn counted(&self, tls: Tls, work: Work) -> impl Iterator<Item = &Line> {
@@ -225,6 +227,17 @@ impl Summary {
             let mut add = |what, value, bar, stretch| all.push(Bar { what, tls, subject, value, bar, stretch });
             let own =
                 |figure: f64, rival: Option<(Subject, f64)>| Some(figure / rival.filter(|_| line.accepted > 0)?.1);
+            if subject.sleeping() != subject {
+                let asleep = self.counted(tls, work).find(|it| it.key.subject == subject.sleeping());
+                let ratio = asleep.map(|asleep| line.cost.median / asleep.cost.median).filter(|_| line.accepted > 0);
+                match work {
+                    Work::GetattrAlone => add("GETATTR alone, CPU per call to that without spinning", ratio, 1.0, 1.0),
+                    Work::GetattrFar => {
+                        add("GETATTR 500 us away, CPU per call to that without spinning", ratio, 1.05, 1.0)
+                    }
+                    _ => {}
+                }
+            }
             let to_best = own(line.cost.median, self.best_rival(tls, work, |it| it.cost.median));
             match work {
                 Work::Read => {
@@ -238,13 +251,18 @@ impl Summary {
                     add("WRITE CPU to relay + AEAD", self.to_floor(line), 1.25, 1.05);
                 }
                 Work::Getattr => add("GETATTR 4x16 CPU to the best rival's", to_best, 1.0, 0.85),
+                Work::GetattrAlone if subject.sleeping() == subject => {}
                 Work::GetattrAlone => {
                     let p50 = own(line.p50_us(), self.best_rival(tls, work, Line::p50_us));
                     add("GETATTR alone, p50 to the best rival's", p50, 0.5, 0.35);
                     add("GETATTR alone, CPU per call to the best rival's", to_best, 1.0, 1.0);
                 }
-                Work::Mixed => {}
+                Work::GetattrFar | Work::Mixed => {}
             }
+        }
+        for (Key { tls, work, subject }, calls) in self.calls.iter().filter(|(key, _)| key.subject.is_sealane()) {
+            let what = if *work == Work::Read { "READ system calls per MiB" } else { "WRITE system calls per MiB" };
+            all.push(Bar { what, tls: *tls, subject: *subject, value: Some(*calls), bar: 8.0, stretch: 4.0 });
         }
         all
     }
@@ -257,6 +275,7 @@ impl Summary {
         for (tls, work) in works {
             self.put_table(&mut text, tls, work);
         }
+        self.put_calls(&mut text);
         text += "## Bars\n\n| figure | TLS | driver | reached | bar | stretch |\n|---|---|---|---|---|---|\n";
         for Bar { what, tls, subject, value, bar, stretch } in self.bars() {
             let reached = match value {
@@ -272,6 +291,30 @@ impl Summary {
             let _ = writeln!(text, "\nAEAD alone, TLS {name}: seals at {seal:.3}, opens at {open:.3} CPU s/GiB.");
         }
         text
+    }
+
+    fn put_calls(&self, text: &mut String) {
+        let Some((Key { tls, .. }, _)) = self.calls.first() else { return };
+        let of = |subject, work| {
+            let wanted = |(key, _): &&(Key, f64)| (key.subject, key.work) == (subject, work);
+            self.calls.iter().find(wanted).map_or_else(String::new, |(_, calls)| format!("{calls:.1}"))
+        };
+        let _ =
+            writeln!(text, "## system calls per MiB, TLS {}\n\n| subject | READ | WRITE |\n|---|---|---|", tls.name());
+        let mut subjects: Vec<Subject> = Vec::new();
+        for (Key { subject, .. }, _) in &self.calls {
+            if !subjects.contains(subject) {
+                subjects.push(*subject);
+                let _ = writeln!(
+                    text,
+                    "| {} | {} | {} |",
+                    subject.name(),
+                    of(*subject, Work::Read),
+                    of(*subject, Work::Write)
+                );
+            }
+        }
+        text.push('\n');
     }
 
     fn put_table(&self, text: &mut String, tls: Tls, work: Work) {
@@ -342,11 +385,14 @@ mod tests {
         let plan = Plan {
             seconds: Duration::from_secs(2),
             rounds: 1,
-            subjects: vec![Subject::Relay, Subject::Epoll, Subject::Stunnel, Subject::NginxTuned],
-            works: vec![Work::Read, Work::Write],
+            works: [Work::Read, Work::Write]
+                .map(|work| (work, vec![Subject::Relay, Subject::Epoll, Subject::Stunnel, Subject::NginxTuned]))
+                .to_vec(),
             tls: vec![Tls::Tls12],
         };
-        Summary::new(&plan, all, vec![(Tls::Tls12, Floor { seal: 0.2, open: 0.1 })])
+        let calls = [(Work::Read, 6.5), (Work::Write, 8.5)];
+        let calls = calls.map(|(work, calls)| (Key { tls: Tls::Tls13, work, subject: Subject::Epoll }, calls));
+        Summary::new(&plan, all, vec![(Tls::Tls12, Floor { seal: 0.2, open: 0.1 })], calls.to_vec())
     }
 
     #[test]
@@ -365,9 +411,11 @@ mod tests {
         assert_eq!(line.cost, Spread { median: 0.5, min: 0.4, max: 0.6 });
         assert_eq!((line.accepted, line.windows), (2, 3));
         let values: Vec<_> = summary.bars().iter().map(|bar| bar.value).collect();
-        assert_eq!(values, [Some(0.25), Some(0.5), Some(1.0)]);
+        assert_eq!(values, [Some(0.25), Some(0.5), Some(1.0), Some(6.5), Some(8.5)]);
         let text = summary.markdown();
         assert!(text.contains("| READ CPU to stunnel's | 1.2 | epoll | **0.25** (stretch) | 0.41 | 0.35 |"), "{text}");
+        assert!(text.contains("| epoll | 6.5 | 8.5 |"), "{text}");
+        assert!(text.contains("| WRITE system calls per MiB | 1.3 | epoll | 8.50 MISSED | 8 | 4 |"), "{text}");
     }
 
     #[test]
@@ -377,7 +425,9 @@ mod tests {
                 measurement(Work::Read, Subject::Epoll, 400, ours),
                 measurement(Work::Read, Subject::Stunnel, 2000, theirs),
             ];
-            assert!(summary(&all).bars().iter().all(|bar| bar.value.is_none()), "{ours} {theirs}");
+            let summary = summary(&all);
+            let bars = summary.bars();
+            assert!(bars.iter().filter(|bar| bar.tls == Tls::Tls12).all(|bar| bar.value.is_none()), "{ours} {theirs}");
         }
     }
 
@@ -393,8 +443,7 @@ mod tests {
         let plan = Plan {
             seconds: Duration::from_secs(1),
             rounds: 1,
-            subjects: vec![Subject::Relay, Subject::Uring],
-            works: vec![Work::Read],
+            works: vec![(Work::Read, vec![Subject::Relay, Subject::Uring])],
             tls: vec![Tls::Tls12, Tls::Tls13],
         };
         let subjects: Vec<_> = keys(&plan).iter().map(|key| (key.tls, key.subject)).collect();

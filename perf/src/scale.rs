@@ -96,6 +96,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let certificates = certificates::make(&directory)?;
     let subjects: Vec<Subject> = SUBJECTS.into_iter().filter(|it| programs.obstacle(*it).is_none()).collect();
     let setup = Setup { directory, certificates, programs };
+    eprintln!("about nine minutes with three rounds");
     let mut points = busy(options, &setup, &subjects)?;
     points.extend(idle(options, &setup, &subjects)?);
     points.extend(new(options, &setup, &subjects)?);
@@ -129,6 +130,7 @@ fn busy(options: &Options, setup: &Setup, subjects: &[Subject]) -> Result<Vec<Po
                 Some(Point { what, subject: *subject, connections, value })
             };
             points.extend(BUSY.into_iter().zip(costs).filter_map(of));
+            eprintln!("{what}: {} done", subject.name());
         }
     }
     Ok(points)
@@ -155,6 +157,7 @@ fn idle(options: &Options, setup: &Setup, subjects: &[Subject]) -> Result<Vec<Po
             let value = Spread::one((many - some) / f64::from(IDLE[2] - IDLE[1]));
             points.push(Point { what: EACH, subject: *subject, connections: IDLE[2], value });
         }
+        eprintln!("idle connections: {} done", subject.name());
     }
     Ok(points)
 }
@@ -176,6 +179,7 @@ fn new(options: &Options, setup: &Setup, subjects: &[Subject]) -> Result<Vec<Poi
             let value = Spread::of(values.into_iter());
             points.extend(value.map(|value| Point { what, subject: *subject, connections: 4, value }));
         }
+        eprintln!("new connections: {} done", subject.name());
     }
     Ok(points)
 }
@@ -196,7 +200,7 @@ impl Watched {
 
 /// Runs a load, `words`, on a fresh subject.
 fn watched(setup: &Setup, subject: Subject, tls: Tls, words: &[&str]) -> Result<Watched> {
-    let mut server = setup.start_server(subject, tls)?;
+    let mut server = setup.start_server(subject, tls, 0)?;
     let process = setup.start_subject(subject, tls, WORKERS)?.context("a subject without a process")?;
     let connect = format!("127.0.0.1:{SUBJECT_PORT}");
     let mut load = setup.start_load(&[words, &["--connect", &connect]].concat())?;

@@ -6,6 +6,8 @@
 use std::io::{self, IoSliceMut, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::ops::Range;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use sealane_proto::limits::{BUFFER_BIG_BYTES, PAYLOAD_BYTES_MAX, RECORD_PLAIN_BYTES_MAX};
@@ -122,12 +124,15 @@ pub(crate) struct Session<'s> {
     found: Vec<Call>,
     heads: Vec<u8>,
     sending: Vec<u8>,
+    /// How far away the far end is.
+    delay: Duration,
 }
 
 impl<'s> Session<'s> {
-    pub(crate) fn new(stream: &'s TcpStream, link: Link) -> Self {
-        let sending = vec![0x5a; BUFFER_BIG_BYTES + 2 * HEADS_BYTES_MAX];
-        Self { stream, link, calls: Calls::new(), found: Vec::new(), heads: Vec::new(), sending }
+    pub(crate) fn new(stream: &'s TcpStream, link: Link, delay: Duration) -> Self {
+        // Zeroes take no memory before they are used: there may be a thousand of these.
+        let sending = vec![0; BUFFER_BIG_BYTES + 2 * HEADS_BYTES_MAX];
+        Self { stream, link, calls: Calls::new(), found: Vec::new(), heads: Vec::new(), sending, delay }
     }
 
     /// Answers until the peer closes; `early` came with the handshake.
@@ -158,6 +163,9 @@ impl<'s> Session<'s> {
     }
 
     fn answer(&mut self) -> Result<()> {
+        if !self.found.is_empty() && !self.delay.is_zero() {
+            thread::sleep(self.delay);
+        }
         let mut found = std::mem::take(&mut self.found);
         for call in found.drain(..) {
             let payload = call.read_bytes as usize;

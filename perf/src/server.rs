@@ -42,6 +42,10 @@ pub(crate) struct Options {
     #[arg(long, conflicts_with_all = ["cert", "key"])]
     plain: bool,
 
+    /// Answer so much later, as if the server were far away, in microseconds
+    #[arg(long, value_name = "MICROSECONDS", default_value = "0")]
+    delay: u64,
+
     /// End after so many seconds
     #[arg(long, value_name = "SECONDS", default_value = "86400")]
     lifetime: u64,
@@ -58,17 +62,18 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         _ => bail!("--cert and --key belong together"),
     };
     let listener = TcpListener::bind(options.listen).with_context(|| format!("listening on {}", options.listen))?;
-    thread::spawn(move || accept_all(&listener, config.as_ref()));
+    let delay = Duration::from_micros(options.delay);
+    thread::spawn(move || accept_all(&listener, config.as_ref(), delay));
     thread::sleep(Duration::from_secs(options.lifetime));
     Ok(())
 }
 
-fn accept_all(listener: &TcpListener, config: Option<&Arc<ServerConfig>>) {
+fn accept_all(listener: &TcpListener, config: Option<&Arc<ServerConfig>>, delay: Duration) {
     for stream in listener.incoming() {
         let config = config.cloned();
         match stream {
             Ok(stream) => drop(thread::spawn(move || {
-                if let Err(error) = serve(&stream, config.as_ref()) {
+                if let Err(error) = serve(&stream, config.as_ref(), delay) {
                     eprintln!("sealane-perf server: {error:#}");
                 }
             })),
@@ -80,7 +85,7 @@ fn accept_all(listener: &TcpListener, config: Option<&Arc<ServerConfig>>) {
     }
 }
 
-fn serve(stream: &TcpStream, config: Option<&Arc<ServerConfig>>) -> Result<()> {
+fn serve(stream: &TcpStream, config: Option<&Arc<ServerConfig>>, delay: Duration) -> Result<()> {
     stream.set_nodelay(true).context("TCP_NODELAY")?;
     stream.set_read_timeout(Some(SILENCE_MAX)).context("SO_RCVTIMEO")?;
     stream.set_write_timeout(Some(SILENCE_MAX)).context("SO_SNDTIMEO")?;
@@ -92,5 +97,5 @@ fn serve(stream: &TcpStream, config: Option<&Arc<ServerConfig>>) -> Result<()> {
             (Link::tls(established), early, closed)
         }
     };
-    Session::new(stream, link).run(&early, closed)
+    Session::new(stream, link, delay).run(&early, closed)
 }

@@ -20,7 +20,7 @@ pub(crate) const SERVER_PORT: u16 = 2049;
 /// The processor of the subject, which has it for itself.
 pub(crate) const SUBJECT_CPU: usize = 0;
 /// The processor of the load and of the far end.
-const OUTER_CPU: usize = 1;
+pub(crate) const OUTER_CPU: usize = 1;
 
 /// What stands between the load and the far end.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, ValueEnum)]
@@ -33,6 +33,10 @@ pub(crate) enum Subject {
     Uring,
     /// Sealane over epoll
     Epoll,
+    /// Sealane over io_uring, which never spins
+    UringSleeping,
+    /// Sealane over epoll, which never spins
+    EpollSleeping,
     Stunnel,
     StunnelTuned,
     Nginx,
@@ -53,7 +57,16 @@ impl Subject {
     }
 
     pub(crate) const fn is_sealane(self) -> bool {
-        matches!(self, Self::Uring | Self::Epoll)
+        matches!(self, Self::Uring | Self::Epoll | Self::UringSleeping | Self::EpollSleeping)
+    }
+
+    /// The same without spinning; others are that themselves.
+    pub(crate) const fn sleeping(self) -> Self {
+        match self {
+            Self::Uring => Self::UringSleeping,
+            Self::Epoll => Self::EpollSleeping,
+            other => other,
+        }
     }
 
     /// Whether the far end is to speak plain text.
@@ -73,6 +86,10 @@ pub(crate) struct ProgramOptions {
     /// The sealane binary [default: the one beside this program]
     #[arg(long, value_name = "FILE")]
     sealane: Option<PathBuf>,
+
+    /// Options for sealane besides those of the comparison, for trying something out
+    #[arg(long, value_name = "OPTIONS", default_value = "", allow_hyphen_values = true)]
+    sealane_options: String,
 
     /// The stunnel binary
     #[arg(long, value_name = "FILE", default_value = "/usr/bin/stunnel")]
@@ -117,6 +134,7 @@ impl ProgramOptions {
             socat: self.socat.clone(),
             ghostunnel: self.ghostunnel.clone(),
             efs_proxy: self.efs_proxy.clone(),
+            sealane_options: self.sealane_options.clone(),
         })
     }
 }
@@ -131,13 +149,15 @@ pub(crate) struct Programs {
     pub(crate) socat: PathBuf,
     pub(crate) ghostunnel: Option<PathBuf>,
     pub(crate) efs_proxy: Option<PathBuf>,
+    /// What Sealane is told besides.
+    pub(crate) sealane_options: String,
 }
 
 impl Programs {
     fn of(&self, subject: Subject) -> Option<&Path> {
         match subject {
             Subject::Direct | Subject::Relay => None,
-            Subject::Uring | Subject::Epoll => Some(&self.sealane),
+            Subject::Uring | Subject::Epoll | Subject::UringSleeping | Subject::EpollSleeping => Some(&self.sealane),
             Subject::Stunnel | Subject::StunnelTuned => Some(&self.stunnel),
             Subject::Nginx | Subject::NginxTuned => Some(&self.nginx),
             Subject::Haproxy | Subject::HaproxyTuned => Some(&self.haproxy),
@@ -172,6 +192,7 @@ pub(crate) struct Job<'s> {
     ca: String,
     tls: Tls,
     directory: &'s Path,
+    sealane_options: &'s str,
 }
 
 impl Setup {
@@ -188,6 +209,7 @@ impl Setup {
             ca: self.certificates.ca.display().to_string(),
             tls,
             directory: self.directory.path(),
+            sealane_options: &self.programs.sealane_options,
         };
         let mut process = match subject {
             Subject::Direct => return Ok(None),
@@ -215,13 +237,14 @@ impl Setup {
     ///
     /// # Errors
     /// When it does not get that far.
-    pub(crate) fn start_server(&self, subject: Subject, tls: Tls) -> Result<Process> {
+    pub(crate) fn start_server(&self, subject: Subject, tls: Tls, delay_us: u32) -> Result<Process> {
         let Certificates { server, server_key, .. } = &self.certificates;
         let (cert, key) = (server.display().to_string(), server_key.display().to_string());
         // Where there is no subject, the far end is where the load looks for it.
         let port = if subject == Subject::Direct { SUBJECT_PORT } else { SERVER_PORT };
         let listen = format!("127.0.0.1:{port}");
-        let mut args = vec!["server", "--listen", &listen, "--lifetime", "600"];
+        let delay = delay_us.to_string();
+        let mut args = vec!["server", "--listen", &listen, "--lifetime", "600", "--delay", &delay];
         if subject.is_plain() {
             args.push("--plain");
         } else {
@@ -279,6 +302,7 @@ impl Setup {
             ca: "ca.pem".into(),
             tls,
             directory: Path::new("."),
+            sealane_options: &self.programs.sealane_options,
         };
         let settings::Started { args, files } = settings::of(subject, &job, workers);
         let program =

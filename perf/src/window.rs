@@ -68,7 +68,7 @@ impl Window<'_> {
     pub(crate) fn measure(&self) -> Result<Measurement> {
         let Key { tls, work, subject } = self.key;
         let setup = self.run.setup;
-        let server = setup.start_server(subject, tls)?;
+        let server = setup.start_server(subject, tls, work.delay_us())?;
         let process = setup.start_subject(subject, tls, WORKERS)?;
         let connect = format!("127.0.0.1:{SUBJECT_PORT}");
         let [seconds, warm_up] = [self.run.seconds, WARM_UP].map(|time| time.as_secs_f64().to_string());
@@ -129,6 +129,7 @@ impl Window<'_> {
                     let busy = procfs::busy_seconds(self.run.ticks_per_second)? - open.busy_seconds;
                     let resident = subject.map_or(Ok(0), |subject| procfs::resident_kib(subject.pid()))?;
                     closed = Some((open, busy, resident));
+                    tcp_verified = tcp_verified || namespace::verify_cubic(ends)?;
                 }
                 Ok(line) => break line,
                 Err(RecvTimeoutError::Disconnected) => bail!("the load failed\n{}", load.log()),

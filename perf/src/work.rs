@@ -19,6 +19,8 @@ pub(crate) enum Work {
     Getattr,
     /// GETATTR, one at a time
     GetattrAlone,
+    /// GETATTR, one at a time, of a server that answers 500 us later
+    GetattrFar,
     /// 70 % READ, 20 % WRITE, 10 % GETATTR, of 4 KiB to 1 MiB, 8 outstanding on one connection
     Mixed,
 }
@@ -36,9 +38,14 @@ impl Work {
         match self {
             Self::Read | Self::Write => 4,
             Self::Getattr => 16,
-            Self::GetattrAlone => 1,
+            Self::GetattrAlone | Self::GetattrFar => 1,
             Self::Mixed => 8,
         }
+    }
+
+    /// How much later the far end answers, in microseconds.
+    pub(crate) const fn delay_us(self) -> u32 {
+        if matches!(self, Self::GetattrFar) { 500 } else { 0 }
     }
 
     /// Whether its cost is by the byte, else by the call.
@@ -51,7 +58,7 @@ impl Work {
         let kind = match (self, number % 10) {
             (Self::Read, _) | (Self::Mixed, 0..=6) => Kind::Read,
             (Self::Write, _) | (Self::Mixed, 7..=8) => Kind::Write,
-            (Self::Getattr | Self::GetattrAlone, _) | (Self::Mixed, _) => Kind::Getattr,
+            (Self::Getattr | Self::GetattrAlone | Self::GetattrFar, _) | (Self::Mixed, _) => Kind::Getattr,
         };
         let bytes = match self {
             Self::Mixed => {

@@ -5,8 +5,8 @@ use std::ops::Range;
 use rustls::AlertDescription as RustlsAlert;
 use sealane_proto::limits::{
     BUFFER_BIG_BYTES, BUFFER_BIG_SLICES, BUFFER_PLAIN_BYTES_MAX, BUFFER_SMALL_BYTES, BUFFER_SMALL_SLICES,
-    COMPOUND_BYTES_MAX, HANDSHAKE_MESSAGE_BYTES_MAX, PAYLOAD_BYTES_MAX, RECORD_OVERHEAD_BYTES_MAX,
-    RECORD_PLAIN_BYTES_MAX, RECORD_WIRE_BYTES_MAX, SHIFT_BELOW_BYTES,
+    COMPOUND_BYTES_MAX, HELLO_AGAIN_BYTES_MAX, PAYLOAD_BYTES_MAX, RECORD_OVERHEAD_BYTES_MAX, RECORD_PLAIN_BYTES_MAX,
+    RECORD_WIRE_BYTES_MAX, SHIFT_BELOW_BYTES, TICKET_MESSAGE_BYTES_MAX,
 };
 use sealane_proto::rpc::{RecordError, RecordScanner};
 use sealane_proto::tls::{
@@ -29,7 +29,7 @@ fn sizes_are_those_of_the_rfcs_and_of_a_mount() {
     assert_eq!(BUFFER_BIG_SLICES, BUFFER_BIG_BYTES / SHIFT_BELOW_BYTES + 4);
     assert_eq!((BUFFER_BIG_SLICES, BUFFER_SMALL_SLICES), (533, 12));
     // A ticket is at most 2^16 - 1 bytes (RFC 8446 section 4.6.1); what is longer is refused.
-    assert_eq!(HANDSHAKE_MESSAGE_BYTES_MAX, 65_536);
+    assert_eq!([TICKET_MESSAGE_BYTES_MAX, HELLO_AGAIN_BYTES_MAX], [65_536, 16_384]);
 }
 
 #[test]

@@ -161,3 +161,16 @@ fn a_slow_reply_is_awaited_when_a_tls_12_key_is_used_up() {
         sealane.wait_for("closed: the TLS 1.2 key was used up");
     }
 }
+
+#[test]
+fn a_handshake_message_that_is_never_whole_has_its_time() {
+    for driver in DRIVERS {
+        let Joined { sealane: _sealane, mut client, mut peer, .. } = join(driver, TLS13, &["--stall-timeout", "1"]);
+        exchange(&mut client, &mut peer, 1);
+        // Longer than the limit: what is whole is not timed.
+        std::thread::sleep(Duration::from_millis(1500));
+        exchange(&mut client, &mut peer, 2);
+        peer.send_record(ContentType::HANDSHAKE, &[4, 0, 0, 9, 1]);
+        expect_reset(&mut client, SOON);
+    }
+}

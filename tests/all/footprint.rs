@@ -170,40 +170,60 @@ fn a_mib_takes_few_system_calls() {
     }
 }
 
+/// What each further connection takes that does nothing.
+const IDLE_CONNECTION_BYTES_MAX: u64 = 16 * 1024;
 /// The most that a connection may take besides buffers, whatever its peer does: what it is, and a handshake message that
 /// is not whole yet (64 KiB; what holds it may have twice the room). SECURITY.md states it.
-const CONNECTION_BYTES_MAX: u64 = (32 + 128) * 1024;
+const CONNECTION_BYTES_MAX: u64 = (16 + 128) * 1024;
+
+/// Bytes that each of `count` connections takes, beyond the `before` first ones: each has made a call, and its peer has
+/// done `misdeed`. None may have ended.
+fn bytes_of_each(driver: &str, before: u64, count: u64, misdeed: impl Fn(&mut Peer)) -> u64 {
+    let listener = PeerListener::bind(&rustls::version::TLS13);
+    let sealane = Sealane::start(driver, listener.port(), &["--workers", "1"]);
+    let mut open = Vec::new();
+    let mut hold = |count: u64, misdeed: Option<&dyn Fn(&mut Peer)>| {
+        for index in 0..count {
+            // One that is silent at first is waited for.
+            let client = sealane.connect_and_say(&call(index as u32, b"x"));
+            let mut peer = listener.accept_talkative();
+            if let Some(misdeed) = misdeed {
+                misdeed(&mut peer);
+            }
+            assert_eq!(peer.read(45), call(index as u32, b"x"));
+            open.push((client, peer));
+        }
+        // A direction keeps its buffer for a moment.
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        sealane.process.status_kib("VmRSS")
+    };
+    let at_first = hold(before, None);
+    let each = (hold(count, Some(&misdeed)) - at_first) * 1024 / count;
+    assert_eq!(sealane.process.count("closed:"), 0, "{driver}");
+    each
+}
+
+#[test]
+fn an_idle_connection_takes_little_memory() {
+    let _alone = alone();
+    for driver in DRIVERS {
+        let each = bytes_of_each(driver, 100, 400, |_| {});
+        eprintln!("{driver}: {each} bytes for each idle connection");
+        assert!(each <= IDLE_CONNECTION_BYTES_MAX, "{driver}: {each} bytes for each idle connection");
+    }
+}
 
 #[test]
 fn a_peer_that_never_finishes_a_message_takes_what_is_stated() {
-    const CONNECTIONS: u64 = 100;
     /// A NewSessionTicket of as many bytes as are accepted, and nearly all of it.
     const HEAD: [u8; 4] = [4, 0, 0xff, 0xff];
     let _alone = alone();
     let ticket = [&HEAD[..], &[7; 0xff00]].concat();
     for driver in DRIVERS {
-        let listener = PeerListener::bind(&rustls::version::TLS13);
-        let sealane = Sealane::start(driver, listener.port(), &["--workers", "1"]);
-        let mut open = Vec::new();
-        let mut hold = |count: u64, is_told: bool| {
-            for index in 0..count {
-                let mut client = sealane.connect();
-                let mut peer = listener.accept();
-                if is_told {
-                    ticket.chunks(16 << 10).for_each(|part| peer.send_record(ContentType::HANDSHAKE, part));
-                }
-                // What came before the message, in the other direction, has been seen: so has the message soon.
-                client.write_all(&call(index as u32, b"x")).unwrap();
-                assert_eq!(peer.read(45), call(index as u32, b"x"));
-                open.push((client, peer));
-            }
-            std::thread::sleep(std::time::Duration::from_millis(500));
-            sealane.process.status_kib("VmRSS")
-        };
-        let before = hold(20, false);
-        let each = (hold(CONNECTIONS, true) - before) * 1024 / CONNECTIONS;
+        let each = bytes_of_each(driver, 20, 100, |peer| {
+            ticket.chunks(16 << 10).for_each(|part| peer.send_record(ContentType::HANDSHAKE, part));
+        });
         eprintln!("{driver}: {each} bytes for each connection with a handshake message that is not whole");
-        assert_eq!(sealane.process.count("closed:"), 0, "{driver}");
         assert!(each > 60 * 1024, "{driver}: {each} bytes: the message is not held");
         assert!(each <= CONNECTION_BYTES_MAX, "{driver}: {each} bytes for each connection");
     }

@@ -27,4 +27,5 @@ mod sandbox_files;
 mod server_ends;
 mod server_far_ends;
 mod server_limits;
+mod spin;
 mod windows;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use sealane_proto::limits::HANDSHAKE_MESSAGE_BYTES_MAX;
+use sealane_proto::limits::{HELLO_AGAIN_BYTES_MAX, TICKET_MESSAGE_BYTES_MAX};
 use sealane_proto::tls::{
     AlertDescription, ContentType, Inbound, Invalid, PeerMisbehaved, Pieces, Progress, Role, Sealer, Suite, TlsError,
     TrafficKey, Version, Window, key_update,
@@ -288,18 +288,23 @@ fn a_handshake_message_is_not_interrupted_and_not_endless() {
         assert_eq!(line.send(22, &[4, 0, 0, 9, 1]).1, NOTHING);
         line.fails(kind, content, interleaved);
     }
-    let announced = (HANDSHAKE_MESSAGE_BYTES_MAX as u32).to_be_bytes();
-    assert_eq!(Line::new(Version::Tls13).send(22, &[4, announced[1], announced[2], announced[3]]).1, NOTHING);
-    let announced = (HANDSHAKE_MESSAGE_BYTES_MAX as u32 + 1).to_be_bytes();
-    Line::new(Version::Tls13).fails(
-        22,
-        &[4, announced[1], announced[2], announced[3]],
-        TlsError::Invalid(Invalid::HandshakeTooLong),
-    );
+    let head = |kind: u8, length: usize| {
+        let [_, l0, l1, l2] = (length as u32).to_be_bytes();
+        [kind, l0, l1, l2]
+    };
+    let too_long = TlsError::Invalid(Invalid::HandshakeTooLong);
+    assert_eq!(Line::new(Version::Tls13).send(22, &head(4, TICKET_MESSAGE_BYTES_MAX)).1, NOTHING);
+    Line::new(Version::Tls13).fails(22, &head(4, TICKET_MESSAGE_BYTES_MAX + 1), too_long);
+    let server = || Line::with(Version::Tls12, Suite::Aes128Gcm, Role::Server);
+    assert_eq!(server().send(22, &head(1, HELLO_AGAIN_BYTES_MAX)).1, NOTHING);
+    server().fails(22, &head(1, HELLO_AGAIN_BYTES_MAX + 1), too_long);
+    // What may not come is refused when its head has come, and nothing of it is kept.
     for kind in [1, 2, 8, 13, 20] {
         let unexpected = TlsError::PeerMisbehaved(PeerMisbehaved::HandshakeType(kind));
-        Line::new(Version::Tls13).fails(22, &[kind, 0, 0, 0], unexpected);
+        Line::new(Version::Tls13).fails(22, &head(kind, 0x00ff_ffff), unexpected);
     }
+    Line::new(Version::Tls13).fails(22, &head(24, 2), TlsError::Invalid(Invalid::KeyUpdate));
+    Line::new(Version::Tls12).fails(22, &head(0, 1), TlsError::Invalid(Invalid::HelloRequest));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rustls::pki_types::ServerName;
 use sealane_io::sandbox::Demand;
-use sealane_relay::{Endpoint, IoChoice, ProxyProtocol, TlsVersions};
+use sealane_relay::{Endpoint, IoChoice, ProxyProtocol, Spin, TlsVersions};
 
 /// A userspace TLS tunnel for NFS
 #[derive(Debug, Parser)]
@@ -285,6 +285,11 @@ pub(crate) struct TunnelOptions {
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000), default_value = "1024", help_heading = "Resources")]
     pub(crate) connections_max: usize,
 
+    /// Keep looking for the next message for a moment before a thread sleeps: auto where that has turned out to cost no more
+    /// than sleeping, off, or always for so many microseconds
+    #[arg(long, value_name = "auto|off|MICROSECONDS", value_parser = parse_spin, default_value = "auto", help_heading = "Resources")]
+    pub(crate) spin: Spin,
+
     /// Connect to --connect from this address
     #[arg(long, value_name = "ADDRESS", value_parser = parse_source, help_heading = "Network")]
     pub(crate) bind_address: Option<IpAddr>,
@@ -461,6 +466,16 @@ fn parse_size(text: &str) -> Result<usize, String> {
     };
     let count: usize = digits.parse().map_err(|_| wrong())?;
     count.checked_mul(1 << shift).ok_or_else(|| format!("'{text}' is more than this host can address"))
+}
+
+/// `auto`, `off`, or microseconds, at most ten milliseconds.
+fn parse_spin(text: &str) -> Result<Spin, String> {
+    match (text, text.parse::<u64>()) {
+        ("auto", _) => Ok(Spin::Auto),
+        ("off" | "0", _) => Ok(Spin::Off),
+        (_, Ok(micros @ 1..=10_000)) => Ok(Spin::For(Duration::from_micros(micros))),
+        _ => Err(format!("'{text}' is neither 'auto' nor 'off' nor a number of microseconds from 1 to 10000")),
+    }
 }
 
 fn parse_name(text: &str) -> Result<ServerName<'static>, String> {

@@ -50,6 +50,7 @@ pub(crate) fn config(options: &ClientOptions, pem: fn(PathBuf) -> PemSource) -> 
         io: tunnel.io.into(),
         memory: tunnel.memory(),
         timeouts: tunnel.timeouts(),
+        spin: tunnel.spin,
         // No user timeout on the plain side: it would also cut a client that reads nothing for a while.
         accepted: SocketOptions { keep_alive, ..SocketOptions::default() },
         outgoing: ConnectOptions {

@@ -1,12 +1,19 @@
 //! The program `sealane`, as a library: for its one line of `main`, and for the fuzz target of the command line.
 
 #![forbid(unsafe_code)]
+#![warn(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::string_slice)]
 
 mod args;
 mod bench;
 mod client;
 mod demo;
 #[doc(hidden)]
+#[allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "what a fuzz target finds wrong is a panic"
+)]
 pub mod fuzzing;
 mod local;
 mod log;

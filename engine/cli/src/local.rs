@@ -117,6 +117,7 @@ pub(crate) fn tunnel_config(mode: Mode, connect: SocketAddr, io: IoChoice) -> Tu
         io,
         memory: Memory { bytes_max: BUFFERS_BYTES, connections_max: CONNECTIONS_MAX, workers: 1 },
         timeouts: sealane_relay::Timeouts::default(),
+        spin: sealane_relay::Spin::default(),
         accepted: SocketOptions::default(),
         outgoing: ConnectOptions::default(),
         records_per_key_max: u64::MAX,

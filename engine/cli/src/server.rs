@@ -58,6 +58,7 @@ pub(crate) fn config(options: &ServerOptions, pem: fn(PathBuf) -> PemSource) -> 
         io: tunnel.io.into(),
         memory: tunnel.memory(),
         timeouts: tunnel.timeouts(),
+        spin: tunnel.spin,
         accepted: tunnel.tls_socket(),
         outgoing: ConnectOptions {
             bind_address: tunnel.bind_address,

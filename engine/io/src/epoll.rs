@@ -4,7 +4,6 @@ use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use tokio::io::Interest;
@@ -14,7 +13,7 @@ use crate::net::{self, ConnectOptions, Connection};
 use crate::pool::Buffer;
 use crate::rt;
 use crate::socket::Socket;
-use crate::stream::{Control, Driver, Patience, Received, Stream};
+use crate::stream::{BYTES_PER_TURN, Control, Driver, Patience, Received, Stream, held_too_long, polled_again};
 
 /// The driver for hosts without io_uring.
 pub struct Epoll;
@@ -42,13 +41,10 @@ impl Driver for Epoll {
     }
 }
 
-/// A stream lets the other tasks of its thread run after moving so much. Calls that succeed at once never wait, so
-/// without this a fast connection would hold its worker.
-const BYTES_PER_TURN: usize = 1 << 20;
-
 /// A socket registered with the reactor.
 pub struct EpollStream {
     fd: AsyncFd<Socket>,
+    is_eager: Cell<bool>,
     /// Bytes moved since the last pause.
     moved: Cell<usize>,
 }
@@ -71,11 +67,15 @@ impl Stream for EpollStream {
         // SAFETY: the descriptor is open as long as any clone of `socket` is, and the `AsyncFd` keeps one; a `Socket`
         // never changes its descriptor.
         let fd = unsafe { AsyncFd::register(socket) };
-        Ok(Self { fd: fd.map_err(|error| error.into_parts().1)?, moved: Cell::new(0) })
+        Ok(Self { fd: fd.map_err(|error| error.into_parts().1)?, is_eager: Cell::new(false), moved: Cell::new(0) })
     }
 
     fn socket(&self) -> &Socket {
         self.fd.get_ref()
+    }
+
+    fn set_eager(&self, is_eager: bool) {
+        self.is_eager.set(is_eager);
     }
 
     async fn readable(&self) -> io::Result<()> {
@@ -90,8 +90,12 @@ impl Stream for EpollStream {
     }
 
     async fn receive(&self, mut buffer: Buffer, patience: Patience) -> (io::Result<Received>, Buffer) {
+        let mut hold_until = None;
         loop {
-            let result = self.fd.try_io(Interest::READABLE, |socket| receive_message(socket, &mut buffer));
+            let result = match self.is_eager.get() {
+                true => self.fd.get_ref().receive_message(&mut buffer),
+                false => self.fd.try_io(Interest::READABLE, |socket| socket.receive_message(&mut buffer)),
+            };
             match result {
                 Ok(0) => return (Ok(Received::End), buffer),
                 Ok(count) => {
@@ -101,6 +105,10 @@ impl Stream for EpollStream {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => return (Err(error), buffer),
                 Err(_) if patience == Patience::None => return (Ok(Received::Nothing), buffer),
+                Err(_) if self.is_eager.get() && held_too_long(&mut hold_until) => {
+                    return (Ok(Received::Nothing), buffer);
+                }
+                Err(_) if self.is_eager.get() => polled_again().await,
                 Err(_) => match rt::timeout(Duration::from_millis(Patience::HOLD_MS), self.fd.readable()).await {
                     None => return (Ok(Received::Nothing), buffer),
                     Some(Err(error)) => return (Err(error), buffer),
@@ -112,7 +120,7 @@ impl Stream for EpollStream {
 
     async fn send(&self, mut buffer: Buffer) -> (io::Result<()>, Buffer) {
         while buffer.slices_bytes() > 0 {
-            match self.fd.try_io(Interest::WRITABLE, |socket| send_message(socket, &mut buffer)) {
+            match self.fd.try_io(Interest::WRITABLE, |socket| socket.send_message(&mut buffer)) {
                 Ok(count) => buffer.consume(count),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => return (Err(error), buffer),
@@ -124,19 +132,4 @@ impl Stream for EpollStream {
         }
         (Ok(()), buffer)
     }
-}
-
-fn receive_message(socket: &Socket, buffer: &mut Buffer) -> io::Result<usize> {
-    let message = buffer.message();
-    // SAFETY: `message` is valid while `buffer` is borrowed, its slices lie in the buffer, and the call returns before
-    // the borrow ends.
-    let count = unsafe { libc::recvmsg(socket.as_raw_fd(), message, libc::MSG_DONTWAIT) };
-    if count < 0 { Err(io::Error::last_os_error()) } else { Ok(count as usize) }
-}
-
-fn send_message(socket: &Socket, buffer: &mut Buffer) -> io::Result<usize> {
-    let message = buffer.message();
-    // SAFETY: as in `receive_message`.
-    let count = unsafe { libc::sendmsg(socket.as_raw_fd(), message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
-    if count < 0 { Err(io::Error::last_os_error()) } else { Ok(count as usize) }
 }

@@ -3,6 +3,8 @@
 //! The only crate with `unsafe`, and the only one that knows libc, tokio and tokio-uring. It knows nothing of TLS, RPC
 //! or NFS: buffers have sizes and slices, streams receive and send them.
 
+#![warn(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::string_slice)]
+
 mod epoll;
 mod fence;
 pub mod host;
@@ -19,5 +21,5 @@ mod uring;
 pub use epoll::{Epoll, EpollStream};
 pub use pool::{Buffer, Pool, PoolError, PoolLayout, Slices};
 pub use socket::{KeepAlive, Socket, SocketOptions};
-pub use stream::{Control, Driver, Link, Patience, Received, Stream};
+pub use stream::{Control, Driver, Link, Patience, Received, Stream, Unheard};
 pub use uring::{Uring, UringStream};

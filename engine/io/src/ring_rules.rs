@@ -16,14 +16,12 @@ const REGISTER_RESTRICTIONS: libc::c_uint = 11;
 const REGISTER_ENABLE_RINGS: libc::c_uint = 12;
 
 /// What the driver submits, and what tokio-uring does when it ends. Nothing may be registered any more.
-pub(crate) fn rules() -> [Restriction; 6] {
+pub(crate) fn rules() -> [Restriction; 4] {
     [
-        Restriction::sqe_op(opcode::RecvMsg::CODE),
         Restriction::sqe_op(opcode::SendMsg::CODE),
         Restriction::sqe_op(opcode::PollAdd::CODE),
-        Restriction::sqe_op(opcode::LinkTimeout::CODE),
         Restriction::sqe_op(opcode::AsyncCancel::CODE),
-        Restriction::sqe_flags_allowed(squeue::Flags::IO_LINK.bits()),
+        Restriction::sqe_flags_allowed(squeue::Flags::empty().bits()),
     ]
 }
 

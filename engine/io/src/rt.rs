@@ -1,15 +1,15 @@
 //! Tasks of one thread, time, and waking: the little that the relay needs of a runtime.
 
-use std::any::Any;
+mod combine;
+
 use std::cell::Cell;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
+
+pub use combine::{CatchPanic, Either, Join, Limited, Race, catch_panic, join, race, timeout};
 
 /// Runs `future`, and the tasks that it spawns, on this thread with epoll.
 ///
@@ -49,74 +49,6 @@ pub async fn yield_now() {
 /// Waits for a time.
 pub async fn sleep(duration: Duration) {
     tokio::time::sleep(duration).await;
-}
-
-/// Waits for `future`, at most for `limit`; `None` when the time was up, and the future is dropped.
-pub async fn timeout<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
-    tokio::time::timeout(limit, future).await.ok()
-}
-
-/// Which of two futures was first.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Either<A, B> {
-    /// The first one.
-    Left(A),
-    /// The second one.
-    Right(B),
-}
-
-/// Waits for the first of two; on a tie the left one. The other is dropped, so it must be one that may be.
-pub async fn race<A: Future, B: Future>(left: A, right: B) -> Either<A::Output, B::Output> {
-    let (mut left, mut right) = (pin!(left), pin!(right));
-    poll_fn(|context| {
-        if let Poll::Ready(output) = left.as_mut().poll(context) {
-            return Poll::Ready(Either::Left(output));
-        }
-        right.as_mut().poll(context).map(Either::Right)
-    })
-    .await
-}
-
-/// Waits for both.
-pub async fn join<A: Future, B: Future>(left: A, right: B) -> (A::Output, B::Output) {
-    let (mut left, mut right) = (pin!(left), pin!(right));
-    let (mut left_done, mut right_done) = (None, None);
-    poll_fn(|context| {
-        if left_done.is_none()
-            && let Poll::Ready(output) = left.as_mut().poll(context)
-        {
-            left_done = Some(output);
-        }
-        if right_done.is_none()
-            && let Poll::Ready(output) = right.as_mut().poll(context)
-        {
-            right_done = Some(output);
-        }
-        match (left_done.take(), right_done.take()) {
-            (Some(left), Some(right)) => Poll::Ready((left, right)),
-            (left, right) => {
-                (left_done, right_done) = (left, right);
-                Poll::Pending
-            }
-        }
-    })
-    .await
-}
-
-/// Waits for `future`; `Err` with the message when it panics. The future is dropped then, and nothing else ends.
-pub async fn catch_panic<F: Future>(future: F) -> Result<F::Output, String> {
-    let mut future = pin!(future);
-    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
-        Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
-        Ok(Poll::Pending) => Poll::Pending,
-        Err(panic) => Poll::Ready(Err(panic_message(&*panic))),
-    })
-    .await
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a message".into())
 }
 
 /// Wakes one waiting task; remembers one wake-up for a task that comes later.

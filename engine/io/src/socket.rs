@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
-use crate::stream::Control;
+use crate::pool::Buffer;
+use crate::stream::{Control, Unheard};
 
 /// When TCP asks an idle peer whether it is still there.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -81,6 +82,23 @@ impl Socket {
         self.sock().peer_addr()?.as_socket().ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))
     }
 
+    /// Receives what is there into the buffer's slices.
+    pub(crate) fn receive_message(&self, buffer: &mut Buffer) -> io::Result<usize> {
+        let message = buffer.message();
+        // SAFETY: `message` is valid while `buffer` is borrowed, its slices lie in the buffer, and the call returns before
+        // the borrow ends.
+        let count = unsafe { libc::recvmsg(self.as_raw_fd(), message, libc::MSG_DONTWAIT) };
+        if count < 0 { Err(io::Error::last_os_error()) } else { Ok(count as usize) }
+    }
+
+    /// Sends what fits of the buffer's slices.
+    pub(crate) fn send_message(&self, buffer: &mut Buffer) -> io::Result<usize> {
+        let message = buffer.message();
+        // SAFETY: as in `receive_message`.
+        let count = unsafe { libc::sendmsg(self.as_raw_fd(), message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
+        if count < 0 { Err(io::Error::last_os_error()) } else { Ok(count as usize) }
+    }
+
     /// Sets whether calls on the descriptor itself wait.
     pub(crate) fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
         self.sock().set_nonblocking(nonblocking)
@@ -151,10 +169,21 @@ impl Control for Socket {
 
     /// What waits behind a closed window is not on its way: the peer's host answers the probes of that window, which come
     /// ever more rarely.
-    fn unheard(&self) -> Option<Duration> {
+    fn unheard(&self) -> Option<Unheard> {
         let info = self.tcp_info()?;
-        let owes = info.tcpi_unacked > 0 || info.tcpi_probes > 0;
-        owes.then(|| Duration::from_millis(info.tcpi_last_ack_recv.into()))
+        let heard = Duration::from_millis(info.tcpi_last_ack_recv.into());
+        if info.tcpi_unacked == 0 && info.tcpi_probes == 0 {
+            None
+        } else if info.tcpi_unacked > 0 || !self.is_acknowledged() {
+            Some(Unheard::Bytes(heard))
+        } else {
+            // The kernel counts from what it heard last, bytes or an acknowledgement. However long that was: the first of so
+            // many probes was sent no longer ago than they take, which counts when the whole host has been stopped.
+            let heard = heard.min(Duration::from_millis(info.tcpi_last_data_recv.into()));
+            let (idle, interval) = (self.sock().tcp_keepalive_time(), self.sock().tcp_keepalive_interval());
+            let probing = interval.unwrap_or_default() * u32::from(info.tcpi_probes);
+            Some(Unheard::Probes(heard.saturating_sub(idle.unwrap_or_default()).min(probing)))
+        }
     }
 
     /// The state alone would not do: a connection that has ended well in both directions is in the same one, with bytes that

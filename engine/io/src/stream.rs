@@ -1,13 +1,32 @@
 //! What a driver offers to the relay: streams that receive into and send from buffers that they own meanwhile.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use crate::net::{ConnectOptions, FirstLook};
 use crate::pool::Buffer;
+use crate::rt;
 use crate::socket::SocketOptions;
+
+/// A stream lets the other tasks of its thread run after moving so much. Calls that succeed at once never wait, so without
+/// this a fast connection would hold its worker.
+pub(crate) const BYTES_PER_TURN: usize = 1 << 20;
+
+/// Ends when it is polled for the second time: whoever wants a stream to be eager does that.
+pub(crate) fn polled_again() -> impl Future<Output = ()> {
+    let mut was_polled = false;
+    poll_fn(move |_| if std::mem::replace(&mut was_polled, true) { Poll::Ready(()) } else { Poll::Pending })
+}
+
+/// Whether a receive that is polled all the time has held its buffer for [`Patience::HOLD_MS`]; `until` is set at the first
+/// call.
+pub(crate) fn held_too_long(until: &mut Option<Instant>) -> bool {
+    let now = rt::now();
+    now >= *until.get_or_insert(now + Duration::from_millis(Patience::HOLD_MS))
+}
 
 /// How long a receive may hold its buffer while nothing comes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -33,6 +52,15 @@ pub enum Received {
     End,
     /// Nothing came within the patience.
     Nothing,
+}
+
+/// For how long a peer has not acknowledged what it is to acknowledge.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Unheard {
+    /// Bytes, or the end of the stream: it has acknowledged nothing for so long, in part of which it may have owed nothing.
+    Bytes(Duration),
+    /// Keepalive probes: so long ago it was sent the first of them.
+    Probes(Duration),
 }
 
 /// What is done to a connected socket besides moving bytes. Nothing here waits. Clones are the same socket, and an
@@ -67,7 +95,7 @@ pub trait Control: Clone + 'static {
 
     /// How long ago the peer last acknowledged anything, while it has something to acknowledge: bytes, the end of the
     /// stream, or a keepalive probe.
-    fn unheard(&self) -> Option<Duration>;
+    fn unheard(&self) -> Option<Unheard>;
 
     /// Whether the connection is gone: reset by the peer, or given up. Takes no error away from the calls that will report
     /// it.
@@ -90,6 +118,16 @@ pub trait Stream: Sized + 'static {
 
     /// The socket, for what needs no buffer.
     fn socket(&self) -> &Self::Socket;
+
+    /// From now on somebody polls what waits here all the time, with [`Stream::look`] in between: the socket can be asked
+    /// again each time, and need not tell. Or from now on not any more: then what waits is to be polled once more.
+    fn set_eager(&self, _is_eager: bool) {}
+
+    /// Lets the other tasks of this thread run and its reactor look, with all that the driver does before it waits: whoever
+    /// goes on without waiting is to call this now and then.
+    fn look(&self) -> impl Future<Output = ()> {
+        rt::yield_now()
+    }
 
     /// Waits, without a buffer, until a receive would bring something: bytes, the end, or an error.
     fn readable(&self) -> impl Future<Output = io::Result<()>>;

@@ -4,38 +4,36 @@
 //! [`tokio_uring::UnsubmittedOneshot`], from the message header that belongs to the buffer. Only operations with one
 //! completion can go that way: a SEND_ZC would end the thread at its second one.
 
-use std::cell::RefCell;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
-use std::pin::Pin;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+use std::time::Duration;
 
-use io_uring::types::{Fd, Timespec};
-use io_uring::{Probe, cqueue, opcode, squeue};
+use io_uring::types::Fd;
+use io_uring::{Probe, cqueue, opcode};
 use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
 
 use crate::net::{self, ConnectOptions, Connection};
 use crate::pool::Buffer;
 use crate::ring_rules;
+use crate::rt;
 use crate::socket::Socket;
-use crate::stream::{Control, Driver, Patience, Received, Stream};
+use crate::stream::{BYTES_PER_TURN, Control, Driver, Patience, Received, Stream, held_too_long, polled_again};
 
-/// Submission entries for each stream: a receive and its time limit (or a send), and the readiness wait.
-///
-/// Entries are submitted when the thread parks. With so many the queue cannot fill before: a receive and its time limit
-/// stay together, which they would not if the queue were submitted in between.
+/// Submission entries for each stream: a send, the readiness wait, and a look. With so many the queue is not full before
+/// the thread waits, which is when it is submitted; if it were, it would be submitted sooner.
 const ENTRIES_PER_STREAM: usize = 4;
 const ENTRIES_MIN: usize = 64;
 /// A ring to look at what the kernel has; small, because what it takes (RLIMIT_MEMLOCK) is given back late.
 const PROBE_ENTRIES: u32 = 4;
-/// The most that the kernel gives (`IORING_MAX_ENTRIES`). Beyond 8,192 streams on one thread the queue may fill: then a
-/// receive can lose its time limit, and its buffer stays out until bytes come or the socket ends; nothing else is lost.
+/// The most that the kernel gives (`IORING_MAX_ENTRIES`).
 const ENTRIES_MAX: usize = 32_768;
-
-/// The time limit of a receive with [`Patience::Hold`]. The kernel reads it when the operation is submitted.
-static HOLD: Timespec = Timespec::new().nsec(Patience::HOLD_MS as u32 * 1_000_000);
 
 /// Set by the first ring without rules.
 static LACKS_RULES: AtomicBool = AtomicBool::new(false);
@@ -58,12 +56,7 @@ impl Uring {
         }
         let mut probe = Probe::new();
         ring.submitter().register_probe(&mut probe)?;
-        let wanted = [
-            ("RECVMSG", opcode::RecvMsg::CODE),
-            ("SENDMSG", opcode::SendMsg::CODE),
-            ("POLL_ADD", opcode::PollAdd::CODE),
-            ("LINK_TIMEOUT", opcode::LinkTimeout::CODE),
-        ];
+        let wanted = [("SENDMSG", opcode::SendMsg::CODE), ("POLL_ADD", opcode::PollAdd::CODE)];
         match wanted.iter().find(|(_, code)| !probe.is_supported(*code)) {
             Some((name, _)) => Err(unsupported(name)),
             None => Ok(()),
@@ -128,6 +121,9 @@ pub struct UringStream {
     /// The readiness wait, of which at most one is in the ring. It belongs to the stream, not to the future that waits
     /// for it: dropping the future leaves it, and the next wait goes on with it.
     poll: RefCell<Option<InFlightOneshot<Socket, PollDone>>>,
+    is_eager: Cell<bool>,
+    /// Bytes moved since the last pause.
+    moved: Cell<usize>,
 }
 
 impl Stream for UringStream {
@@ -136,7 +132,7 @@ impl Stream for UringStream {
     fn adopt(socket: Socket) -> io::Result<Self> {
         // The ring waits for a socket only if its calls would wait.
         socket.set_nonblocking(false)?;
-        Ok(Self { socket, poll: RefCell::new(None) })
+        Ok(Self { socket, poll: RefCell::new(None), is_eager: Cell::new(false), moved: Cell::new(0) })
     }
 
     fn socket(&self) -> &Socket {
@@ -156,56 +152,90 @@ impl Stream for UringStream {
         })
     }
 
+    async fn look(&self) {
+        look().await;
+    }
+
+    fn set_eager(&self, is_eager: bool) {
+        self.is_eager.set(is_eager);
+    }
+
     async fn receive(&self, mut buffer: Buffer, patience: Patience) -> (io::Result<Received>, Buffer) {
+        let mut wait = pin!(None);
+        let mut hold_until = None;
         loop {
-            let entry = opcode::RecvMsg::new(Fd(self.socket.as_raw_fd()), buffer.message());
-            let transfer = |buffer| Transfer { buffer, _socket: self.socket.clone() };
-            let operation = match patience {
-                Patience::None => {
-                    let entry = entry.flags(libc::MSG_DONTWAIT as u32).build();
-                    UnsubmittedOneshot::new(transfer(buffer), Moved, entry).submit()
-                }
-                Patience::Hold => {
-                    let entry = entry.build().flags(squeue::Flags::IO_LINK);
-                    let operation = UnsubmittedOneshot::new(transfer(buffer), Moved, entry).submit();
-                    // Its own completion says nothing that the receive's does not.
-                    drop(
-                        UnsubmittedOneshot::new((), Ignored, opcode::LinkTimeout::new(&raw const HOLD).build())
-                            .submit(),
-                    );
-                    operation
-                }
-            };
-            let (result, back) = operation.await;
-            buffer = back;
-            match result {
+            match self.socket.receive_message(&mut buffer) {
                 Ok(0) => return (Ok(Received::End), buffer),
-                Ok(count) => return (Ok(Received::Bytes(count)), buffer),
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EINTR) => {}
-                    Some(libc::EAGAIN | libc::ECANCELED) => return (Ok(Received::Nothing), buffer),
-                    _ => return (Err(error), buffer),
-                },
+                Ok(count) => {
+                    self.note_moved(count).await;
+                    return (Ok(Received::Bytes(count)), buffer);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return (Err(error), buffer),
+                Err(_) if patience == Patience::None => return (Ok(Received::Nothing), buffer),
+                Err(_) => {}
+            }
+            if self.is_eager.get() {
+                if held_too_long(&mut hold_until) {
+                    return (Ok(Received::Nothing), buffer);
+                }
+                polled_again().await;
+                continue;
+            }
+            if wait.is_none() {
+                wait.set(Some(rt::timeout(Duration::from_millis(Patience::HOLD_MS), self.readable())));
+            }
+            let waited = poll_fn(|context| match wait.as_mut().as_pin_mut() {
+                // What waits when somebody begins to poll all the time goes over to that.
+                Some(_) if self.is_eager.get() => Poll::Ready(None),
+                Some(wait) => wait.poll(context).map(Some),
+                None => Poll::Ready(None),
+            });
+            match waited.await {
+                None => {}
+                Some(None) => return (Ok(Received::Nothing), buffer),
+                Some(Some(Err(error))) => return (Err(error), buffer),
+                Some(Some(Ok(()))) => wait.set(None),
             }
         }
     }
 
     async fn send(&self, mut buffer: Buffer) -> (io::Result<()>, Buffer) {
         while buffer.slices_bytes() > 0 {
-            // With MSG_WAITALL the ring itself goes on after a short count (Linux 5.19); before, this loop does.
-            let entry = opcode::SendMsg::new(Fd(self.socket.as_raw_fd()), buffer.message().cast_const())
-                .flags((libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32)
-                .build();
-            let transfer = Transfer { buffer, _socket: self.socket.clone() };
-            let (result, back) = UnsubmittedOneshot::new(transfer, Moved, entry).submit().await;
-            buffer = back;
-            match result {
+            let sent = match self.socket.send_message(&mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let (sent, back) = self.send_by_ring(buffer).await;
+                    buffer = back;
+                    sent
+                }
+                sent => sent,
+            };
+            match sent {
                 Ok(count) => buffer.consume(count),
-                Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN)) => {}
+                Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
                 Err(error) => return (Err(error), buffer),
             }
         }
         (Ok(()), buffer)
+    }
+}
+
+impl UringStream {
+    async fn note_moved(&self, count: usize) {
+        self.moved.set(self.moved.get() + count);
+        if self.moved.get() >= BYTES_PER_TURN {
+            self.moved.set(0);
+            look().await;
+        }
+    }
+
+    /// With MSG_WAITALL the ring itself goes on after a short count (Linux 5.19); before, the caller does.
+    async fn send_by_ring(&self, mut buffer: Buffer) -> (io::Result<usize>, Buffer) {
+        let entry = opcode::SendMsg::new(Fd(self.socket.as_raw_fd()), buffer.message().cast_const())
+            .flags((libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32)
+            .build();
+        let transfer = Transfer { buffer, _socket: self.socket.clone() };
+        UnsubmittedOneshot::new(transfer, Moved, entry).submit().await
     }
 }
 
@@ -239,6 +269,42 @@ impl OneshotOutputTransform for Moved {
     }
 }
 
+thread_local! {
+    /// An eventfd that always has something to read.
+    static READY: OnceCell<Option<Rc<OwnedFd>>> = const { OnceCell::new() };
+}
+
+fn always_ready() -> Option<Rc<OwnedFd>> {
+    // SAFETY: no pointers are passed.
+    let fd = unsafe { libc::eventfd(1, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+    // SAFETY: the descriptor was just made, and nobody else has it.
+    (fd >= 0).then(|| Rc::new(unsafe { OwnedFd::from_raw_fd(fd) }))
+}
+
+/// Returns when the ring has answered, so when all that was put into it before has begun.
+///
+/// tokio-uring submits only when the thread is about to wait, and tokio does not let it wait while a task has merely
+/// yielded. Streams that yield in turn would keep the operations of all others from beginning for ever: so none yields.
+async fn look() {
+    match READY.with(|ready| ready.get_or_init(always_ready).clone()) {
+        Some(ready) => {
+            let entry = opcode::PollAdd::new(Fd(ready.as_raw_fd()), libc::POLLIN as u32).build();
+            UnsubmittedOneshot::new(ready, Looked, entry).submit().await;
+        }
+        // Where there is no descriptor left, nobody is let in who could be kept waiting.
+        None => rt::yield_now().await,
+    }
+}
+
+struct Looked;
+
+impl OneshotOutputTransform for Looked {
+    type Output = ();
+    type StoredData = Rc<OwnedFd>;
+
+    fn transform_oneshot_output(self, _: Rc<OwnedFd>, _: cqueue::Entry) {}
+}
+
 struct PollDone;
 
 impl OneshotOutputTransform for PollDone {
@@ -248,13 +314,4 @@ impl OneshotOutputTransform for PollDone {
     fn transform_oneshot_output(self, _: Socket, completion: cqueue::Entry) -> Self::Output {
         outcome(&completion).map(|_| ())
     }
-}
-
-struct Ignored;
-
-impl OneshotOutputTransform for Ignored {
-    type Output = ();
-    type StoredData = ();
-
-    fn transform_oneshot_output(self, (): (), _: cqueue::Entry) {}
 }

@@ -3,20 +3,33 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::cell::Cell;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::rc::Rc;
 use std::time::Duration;
 
+use socket2::SockRef;
+
 use sealane_io::{Driver, Patience, Pool, PoolLayout, Received, Socket, Stream, Uring, UringStream, rt};
 
 const PAIRS: usize = 1000;
+/// More than the sockets still take when they are said to be full.
+const SENT_BYTES: usize = 64 << 10;
 
-/// Streams of one end of many connections, and the other ends.
-fn pairs() -> (Vec<TcpStream>, Vec<TcpStream>) {
+/// Streams of one end of many connections, which take nothing more until the other ends, with what is in them, read.
+fn pairs() -> (Vec<TcpStream>, Vec<(TcpStream, usize)>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    (0..PAIRS).map(|_| (TcpStream::connect(address).unwrap(), listener.accept().unwrap().0)).unzip()
+    let pair = || {
+        let (near, far) = (TcpStream::connect(address).unwrap(), listener.accept().unwrap().0);
+        // Small ones: a thousand usual ones would be gigabytes.
+        SockRef::from(&near).set_send_buffer_size(16 << 10).unwrap();
+        SockRef::from(&far).set_recv_buffer_size(16 << 10).unwrap();
+        near.set_nonblocking(true).unwrap();
+        let taken = std::iter::from_fn(|| (&near).write(&[1; 4096]).ok()).sum();
+        (near, (far, taken))
+    };
+    (0..PAIRS).map(|_| pair()).unzip()
 }
 
 /// tests/run counts what could not run here.
@@ -31,8 +44,8 @@ fn not_run(what: &str) {
 #[test]
 fn two_thousand_operations_are_pending_in_a_ring_of_256_entries() {
     let layout = PoolLayout {
-        small_bytes: 4096,
-        small_count: PAIRS,
+        small_bytes: SENT_BYTES,
+        small_count: 2 * PAIRS,
         small_slices: 1,
         big_bytes: 4096,
         big_count: 1,
@@ -44,13 +57,15 @@ fn two_thousand_operations_are_pending_in_a_ring_of_256_entries() {
     // 64 streams: 256 entries. All of these are pushed before the thread parks for the first time.
     let served = Uring::run(64, async {
         let pool = Pool::new(layout).unwrap();
-        let (received, ready) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+        let (sent, received) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
         for socket in near {
             let stream = Rc::new(UringStream::adopt(Socket::new(socket)).unwrap());
-            let (waiter, ready) = (Rc::clone(&stream), Rc::clone(&ready));
+            let (sender, sent) = (Rc::clone(&stream), Rc::clone(&sent));
+            let mut buffer = pool.small().unwrap();
             rt::spawn(async move {
-                waiter.readable().await.unwrap();
-                ready.set(ready.get() + 1);
+                assert!(buffer.slices().push(0..SENT_BYTES));
+                sender.send(buffer).await.0.unwrap();
+                sent.set(sent.get() + 1);
             });
             let mut buffer = pool.small().unwrap();
             let received = Rc::clone(&received);
@@ -72,19 +87,24 @@ fn two_thousand_operations_are_pending_in_a_ring_of_256_entries() {
             });
         }
         rt::sleep(Duration::from_millis(200)).await;
-        assert_eq!((received.get(), ready.get()), (0, 0));
-        for stream in &mut far {
-            stream.write_all(b"at last").unwrap();
-        }
-        for _ in 0..500 {
-            if received.get() == PAIRS && ready.get() == PAIRS {
+        assert_eq!((sent.get(), received.get()), (0, 0));
+        // In a thread: what is read here lets the other side send more.
+        let reader = std::thread::spawn(move || {
+            for (stream, taken) in &mut far {
+                stream.write_all(b"at last").unwrap();
+                stream.read_exact(&mut vec![0; *taken + SENT_BYTES]).unwrap();
+            }
+        });
+        for _ in 0..1000 {
+            if sent.get() == PAIRS && received.get() == PAIRS {
                 break;
             }
             rt::sleep(Duration::from_millis(10)).await;
         }
-        assert_eq!((received.get(), ready.get()), (PAIRS, PAIRS));
+        assert_eq!((sent.get(), received.get()), (PAIRS, PAIRS));
+        reader.join().unwrap();
         rt::sleep(Duration::from_millis(50)).await;
-        assert_eq!(pool.small_free(), PAIRS, "every buffer is back");
+        assert_eq!(pool.small_free(), 2 * PAIRS, "every buffer is back");
     });
     match served {
         Ok(()) => {}

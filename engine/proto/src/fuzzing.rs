@@ -3,8 +3,6 @@
 //!
 //! They are here, so that an ordinary test replays the corpus through the same code. Nothing of the product calls them.
 
-#![allow(clippy::indexing_slicing, reason = "an oracle that runs out of bounds has found something too")]
-
 mod line;
 mod receiver;
 mod records;

@@ -5,13 +5,19 @@
 
 #![no_std]
 #![forbid(unsafe_code)]
-#![warn(clippy::indexing_slicing)]
+#![warn(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::string_slice)]
 
 extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
 #[doc(hidden)]
+#[allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "what a fuzz target finds wrong is a panic"
+)]
 pub mod fuzzing;
 pub mod limits;
 pub mod outstanding;

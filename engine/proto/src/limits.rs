@@ -64,5 +64,8 @@ const _: () = assert!(BUFFER_BIG_SLICES <= GATHER_SLICES_MAX);
 const _: () = assert!(BUFFER_PLAIN_BYTES_MAX / RECORD_PLAIN_BYTES_MAX <= BUFFER_BIG_SLICES);
 const _: () = assert!(RECORD_PLAIN_BYTES_MAX + RECORD_OVERHEAD_BYTES_MAX <= BUFFER_SMALL_BYTES);
 
-/// The longest post-handshake message that is put together: a NewSessionTicket is at most 2^16 bytes and its header.
-pub const HANDSHAKE_MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// The longest NewSessionTicket that is put together: a ticket has at most 2^16 - 1 bytes (RFC 8446 section 4.6.1).
+pub const TICKET_MESSAGE_BYTES_MAX: usize = 64 * 1024;
+
+/// The longest ClientHello of a TLS 1.2 client that wants to renegotiate; it gets its no_renegotiation when it is whole.
+pub const HELLO_AGAIN_BYTES_MAX: usize = RECORD_PLAIN_BYTES_MAX;

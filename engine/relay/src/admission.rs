@@ -93,14 +93,14 @@ impl Admission {
 fn make_way(inside: &mut Queues, most: usize, why: Limit, counts: impl Fn(&Entry) -> bool) {
     loop {
         let [silent, speaking, answered] =
-            [&inside[0], &inside[1], &inside[2]].map(|queue| queue.iter().filter(|entry| counts(entry)).count());
+            inside.each_ref().map(|queue| queue.iter().filter(|entry| counts(entry)).count());
         if silent + speaking + answered < most {
             return;
         }
         let has_share = silent + speaking >= (most / EARLY_PART).max(1);
         let stages = if has_share { [0, 1, 2] } else { [2, 0, 1] };
         let oldest = |queue: &mut VecDeque<Rc<Entry>>| queue.remove(queue.iter().position(|entry| counts(entry))?);
-        let Some(least) = stages.into_iter().find_map(|stage| oldest(&mut inside[stage])) else { return };
+        let Some(least) = stages.into_iter().find_map(|stage| inside.get_mut(stage).and_then(oldest)) else { return };
         least.why.set(why);
         least.signal.set();
     }

@@ -69,6 +69,18 @@ pub enum IoChoice {
     Epoll,
 }
 
+/// Whether a worker looks for what it expects soon, instead of sleeping until it comes.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Spin {
+    /// Where that has turned out to cost no more.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+    /// Always, for so long.
+    For(Duration),
+}
+
 /// Which TLS versions may be spoken.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum TlsVersions {
@@ -258,6 +270,8 @@ pub struct TunnelConfig {
     pub memory: Memory,
     /// Times.
     pub timeouts: Timeouts,
+    /// Whether workers spin.
+    pub spin: Spin,
     /// Options of accepted sockets.
     pub accepted: SocketOptions,
     /// How `connect` is connected to.

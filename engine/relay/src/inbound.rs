@@ -152,6 +152,7 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
         match received.map_err(Shared::<S>::io_error(Side::Tls, "recvmsg"))? {
             Received::Bytes(_) if self.shared.is_failing() => Ok(Turn::Last),
             Received::Bytes(count) => {
+                self.shared.awake.came();
                 self.window.filled(count);
                 self.note_received(count);
                 let filled_small = count == whole && !loan.buffer.is_big();
@@ -178,11 +179,12 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
     fn note_received(&self, count: usize) {
         let flow = self.shared.back_flow.get();
         self.shared.back_flow.set(Flow { received: flow.received + count as u64, ..flow });
+        self.shared.stir();
     }
 
     fn note_inside(&self) {
         let inside_rpc = !self.scanner.at_boundary() && !self.scanner.is_refused();
-        let is_inside = inside_rpc || !self.window.held().is_empty();
+        let is_inside = inside_rpc || !self.window.held().is_empty() || self.inbound.is_inside_message();
         self.shared.back_flow.set(Flow { is_inside, ..self.shared.back_flow.get() });
     }
 

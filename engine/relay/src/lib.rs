@@ -5,6 +5,7 @@
 //! directions of each session.
 
 #![forbid(unsafe_code)]
+#![warn(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::string_slice)]
 
 mod addresses;
 mod admission;
@@ -13,6 +14,12 @@ mod counters;
 mod error;
 mod explain;
 #[doc(hidden)]
+#[allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "what a fuzz target finds wrong is a panic"
+)]
 pub mod fuzzing;
 mod handshake;
 mod inbound;
@@ -24,6 +31,7 @@ mod proxy_protocol;
 mod session;
 #[doc(hidden)]
 pub mod simulation;
+mod spinning;
 mod throttle;
 mod tls_client;
 mod tls_config;
@@ -35,7 +43,7 @@ mod worker;
 
 pub use addresses::PerAddress;
 pub use config::{
-    ClientMode, ConfigError, Endpoint, IoChoice, Memory, Mode, ServerMode, Timeouts, TlsVersions, TunnelConfig,
+    ClientMode, ConfigError, Endpoint, IoChoice, Memory, Mode, ServerMode, Spin, Timeouts, TlsVersions, TunnelConfig,
 };
 pub use counters::Counters;
 pub use error::{SessionError, Side, StartError};

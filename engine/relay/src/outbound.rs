@@ -114,6 +114,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
             // The peer may have ended while this was waited for.
             Received::Bytes(_) if self.shared.is_failing() || self.must_stop() => Ok(Turn::Last),
             Received::Bytes(count) => {
+                self.shared.awake.came();
                 self.note(&loan.buffer, count)?;
                 self.want_big = (count == whole && !loan.buffer.is_big())
                     || count > RECORD_PLAIN_BYTES_MAX
@@ -154,6 +155,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
         for (start, length) in self.sealer.shape().chunks(count) {
             let bytes = buffer.bytes().get(start..start + length).ok_or(SessionError::Internal("a slice outside"))?;
             #[cfg(debug_assertions)]
+            #[allow(clippy::panic, reason = "a test of what a panic does")]
             if shared.config.panic_on.as_deref().is_some_and(|mark| bytes.starts_with(mark)) {
                 panic!("asked for by the client: debug builds do this when SEALANE_PANIC_ON is set");
             }
@@ -165,6 +167,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
         let flow = shared.out_flow.get();
         let is_inside = !scanner.at_boundary() && !scanner.is_refused();
         shared.out_flow.set(Flow { received: flow.received + count as u64, is_inside, ..flow });
+        shared.stir();
         shared.counters.plain_received_bytes_total.add(count as u64);
         Ok(())
     }

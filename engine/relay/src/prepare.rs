@@ -93,14 +93,15 @@ pub(crate) async fn as_server<D: Driver>(
     // Whoever has said all it has to say may have ended its direction: that has to be carried, and answered.
     let has_spoken = established.peer_closed || !established.early.is_empty() || !established.left_over.is_empty();
     let reaching = upstream::reach_plain::<D>(config);
-    let (mut outgoing, server) = match reach(reaching, &client, has_spoken, peer, context, &worker.stop).await {
-        Ok(reached) => reached,
-        Err(Farewell::Gone) => return None,
-        Err(Farewell::Refused(alert)) => {
-            refuse(client, &mut established, alert);
-            return None;
-        }
-    };
+    let (mut outgoing, server) =
+        match reach(reaching, &client, has_spoken, peer, context, &worker.surroundings.stop).await {
+            Ok(reached) => reached,
+            Err(Farewell::Gone) => return None,
+            Err(Farewell::Refused(alert)) => {
+                refuse(client, &mut established, alert);
+                return None;
+            }
+        };
     if let Some(version) = mode.proxy_protocol {
         let introduced = match listener {
             // Less than any socket takes at once, so it does not wait.
@@ -168,7 +169,7 @@ async fn welcome<L: Link>(
     let admitted = worker.handshakes.enter(stage, peer.ip().into());
     let limit = config.timeouts.handshake;
     let done = rt::timeout(limit, handshake(&mut client, mode, &admitted));
-    let why = match rt::race(done, rt::race(admitted.evicted(), worker.stop.wait())).await {
+    let why = match rt::race(done, rt::race(admitted.evicted(), worker.surroundings.stop.wait())).await {
         Either::Left(Some(Ok(Some(established)))) => return Some((client, established)),
         Either::Left(Some(Ok(None))) => {
             counters.connections_probed_total.add(1);

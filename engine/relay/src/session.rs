@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sealane_io::rt::{self, Broadcast, Either, Signal};
-use sealane_io::{Buffer, Control, Patience, Received, Stream};
+use sealane_io::{Buffer, Control, Patience, Pool, Received, Stream};
 use sealane_proto::outstanding::{Outstanding, Passing};
 use sealane_proto::rpc::RecordScanner;
 use sealane_proto::tls::{ContentType, Role, Sealer, Version};
@@ -25,7 +25,8 @@ use crate::inbound::InboundHalf;
 use crate::keys::KeySchedule;
 use crate::lending::Lender;
 use crate::outbound::OutboundHalf;
-use crate::watch::{self, Flow, SideFacts, Watch};
+use crate::spinning::{Awake, Spinning};
+use crate::watch::{self, Flow, Rests, SideFacts, Watch};
 
 /// How often a direction whose send waits looks at the other side.
 const WATCH_TICK: Duration = Duration::from_millis(250);
@@ -102,6 +103,11 @@ pub(crate) struct Shared<S: Stream> {
     pub(crate) closed: Cell<Option<Instant>>,
     /// A send towards the TLS peer is in flight, or failed: no alert can follow.
     pub(crate) wire_busy: Cell<bool>,
+    pub(crate) awake: Awake,
+    /// No clock has a reason to run.
+    is_resting: Cell<bool>,
+    stirred: Signal,
+    rests: Rests,
     failure: OnceCell<SessionError>,
     over: Cell<bool>,
 }
@@ -128,6 +134,7 @@ impl<S: Stream> Shared<S> {
         version: Version,
         config: Arc<TunnelConfig>,
         counters: Arc<Counters>,
+        surroundings: &Surroundings,
     ) -> Self {
         Self {
             plain,
@@ -154,6 +161,10 @@ impl<S: Stream> Shared<S> {
             plain_first: Cell::new(false),
             closed: Cell::new(None),
             wire_busy: Cell::new(false),
+            awake: Awake::new(Rc::clone(&surroundings.spinning)),
+            is_resting: Cell::new(false),
+            stirred: Signal::default(),
+            rests: surroundings.rests,
             failure: OnceCell::new(),
             over: Cell::new(false),
         }
@@ -236,11 +247,13 @@ impl<S: Stream> Shared<S> {
             Side::Tls => (&self.tls, Side::Plain, &self.plain, &self.out_flow),
         };
         flow.set(Flow { is_sending: true, ..flow.get() });
+        self.stir();
         let mut send = pin!(to.send(buffer));
         loop {
             match rt::race(send.as_mut(), rt::sleep(WATCH_TICK)).await {
                 Either::Left(done) => {
                     flow.set(Flow { is_sending: false, sends: flow.get().sends + 1, ..flow.get() });
+                    self.awake.expect(self.replies_due() + self.replies_owed());
                     return done;
                 }
                 // Whoever has said close_notify may be gone: what it said before that still goes to its end.
@@ -261,10 +274,16 @@ impl<S: Stream> Shared<S> {
         let Some(tick) = watch::tick(times) else { return std::future::pending().await };
         let (mut watch, mut looked) = (Watch::default(), rt::now());
         loop {
-            rt::sleep(tick).await;
+            if self.is_resting.get() {
+                rt::race(rt::sleep(self.rests.until_next(rt::now())), self.stirred.wait()).await;
+                self.is_resting.set(false);
+            } else {
+                rt::sleep(tick).await;
+            }
             let now = rt::now();
             if now - looked > PAUSES_IN_TICKS * tick {
-                // This process was stopped, and its host perhaps: nobody has read meanwhile what the sockets hold.
+                // No clock ran, or this process was stopped, and its host perhaps: nobody has read meanwhile what the
+                // sockets hold.
                 watch = Watch::default();
             }
             looked = now;
@@ -284,6 +303,14 @@ impl<S: Stream> Shared<S> {
             if let Some(error) = watch.look(now, times, plain, tls) {
                 return error;
             }
+            self.is_resting.set(plain.is_at_rest() && tls.is_at_rest());
+        }
+    }
+
+    /// Something has come: the clocks may have a reason to run.
+    pub(crate) fn stir(&self) {
+        if self.is_resting.take() {
+            self.stirred.set();
         }
     }
 
@@ -311,13 +338,28 @@ pub(crate) struct Parts<Socket> {
     pub(crate) established: Established,
     pub(crate) config: Arc<TunnelConfig>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) surroundings: Surroundings,
+}
+
+/// What the sessions of a worker share.
+#[derive(Clone)]
+pub(crate) struct Surroundings {
     pub(crate) lender: Lender,
     pub(crate) stop: Rc<Broadcast>,
+    pub(crate) spinning: Rc<Spinning>,
+    pub(crate) rests: Rests,
+}
+
+impl Surroundings {
+    pub(crate) fn new(pool: Pool, spinning: Spinning) -> Self {
+        let (spinning, rests) = (Rc::new(spinning), Rests::begin(rt::now()));
+        Self { lender: Lender::new(pool), stop: Rc::default(), spinning, rests }
+    }
 }
 
 /// Runs a session to its end.
 pub(crate) async fn run<S: Stream>(parts: Parts<S::Socket>) -> Ended {
-    let Parts { plain, tls, peer, established, config, counters, lender, stop } = parts;
+    let Parts { plain, tls, peer, established, config, counters, surroundings } = parts;
     let Established { sealer, inbound, keys, early, left_over, peer_closed, facts } = established;
     let adopted = S::adopt(plain.clone()).and_then(|plain| Ok((plain, S::adopt(tls.clone())?)));
     let (plain, tls) = match adopted {
@@ -329,7 +371,8 @@ pub(crate) async fn run<S: Stream>(parts: Parts<S::Socket>) -> Ended {
             return Ended { failure, reason: "failed", ..Ended::default() };
         }
     };
-    let shared = Shared::new(plain, tls, keys, facts.version, config, counters);
+    let shared = Shared::new(plain, tls, keys, facts.version, config, counters, &surroundings);
+    let Surroundings { lender, stop, .. } = surroundings;
     let mut outbound = OutboundHalf::new(&shared, sealer, lender.clone(), peer);
     let mut inbound = InboundHalf::new(&shared, inbound, lender.clone(), peer);
     let out = async {
@@ -344,9 +387,16 @@ pub(crate) async fn run<S: Stream>(parts: Parts<S::Socket>) -> Ended {
     };
     {
         let mut both = pin!(rt::join(out, back));
-        match rt::race(both.as_mut(), rt::race(stop.wait(), shared.watch())).await {
+        let set_eager = |is_eager| {
+            shared.plain.set_eager(is_eager);
+            shared.tls.set_eager(is_eager);
+        };
+        let besides =
+            rt::race(rt::race(stop.wait(), shared.watch()), shared.awake.run(set_eager, || shared.plain.look()));
+        match rt::race(both.as_mut(), besides).await {
             Either::Left(_) => {}
-            Either::Right(why) => {
+            Either::Right(Either::Right(never)) => match never {},
+            Either::Right(Either::Left(why)) => {
                 shared.fail(match why {
                     Either::Left(()) => SessionError::Stopped,
                     Either::Right(error) => error,

@@ -36,7 +36,7 @@ impl Stage {
     /// The limits do not fit, or there is no memory.
     pub fn new(config: TunnelConfig) -> Result<Self, ConfigError> {
         let pool = Pool::new(config.memory.layout()?).map_err(|error| ConfigError(error.to_string()))?;
-        let worker = Worker::new(pool.clone(), &config);
+        let worker = Worker::new(pool.clone(), &config, None);
         let addresses = Addresses::of(&config.mode);
         let context = Context {
             config: Arc::new(config),
@@ -46,6 +46,7 @@ impl Stage {
             sessions: Arc::default(),
             sessions_of_all: Arc::default(),
             addresses,
+            throttling: None,
         };
         Ok(Self { context, worker, pool })
     }
@@ -70,8 +71,7 @@ impl Stage {
             established,
             config: Arc::clone(&self.context.config),
             counters: Arc::clone(&self.context.counters),
-            lender: self.worker.lender.clone(),
-            stop: self.worker.stop.clone(),
+            surroundings: self.worker.surroundings.clone(),
         };
         let Ended { failure, drained, .. } = session::run::<S>(parts).await;
         Outcome { failure, drained }
@@ -79,7 +79,7 @@ impl Stage {
 
     /// Tells every connection that the tunnel stops.
     pub fn stop(&self) {
-        self.worker.stop.set();
+        self.worker.surroundings.stop.set();
     }
 
     /// What has happened so far.

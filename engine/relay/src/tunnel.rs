@@ -8,9 +8,10 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use sealane_io::host::{self, Throttling};
 use sealane_io::net::{Accepted, Listener};
 use sealane_io::rt::{self, Either, Receiver, Sender};
-use sealane_io::{Driver, Epoll, PoolLayout, Uring, host};
+use sealane_io::{Driver, Epoll, PoolLayout, Uring};
 
 use crate::addresses::Addresses;
 use crate::config::{IoChoice, Mode, TunnelConfig};
@@ -61,6 +62,7 @@ fn start_workers(
     counters: &Arc<Counters>,
     addresses: &Addresses,
     layout: PoolLayout,
+    throttling: Option<&Arc<Throttling>>,
 ) -> Result<Vec<WorkerHandle>, StartError> {
     if driver == DriverKind::Uring {
         Uring::probe().map_err(StartError::NoUring)?;
@@ -76,6 +78,7 @@ fn start_workers(
             sessions: Arc::default(),
             sessions_of_all: Arc::clone(&sessions_of_all),
             addresses: addresses.clone(),
+            throttling: throttling.cloned(),
         };
         match start_worker(driver, context, layout) {
             Ok(handle) => workers.push(handle),
@@ -126,6 +129,7 @@ pub struct Bound {
     listener: Listener,
     config: TunnelConfig,
     layout: PoolLayout,
+    throttling: Option<Arc<Throttling>>,
 }
 
 /// A tunnel that listens.
@@ -166,7 +170,7 @@ impl Tunnel {
         if let Err(error) = host::raise_open_files() {
             tracing::debug!("raising the limit of open files: {error}");
         }
-        Ok(Bound { listener, config, layout })
+        Ok(Bound { listener, config, layout, throttling: Throttling::find().map(Arc::new) })
     }
 
     /// Where it listens; the port is the kernel's choice where 0 was asked for.
@@ -240,9 +244,9 @@ impl Bound {
     /// # Errors
     /// What the driver, the memory or a thread could not have.
     pub fn start(self) -> Result<Tunnel, StartError> {
-        let Self { listener, config, layout } = self;
+        let Self { listener, config, layout, throttling } = self;
         let (addresses, config, counters) = (Addresses::of(&config.mode), Arc::new(config), Arc::default());
-        let start = |driver| start_workers(driver, &config, &counters, &addresses, layout);
+        let start = |driver| start_workers(driver, &config, &counters, &addresses, layout, throttling.as_ref());
         let (workers, driver, driver_reason) = match config.io {
             // Not even probed: a host may end a process that tries.
             IoChoice::Epoll => (start(DriverKind::Epoll)?, DriverKind::Epoll, "asked for".into()),

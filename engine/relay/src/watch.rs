@@ -6,6 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use sealane_io::Unheard;
+
 use crate::config::Timeouts;
 use crate::error::{SessionError, Side};
 
@@ -35,7 +37,37 @@ pub(crate) struct SideFacts {
     /// It is the NFS server's, and owes replies.
     pub(crate) owes_replies: bool,
     /// It owes an acknowledgement, and its last one came so long ago.
-    pub(crate) unheard: Option<Duration>,
+    pub(crate) unheard: Option<Unheard>,
+}
+
+impl SideFacts {
+    /// Whether none of its clocks has a reason to run.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let Self { flow, owes_replies, unheard } = self;
+        !flow.is_sending && !flow.is_inside && !owes_replies && unheard.is_none()
+    }
+}
+
+/// When connections at rest are looked at, which may owe the acknowledgement of a keepalive probe: all of a worker's at the
+/// same time, since it is to wake up costs most.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rests {
+    begun: Instant,
+}
+
+impl Rests {
+    const INTERVAL: Duration = Duration::from_secs(10);
+
+    /// From `begun` on, at each multiple of the interval.
+    pub(crate) fn begin(begun: Instant) -> Self {
+        Self { begun }
+    }
+
+    /// How long until the next one.
+    pub(crate) fn until_next(&self, now: Instant) -> Duration {
+        let since = now.saturating_duration_since(self.begun).as_nanos() % Self::INTERVAL.as_nanos();
+        Self::INTERVAL.saturating_sub(Duration::from_nanos(since as u64))
+    }
 }
 
 /// How long something has stayed as it is.
@@ -52,6 +84,11 @@ impl Clock {
                 Duration::ZERO
             }
         }
+    }
+
+    /// It began so long ago.
+    fn begin(&mut self, now: Instant, ago: Duration) {
+        self.0 = now.checked_sub(ago).map(|then| (0, then));
     }
 
     /// Something happened so long ago.
@@ -115,7 +152,11 @@ impl SideClocks {
         let inside = self.half_record.read(now, (flow.is_inside && listened_to).then_some(flow.received));
         let stalled = self.taking.read(now, towards.is_sending.then_some(towards.sends));
         self.acknowledging.read(now, unheard.map(|_| 0));
-        self.acknowledging.set(now, unheard.unwrap_or_default());
+        match unheard {
+            None => {}
+            Some(Unheard::Bytes(ago)) => self.acknowledging.set(now, ago),
+            Some(Unheard::Probes(ago)) => self.acknowledging.begin(now, ago),
+        }
         let unheard = self.acknowledging.read(now, unheard.map(|_| 0));
         let is_over = |time: Duration, limit: Duration| !limit.is_zero() && time >= limit;
         if is_over(unheard, times.acknowledge) {
@@ -155,6 +196,29 @@ mod tests {
 
     fn owing(received: u64) -> SideFacts {
         SideFacts { owes_replies: true, flow: Flow { received, ..Flow::default() }, ..SideFacts::default() }
+    }
+
+    #[test]
+    fn whoever_rests_is_looked_at_when_the_others_are() {
+        let start = sealane_io::rt::now();
+        let rests = Rests::begin(start);
+        for (since, wait) in [(0, 10_000), (1, 9_999), (9_999, 1), (10_000, 10_000), (95_000, 5_000)] {
+            assert_eq!(rests.until_next(start + Duration::from_millis(since)), Duration::from_millis(wait), "{since}");
+        }
+    }
+
+    #[test]
+    fn only_who_owes_nothing_is_at_rest() {
+        assert!(SideFacts::default().is_at_rest());
+        let (busy, idle) = (Flow::default(), SideFacts::default());
+        for facts in [
+            owing(0),
+            SideFacts { flow: Flow { is_sending: true, ..busy }, ..idle },
+            SideFacts { flow: Flow { is_inside: true, ..busy }, ..idle },
+            SideFacts { unheard: Some(Unheard::Bytes(Duration::ZERO)), ..idle },
+        ] {
+            assert!(!facts.is_at_rest(), "{facts:?}");
+        }
     }
 
     #[test]
@@ -209,7 +273,10 @@ mod tests {
 
     #[test]
     fn a_path_is_dead_30_seconds_after_the_last_acknowledgement_that_was_owed() {
-        let path = |unheard| (SideFacts::default(), SideFacts { unheard, ..SideFacts::default() });
+        let path = |unheard: Option<Duration>| {
+            let unheard = unheard.map(Unheard::Bytes);
+            (SideFacts::default(), SideFacts { unheard, ..SideFacts::default() })
+        };
         // Idle for long, then 29 s without an acknowledgement, then one.
         let patchy = |second: u64| match second % 1000 {
             0..900 => None,
@@ -225,12 +292,25 @@ mod tests {
     }
 
     #[test]
+    fn an_idle_path_is_dead_30_seconds_after_the_first_probe_however_rarely_it_is_looked_at() {
+        let (mut watch, start) = (Watch::default(), sealane_io::rt::now());
+        let mut look = |second, probed_for: Option<u64>| {
+            let unheard = probed_for.map(|seconds| Unheard::Probes(Duration::from_secs(seconds)));
+            let tls = SideFacts { unheard, ..SideFacts::default() };
+            watch.look(start + Duration::from_secs(second), &TIMES, SideFacts::default(), tls)
+        };
+        assert!(look(10, None).is_none() && look(20, Some(29)).is_none() && look(30, None).is_none());
+        let error = look(40, Some(30)).unwrap();
+        assert!(matches!(error, SessionError::Unreachable { side: Side::Tls, .. }), "{error:?}");
+    }
+
+    #[test]
     fn a_limit_of_nothing_is_no_limit() {
         let none = Timeouts { silence: Duration::ZERO, stall: Duration::ZERO, acknowledge: Duration::ZERO, ..TIMES };
         assert_eq!(tick(&none), None);
         let (mut watch, start) = (Watch::default(), sealane_io::rt::now());
         for second in [0, 100_000] {
-            let facts = SideFacts { unheard: Some(Duration::from_secs(second)), ..owing(1) };
+            let facts = SideFacts { unheard: Some(Unheard::Bytes(Duration::from_secs(second))), ..owing(1) };
             assert!(watch.look(start + Duration::from_secs(second), &none, facts, facts).is_none());
         }
         assert_eq!(tick(&TIMES), Some(Duration::from_millis(3750)));

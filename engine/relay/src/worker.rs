@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use sealane_io::host::Throttling;
 use sealane_io::net::{Accepted, Connection};
-use sealane_io::rt::{self, Broadcast, Receiver};
+use sealane_io::rt::{self, Receiver};
 use sealane_io::{Driver, Link, Pool, PoolLayout};
 
 use crate::addresses::{Addresses, Presence};
@@ -17,9 +18,9 @@ use crate::admission::Admission;
 use crate::config::{Mode, TunnelConfig, socket_options_for};
 use crate::counters::Counters;
 use crate::error::SessionError;
-use crate::lending::Lender;
 use crate::prepare::{self, Prepared};
-use crate::session::{self, Ended, Parts};
+use crate::session::{self, Ended, Parts, Surroundings};
+use crate::spinning::Spinning;
 use crate::throttle::Throttle;
 
 /// How long sessions may take to tell both sides that the tunnel stops.
@@ -41,6 +42,8 @@ pub(crate) struct Context {
     pub(crate) sessions_of_all: Arc<AtomicUsize>,
     /// Sessions of all workers, by the addresses of their TLS clients.
     pub(crate) addresses: Addresses,
+    /// Of the process, where that is limited.
+    pub(crate) throttling: Option<Arc<Throttling>>,
 }
 
 /// Why a client gets no session; named by the option that says so.
@@ -77,8 +80,7 @@ impl Context {
 /// What the connections of one worker share.
 #[derive(Clone)]
 pub(crate) struct Worker {
-    pub(crate) lender: Lender,
-    pub(crate) stop: Rc<Broadcast>,
+    pub(crate) surroundings: Surroundings,
     pub(crate) handshakes: Admission,
     /// What is said about clients that fail before their session begins.
     pub(crate) complaints: Rc<RefCell<Throttle>>,
@@ -88,14 +90,14 @@ pub(crate) struct Worker {
 const COMPLAINTS_MAX: u64 = 20;
 
 impl Worker {
-    pub(crate) fn new(pool: Pool, config: &TunnelConfig) -> Self {
+    pub(crate) fn new(pool: Pool, config: &TunnelConfig, throttling: Option<Arc<Throttling>>) -> Self {
         let share = |most: usize| most / config.memory.workers.max(1);
         let handshakes = match &config.mode {
             Mode::Client(_) => Admission::new(usize::MAX, usize::MAX),
             Mode::Server(mode) => Admission::new(share(mode.handshakes_max), share(mode.per_address.handshakes_max)),
         };
         let complaints = Rc::new(RefCell::new(Throttle::new(COMPLAINTS_MAX)));
-        Self { lender: Lender::new(pool), stop: Rc::default(), handshakes, complaints }
+        Self { surroundings: Surroundings::new(pool, Spinning::new(config.spin, throttling)), handshakes, complaints }
     }
 }
 
@@ -148,7 +150,7 @@ pub(crate) fn run<D: Driver<Link = Connection>>(
     let streams = 2 * context.config.memory.connections_per_worker();
     let served = D::run(streams, async {
         let worker = match Pool::new(layout) {
-            Ok(pool) => Worker::new(pool, &context.config),
+            Ok(pool) => Worker::new(pool, &context.config, context.throttling.clone()),
             Err(error) => return drop(ready.send(Err(WorkerError::Other(error.to_string())))),
         };
         // The tunnel waits for this; if it is gone, so is the queue.
@@ -156,7 +158,7 @@ pub(crate) fn run<D: Driver<Link = Connection>>(
         while let Some(assigned) = queue.next().await {
             rt::spawn(serve_assigned::<D>(assigned, context.clone(), worker.clone()));
         }
-        worker.stop.set();
+        worker.surroundings.stop.set();
         let started = rt::now();
         while context.active.load(Ordering::Relaxed) > 0 && rt::now() - started < STOP_MAX {
             rt::sleep(STOP_TICK).await;
@@ -196,12 +198,15 @@ async fn serve<D: Driver>(connection: D::Link, peer: SocketAddr, context: &Conte
         tracing::debug!(%peer, "socket options of the accepted connection: {error}");
     }
     tracing::debug!(%peer, worker = context.worker, "accepted");
-    let preparing = async {
+    // In a box, which is gone when the session begins: that may be idle for days.
+    let preparing = Box::pin(async {
         match &config.mode {
-            Mode::Client(mode) => prepare::as_client::<D>(connection, peer, context, mode, &worker.stop).await,
+            Mode::Client(mode) => {
+                prepare::as_client::<D>(connection, peer, context, mode, &worker.surroundings.stop).await
+            }
             Mode::Server(mode) => prepare::as_server::<D>(connection, peer, context, mode, &worker).await,
         }
-    };
+    });
     let Some(Prepared { plain, tls, established, server, seat }) = preparing.await else { return };
     let facts = established.facts;
     counters.connections_established_total.add(1);
@@ -209,8 +214,8 @@ async fn serve<D: Driver>(connection: D::Link, peer: SocketAddr, context: &Conte
     counters.note_facts(facts);
     tracing::info!(%peer, %server, "opened: {facts}");
     let (config, counters) = (Arc::clone(config), Arc::clone(counters));
-    let Worker { lender, stop, .. } = worker;
-    let parts = Parts { plain, tls, peer, established, config, counters, lender, stop };
+    let surroundings = worker.surroundings;
+    let parts = Parts { plain, tls, peer, established, config, counters, surroundings };
     let ended = session::run::<D::Stream>(parts).await;
     report(&ended, context, peer, server, &facts.to_string());
     drop(seat);

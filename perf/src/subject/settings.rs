@@ -21,7 +21,9 @@ const SUITE_12: &str = "ECDHE-ECDSA-AES128-GCM-SHA256";
 pub(crate) fn of(subject: Subject, job: &Job<'_>, workers: usize) -> Started {
     match subject {
         Subject::Direct | Subject::Relay => Started::default(),
-        Subject::Uring | Subject::Epoll => sealane(subject, job, workers),
+        Subject::Uring | Subject::Epoll | Subject::UringSleeping | Subject::EpollSleeping => {
+            sealane(subject, job, workers)
+        }
         Subject::Stunnel | Subject::StunnelTuned => stunnel(job, subject == Subject::StunnelTuned),
         Subject::Nginx | Subject::NginxTuned => nginx(job, subject == Subject::NginxTuned),
         Subject::Haproxy | Subject::HaproxyTuned => haproxy(job, subject == Subject::HaproxyTuned),
@@ -42,11 +44,17 @@ fn in_file(job: &Job<'_>, option: &str, file: &'static str, text: String) -> Sta
 }
 
 fn sealane(subject: Subject, job: &Job<'_>, workers: usize) -> Started {
-    let Job { listen, connect, ca, tls, .. } = job;
-    let (tls, io) = (tls.name(), subject.name());
+    let Job { listen, connect, ca, tls, sealane_options, .. } = job;
+    let (io, spin) = match subject {
+        Subject::UringSleeping => ("uring", "--spin off"),
+        Subject::EpollSleeping => ("epoll", "--spin off"),
+        Subject::Epoll => ("epoll", ""),
+        _ => ("uring", ""),
+    };
+    let tls = tls.name();
     let args = format!(
         "client --listen {listen} --connect {connect} --server-name {SERVER_NAME} --ca-file {ca} --tls {tls} --workers {workers} \
-         --io {io} --connections-max 4096"
+         --io {io} --connections-max 4096 {spin} {sealane_options}"
     );
     Started { args: words(&args), files: Vec::new() }
 }
@@ -72,7 +80,7 @@ fn stunnel(job: &Job<'_>, is_tuned: bool) -> Started {
 }
 
 fn nginx(job: &Job<'_>, is_tuned: bool) -> Started {
-    let Job { listen, connect, ca, tls, directory } = job;
+    let Job { listen, connect, ca, tls, directory, .. } = job;
     let buffer = if is_tuned { "256k" } else { "16k" };
     let protocol = match tls {
         Tls::Tls12 => "TLSv1.2",

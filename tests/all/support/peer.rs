@@ -121,6 +121,13 @@ impl PeerSender {
         let length = self.sealer.seal(&mut self.wire, bytes.len()).unwrap();
         self.stream.write_all(&self.wire[..length]).unwrap();
     }
+
+    /// Sends close_notify.
+    pub fn close(&mut self) {
+        self.wire.resize(64, 0);
+        let length = self.sealer.seal_message(ContentType::ALERT, &[1, 0], &mut self.wire).unwrap();
+        self.stream.write_all(&self.wire[..length]).unwrap();
+    }
 }
 
 /// One connection of the hostile server or client.

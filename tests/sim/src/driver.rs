@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use sealane_io::net::{ConnectOptions, FirstLook};
-use sealane_io::{Buffer, Control, Driver, Link, Patience, Received, SocketOptions, Stream, rt};
+use sealane_io::{Buffer, Control, Driver, Link, Patience, Received, SocketOptions, Stream, Unheard, rt};
 
 use crate::network::{End, is_would_block};
 use crate::stats::Fault;
@@ -53,7 +53,7 @@ impl Control for End {
         Self::is_acknowledged(self)
     }
 
-    fn unheard(&self) -> Option<Duration> {
+    fn unheard(&self) -> Option<Unheard> {
         Self::unheard(self)
     }
 

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
+use sealane_io::Unheard;
 use sealane_io::rt::{self, Signal};
 
 use crate::moment::{Ledger, Moment};
@@ -478,13 +479,13 @@ impl End {
     }
 
     /// As [`sealane_io::Control::unheard`]. A peer whose buffer is full answers the probes, unless the path is cut.
-    pub(crate) fn unheard(&self) -> Option<Duration> {
+    pub(crate) fn unheard(&self) -> Option<Unheard> {
         let cut_for = self.0.shared.state.borrow().cut_at.map(|at| rt::now() - at);
         let is_probed = cut_for.is_some() && self.room() == 0;
         match (cut_for, self.is_acknowledged() && !is_probed) {
-            (cut_for, false) => Some(cut_for.unwrap_or_default()),
+            (cut_for, false) => Some(Unheard::Bytes(cut_for.unwrap_or_default())),
             // From then on TCP asks.
-            (Some(cut_for), true) => cut_for.checked_sub(KEEPALIVE).map(|_| cut_for),
+            (Some(cut_for), true) => cut_for.checked_sub(KEEPALIVE).map(Unheard::Probes),
             (None, true) => None,
         }
     }

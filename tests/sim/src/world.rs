@@ -11,7 +11,7 @@ use sealane_io::{Driver, rt};
 use sealane_proto::tls::{Inbound, Role, Sealer, TrafficKey, Version};
 use sealane_relay::simulation::{Outcome, Stage};
 use sealane_relay::{
-    Endpoint, Established, IoChoice, KeySchedule, Memory, Mode, SessionError, Timeouts, TlsFacts, TunnelConfig,
+    Endpoint, Established, IoChoice, KeySchedule, Memory, Mode, SessionError, Spin, Timeouts, TlsFacts, TunnelConfig,
 };
 
 use crate::credentials;
@@ -105,6 +105,7 @@ fn config(plan: &Plan) -> TunnelConfig {
         io: IoChoice::Epoll,
         memory: Memory { bytes_max: plan.memory_bytes, connections_max: plan.connections.len(), workers: 1 },
         timeouts: Timeouts::default(),
+        spin: Spin::Off,
         accepted: Default::default(),
         outgoing: Default::default(),
         records_per_key_max: plan.records_per_key_max,

@@ -4,7 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::Script;
-use crate::limits::{HANDSHAKE_MESSAGE_BYTES_MAX, RECORD_HEADER_BYTES, RECORD_PLAIN_BYTES_MAX};
+use crate::limits::{HELLO_AGAIN_BYTES_MAX, RECORD_HEADER_BYTES, RECORD_PLAIN_BYTES_MAX, TICKET_MESSAGE_BYTES_MAX};
 use crate::tls::{
     AlertDescription, ContentType, Invalid, PeerMisbehaved, Role, Sealer, Suite, TlsError, TrafficKey, Version,
     key_update,
@@ -410,8 +410,18 @@ impl Model {
     fn messages(&mut self, expected: &mut Expected) -> Result<(), TlsError> {
         while let [kind, l0, l1, l2, rest @ ..] = &self.joined[..] {
             let length = usize::from(*l0) << 16 | usize::from(*l1) << 8 | usize::from(*l2);
-            if length > HANDSHAKE_MESSAGE_BYTES_MAX {
-                return Err(TlsError::Invalid(Invalid::HandshakeTooLong));
+            let most = match (self.setup.version, self.setup.role, *kind) {
+                (Version::Tls13, _, 24) => 1,
+                (Version::Tls13, Role::Client, 4) => TICKET_MESSAGE_BYTES_MAX,
+                (Version::Tls12, Role::Client, 0) => 0,
+                (Version::Tls12, Role::Server, 1) => HELLO_AGAIN_BYTES_MAX,
+                _ => return Err(TlsError::PeerMisbehaved(PeerMisbehaved::HandshakeType(*kind))),
+            };
+            match (*kind, length) {
+                (24, length) if length != most => return Err(TlsError::Invalid(Invalid::KeyUpdate)),
+                (0, length) if length != most => return Err(TlsError::Invalid(Invalid::HelloRequest)),
+                (_, length) if length > most => return Err(TlsError::Invalid(Invalid::HandshakeTooLong)),
+                _ => {}
             }
             let Some(body) = rest.get(..length) else { return Ok(()) };
             let (kind, body, more) = (*kind, body.to_vec(), rest[length..].to_vec());
@@ -433,8 +443,7 @@ impl Model {
                     limit(&mut self.renegotiations, 1, PeerMisbehaved::TooManyRenegotiations)?;
                     Event::Renegotiation
                 }
-                (Version::Tls12, Role::Client, 0, _) => return Err(TlsError::Invalid(Invalid::HelloRequest)),
-                _ => return Err(TlsError::PeerMisbehaved(PeerMisbehaved::HandshakeType(kind))),
+                _ => unreachable!("a type that was let through"),
             };
             expected.events.push((expected.data.len(), event));
             self.joined = more;

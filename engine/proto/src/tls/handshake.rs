@@ -2,8 +2,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::{Invalid, TlsError};
-use crate::limits::HANDSHAKE_MESSAGE_BYTES_MAX;
+use super::TlsError;
 
 /// Message type and length in front of every handshake message.
 const HEADER_BYTES: usize = 4;
@@ -36,16 +35,18 @@ impl Joiner {
         self.bytes.extend_from_slice(content);
     }
 
-    /// The next whole message.
+    /// The next whole message. `judge` is told type and length as soon as these are there: nothing is kept of a message
+    /// that may not come.
     ///
     /// # Errors
-    /// [`Invalid::HandshakeTooLong`] as soon as a message announces more than [`HANDSHAKE_MESSAGE_BYTES_MAX`].
-    pub(super) fn next(&mut self) -> Result<Option<Message>, TlsError> {
+    /// What `judge` says.
+    pub(super) fn next(
+        &mut self,
+        judge: impl FnOnce(u8, usize) -> Result<(), TlsError>,
+    ) -> Result<Option<Message>, TlsError> {
         let Some([kind, l0, l1, l2]) = self.bytes.first_chunk::<HEADER_BYTES>().copied() else { return Ok(None) };
         let length = u32::from_be_bytes([0, l0, l1, l2]) as usize;
-        if length > HANDSHAKE_MESSAGE_BYTES_MAX {
-            return Err(TlsError::Invalid(Invalid::HandshakeTooLong));
-        }
+        judge(kind, length)?;
         if self.bytes.len() < HEADER_BYTES + length {
             return Ok(None);
         }

@@ -12,6 +12,7 @@ use super::key::{TrafficKey, Version};
 use super::open::Opener;
 use super::record::ContentType;
 use super::{AlertDescription, Invalid, PeerMisbehaved, TlsError};
+use crate::limits::{HELLO_AGAIN_BYTES_MAX, TICKET_MESSAGE_BYTES_MAX};
 
 /// Consecutive records without content before the peer is taken for hostile.
 const EMPTY_RECORDS_MAX: u8 = 32;
@@ -82,6 +83,19 @@ struct Floods {
 fn count(counter: &mut u8, most: u8, misbehaved: PeerMisbehaved) -> Result<(), TlsError> {
     *counter = counter.saturating_add(1);
     if *counter > most { Err(TlsError::PeerMisbehaved(misbehaved)) } else { Ok(()) }
+}
+
+/// Whether a handshake message of this type and length may come after the handshake.
+fn may_come(version: Version, role: Role, kind: u8, length: usize) -> Result<(), TlsError> {
+    let is_most = |most| if length > most { Err(TlsError::Invalid(Invalid::HandshakeTooLong)) } else { Ok(()) };
+    match (version, role, kind) {
+        (Version::Tls13, _, KEY_UPDATE) if length != 1 => Err(TlsError::Invalid(Invalid::KeyUpdate)),
+        (Version::Tls12, Role::Client, HELLO_REQUEST) if length != 0 => Err(TlsError::Invalid(Invalid::HelloRequest)),
+        (Version::Tls13, _, KEY_UPDATE) | (Version::Tls12, Role::Client, HELLO_REQUEST) => Ok(()),
+        (Version::Tls13, Role::Client, NEW_SESSION_TICKET) => is_most(TICKET_MESSAGE_BYTES_MAX),
+        (Version::Tls12, Role::Server, CLIENT_HELLO) => is_most(HELLO_AGAIN_BYTES_MAX),
+        _ => Err(TlsError::PeerMisbehaved(PeerMisbehaved::HandshakeType(kind))),
+    }
 }
 
 /// The receiving direction of one TLS connection.
@@ -239,10 +253,17 @@ impl Inbound {
         Ok(Some(Progress::Renegotiation))
     }
 
+    /// Whether a handshake message has begun and is not whole.
+    pub fn is_inside_message(&self) -> bool {
+        !self.joiner.is_empty()
+    }
+
     /// Judges the next whole handshake message, if there is one.
     fn message(&mut self) -> Result<Option<Progress>, TlsError> {
-        let Some((kind, body)) = self.joiner.next()? else { return Ok(None) };
-        match (self.version(), kind) {
+        let (version, role) = (self.version(), self.role);
+        let judge = |kind, length| may_come(version, role, kind, length);
+        let Some((kind, body)) = self.joiner.next(judge)? else { return Ok(None) };
+        match (version, kind) {
             (Version::Tls13, KEY_UPDATE) => {
                 let answer = match *body {
                     [0] => false,
@@ -255,18 +276,12 @@ impl Inbound {
                 count(&mut self.floods.key_updates, KEY_UPDATES_MAX, PeerMisbehaved::TooManyKeyUpdates)?;
                 Ok(Some(Progress::KeyUpdate { answer }))
             }
-            (Version::Tls13, NEW_SESSION_TICKET) if self.role == Role::Client => {
+            (Version::Tls13, NEW_SESSION_TICKET) => {
                 count(&mut self.floods.tickets, TICKETS_MAX, PeerMisbehaved::TooManyTickets)?;
                 Ok(Some(Progress::Ticket(body)))
             }
-            (Version::Tls12, HELLO_REQUEST) if self.role == Role::Client => {
-                if !body.is_empty() {
-                    return Err(TlsError::Invalid(Invalid::HelloRequest));
-                }
-                self.renegotiation()
-            }
-            // Whatever it offers is refused, so nobody looks.
-            (Version::Tls12, CLIENT_HELLO) if self.role == Role::Server => self.renegotiation(),
+            // Whatever a hello offers is refused, so nobody looks.
+            (Version::Tls12, HELLO_REQUEST | CLIENT_HELLO) => self.renegotiation(),
             _ => Err(TlsError::PeerMisbehaved(PeerMisbehaved::HandshakeType(kind))),
         }
     }

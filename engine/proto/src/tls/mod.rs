@@ -79,7 +79,8 @@ pub enum Invalid {
     /// A TLS 1.2 record with another version in its header.
     #[error("wrong version in a record header")]
     RecordVersion,
-    /// A handshake message longer than [`crate::limits::HANDSHAKE_MESSAGE_BYTES_MAX`].
+    /// A handshake message longer than [`crate::limits::TICKET_MESSAGE_BYTES_MAX`] or
+    /// [`crate::limits::HELLO_AGAIN_BYTES_MAX`].
     #[error("a handshake message is too long")]
     HandshakeTooLong,
     /// A HelloRequest with content (RFC 5246 section 7.4.1.1).

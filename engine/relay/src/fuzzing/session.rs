@@ -15,13 +15,13 @@ use sealane_proto::rpc::RecordScanner;
 use sealane_proto::tls::{Inbound, Role, Sealer, TrafficKey, Version};
 
 use super::ends::{Ends, name};
-use crate::config::{ClientMode, Endpoint, IoChoice, Memory, Mode, ServerMode, Timeouts, TunnelConfig};
+use crate::config::{ClientMode, Endpoint, IoChoice, Memory, Mode, ServerMode, Spin, Timeouts, TunnelConfig};
 use crate::counters::Counters;
 use crate::error::SessionError;
 use crate::handshake::Established;
 use crate::keys::{KeySchedule, TlsFacts};
-use crate::lending::Lender;
-use crate::session::{self, Ended, Parts};
+use crate::session::{self, Ended, Parts, Surroundings};
+use crate::spinning::Spinning;
 
 /// Longer than any session here takes, even on a busy host.
 const SESSION_MAX: Duration = Duration::from_secs(15);
@@ -78,6 +78,7 @@ fn config(setup: Setup, options: u8, memory: Memory) -> TunnelConfig {
         memory,
         // A session waits for none of these: its ends close, or break.
         timeouts: Timeouts { drain: Duration::from_millis(100), ..Timeouts::default() },
+        spin: Spin::Off,
         accepted: Default::default(),
         outgoing: Default::default(),
         records_per_key_max: if options & 1 == 0 { u64::MAX } else { u64::from(2 + (options >> 1)) },
@@ -284,8 +285,10 @@ impl<'d> Peers<'d> {
             established,
             config: Arc::new(config),
             counters: Arc::new(Counters::default()),
-            lender: Lender::new(pool),
-            stop: Rc::clone(&self.stop),
+            surroundings: Surroundings {
+                stop: Rc::clone(&self.stop),
+                ..Surroundings::new(pool, Spinning::new(Spin::Off, None))
+            },
         }
     }
 
