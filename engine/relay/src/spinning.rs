@@ -31,6 +31,9 @@ const DISTURBED_MAX: u32 = 16;
 /// Rounds without spinning after processor time ran short: a few hundred milliseconds of busy calls, and half a minute.
 const HOLD_MIN: u32 = 64;
 const HOLD_MAX: u32 = 4096;
+/// By so many rounds of spinning that are let pass, the next hold becomes shorter by one. A period of the kernel's account has
+/// dozens to hundreds of rounds: where each ends in a hold, holds are to become longer all the same.
+const HOLD_FADES: u32 = 16;
 /// How much a new cost changes the one that is known.
 const WEIGHT: f64 = 0.25;
 
@@ -89,7 +92,7 @@ struct Policy {
     left: u32,
     stay: u32,
     disturbed: u32,
-    /// The rounds of the last hold; each round of spinning that was let pass takes one away.
+    /// How many rounds of spinning are to be let pass until the last hold is forgotten: [`HOLD_FADES`] for each of its own.
     held: u32,
     round: Option<Round>,
 }
@@ -173,8 +176,8 @@ impl Policy {
     fn hold(&mut self) {
         self.costs = Costs { never: self.costs.never, always: Some(f64::INFINITY), for_replies: Some(f64::INFINITY) };
         (self.chosen, self.tried, self.stay) = (Waking::Never, Waking::Never, 1);
-        self.held = (self.held * 2).clamp(HOLD_MIN, HOLD_MAX);
-        self.left = self.held;
+        self.held = (self.held * 2).clamp(HOLD_MIN * HOLD_FADES, HOLD_MAX * HOLD_FADES);
+        self.left = self.held / HOLD_FADES;
     }
 
     /// A round has cost so much.
