@@ -29,7 +29,9 @@ impl Function {
 
 /// The functions of both runs of the scenario.
 pub(crate) fn functions(name: &str) -> Result<Vec<Function>> {
-    let out = std::env::temp_dir().join(format!("sealane-icount-{}", std::process::id()));
+    // Several at a time have each their own.
+    let out = format!("sealane-icount-{}-{}", std::process::id(), name.replace('/', "-"));
+    let out = std::env::temp_dir().join(out);
     let program = std::env::current_exe().context("this program's path")?;
     let status = Command::new("valgrind")
         .args(["--tool=callgrind", "--collect-atstart=no", "--compress-strings=no", "--compress-pos=no"])

@@ -27,11 +27,11 @@ pub struct Scenario {
     pub bytes: u64,
     /// Calls, records or loans in one run, that is what the cost is to be divided by.
     pub units: u64,
-    make: Box<dyn Fn() -> Box<dyn Work>>,
+    make: Box<dyn Fn() -> Box<dyn Work> + Sync>,
 }
 
 impl Scenario {
-    fn new<W: Work + 'static>(name: String, bytes: u64, units: u64, make: impl Fn() -> W + 'static) -> Self {
+    fn new<W: Work + 'static>(name: String, bytes: u64, units: u64, make: impl Fn() -> W + Sync + 'static) -> Self {
         Self { name, bytes, units, make: Box::new(move || Box::new(make())) }
     }
 

@@ -4,7 +4,7 @@
 //! [`tokio_uring::UnsubmittedOneshot`], from the message header that belongs to the buffer. Only operations with one
 //! completion can go that way: a SEND_ZC would end the thread at its second one.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
@@ -111,6 +111,8 @@ impl Driver for Uring {
     }
 
     fn run<F: Future>(streams: usize, future: F) -> io::Result<F::Output> {
+        let ready = Rc::new(always_ready()?);
+        READY.with(|mine| *mine.borrow_mut() = Some(ready));
         Ok(Self::runtime(streams)?.block_on(future))
     }
 }
@@ -270,15 +272,18 @@ impl OneshotOutputTransform for Moved {
 }
 
 thread_local! {
-    /// An eventfd that always has something to read.
-    static READY: OnceCell<Option<Rc<OwnedFd>>> = const { OnceCell::new() };
+    /// An eventfd that always has something to read; from when the driver runs on this thread.
+    static READY: RefCell<Option<Rc<OwnedFd>>> = const { RefCell::new(None) };
 }
 
-fn always_ready() -> Option<Rc<OwnedFd>> {
+fn always_ready() -> io::Result<OwnedFd> {
     // SAFETY: no pointers are passed.
     let fd = unsafe { libc::eventfd(1, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
     // SAFETY: the descriptor was just made, and nobody else has it.
-    (fd >= 0).then(|| Rc::new(unsafe { OwnedFd::from_raw_fd(fd) }))
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Returns when the ring has answered, so when all that was put into it before has begun.
@@ -286,12 +291,12 @@ fn always_ready() -> Option<Rc<OwnedFd>> {
 /// tokio-uring submits only when the thread is about to wait, and tokio does not let it wait while a task has merely
 /// yielded. Streams that yield in turn would keep the operations of all others from beginning for ever: so none yields.
 async fn look() {
-    match READY.with(|ready| ready.get_or_init(always_ready).clone()) {
+    match READY.with(|ready| ready.borrow().clone()) {
         Some(ready) => {
             let entry = opcode::PollAdd::new(Fd(ready.as_raw_fd()), libc::POLLIN as u32).build();
             UnsubmittedOneshot::new(ready, Looked, entry).submit().await;
         }
-        // Where there is no descriptor left, nobody is let in who could be kept waiting.
+        // Not under this driver, so not with a ring.
         None => rt::yield_now().await,
     }
 }

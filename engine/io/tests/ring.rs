@@ -95,7 +95,7 @@ fn two_thousand_operations_are_pending_in_a_ring_of_256_entries() {
                 stream.read_exact(&mut vec![0; *taken + SENT_BYTES]).unwrap();
             }
         });
-        for _ in 0..1000 {
+        for _ in 0..6000 {
             if sent.get() == PAIRS && received.get() == PAIRS {
                 break;
             }

@@ -17,7 +17,7 @@ use sealane_proto::outstanding::{Outstanding, Passing};
 use sealane_proto::rpc::RecordScanner;
 use sealane_proto::tls::{ContentType, Role, Sealer, Version};
 
-use crate::config::TunnelConfig;
+use crate::config::{Timeouts, TunnelConfig};
 use crate::counters::Counters;
 use crate::error::{SessionError, Side};
 use crate::handshake::Established;
@@ -351,8 +351,8 @@ pub(crate) struct Surroundings {
 }
 
 impl Surroundings {
-    pub(crate) fn new(pool: Pool, spinning: Spinning) -> Self {
-        let (spinning, rests) = (Rc::new(spinning), Rests::begin(rt::now()));
+    pub(crate) fn new(pool: Pool, spinning: Spinning, times: &Timeouts) -> Self {
+        let (spinning, rests) = (Rc::new(spinning), Rests::begin(rt::now(), times));
         Self { lender: Lender::new(pool), stop: Rc::default(), spinning, rests }
     }
 }

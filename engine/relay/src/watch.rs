@@ -53,20 +53,24 @@ impl SideFacts {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rests {
     begun: Instant,
+    interval: Duration,
 }
 
 impl Rests {
-    const INTERVAL: Duration = Duration::from_secs(10);
+    const INTERVAL_MAX: Duration = Duration::from_secs(10);
+    /// So often within the limit on acknowledgements, which is the only one that may run out at rest.
+    const LOOKS_PER_LIMIT: u32 = 3;
 
     /// From `begun` on, at each multiple of the interval.
-    pub(crate) fn begin(begun: Instant) -> Self {
-        Self { begun }
+    pub(crate) fn begin(begun: Instant, times: &Timeouts) -> Self {
+        let limit = Some(times.acknowledge).filter(|limit| !limit.is_zero()).unwrap_or(Duration::MAX);
+        Self { begun, interval: (limit / Self::LOOKS_PER_LIMIT).clamp(TICK_MIN, Self::INTERVAL_MAX) }
     }
 
     /// How long until the next one.
     pub(crate) fn until_next(&self, now: Instant) -> Duration {
-        let since = now.saturating_duration_since(self.begun).as_nanos() % Self::INTERVAL.as_nanos();
-        Self::INTERVAL.saturating_sub(Duration::from_nanos(since as u64))
+        let since = now.saturating_duration_since(self.begun).as_nanos() % self.interval.as_nanos();
+        self.interval.saturating_sub(Duration::from_nanos(since as u64))
     }
 }
 
@@ -201,9 +205,19 @@ mod tests {
     #[test]
     fn whoever_rests_is_looked_at_when_the_others_are() {
         let start = sealane_io::rt::now();
-        let rests = Rests::begin(start);
-        for (since, wait) in [(0, 10_000), (1, 9_999), (9_999, 1), (10_000, 10_000), (95_000, 5_000)] {
-            assert_eq!(rests.until_next(start + Duration::from_millis(since)), Duration::from_millis(wait), "{since}");
+        let ms = Duration::from_millis;
+        for (acknowledge, since, wait) in [
+            (30_000, 0, 10_000),
+            (30_000, 1, 9_999),
+            (30_000, 9_999, 1),
+            (30_000, 10_000, 10_000),
+            (30_000, 95_000, 5_000),
+            (300_000, 0, 10_000),
+            (0, 0, 10_000),
+            (3_000, 2_500, 500),
+        ] {
+            let rests = Rests::begin(start, &Timeouts { acknowledge: ms(acknowledge), ..TIMES });
+            assert_eq!(rests.until_next(start + ms(since)), ms(wait), "{acknowledge}: {since}");
         }
     }
 

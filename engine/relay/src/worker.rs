@@ -97,7 +97,8 @@ impl Worker {
             Mode::Server(mode) => Admission::new(share(mode.handshakes_max), share(mode.per_address.handshakes_max)),
         };
         let complaints = Rc::new(RefCell::new(Throttle::new(COMPLAINTS_MAX)));
-        Self { surroundings: Surroundings::new(pool, Spinning::new(config.spin, throttling)), handshakes, complaints }
+        let spinning = Spinning::new(config.spin, throttling);
+        Self { surroundings: Surroundings::new(pool, spinning, &config.timeouts), handshakes, complaints }
     }
 }
 

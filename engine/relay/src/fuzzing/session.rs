@@ -278,6 +278,7 @@ impl<'d> Peers<'d> {
             peer_closed: false,
             facts,
         };
+        let surroundings = Surroundings::new(pool, Spinning::new(Spin::Off, None), &config.timeouts);
         Parts {
             plain: Socket::new(plain),
             tls: Socket::new(tls),
@@ -285,10 +286,7 @@ impl<'d> Peers<'d> {
             established,
             config: Arc::new(config),
             counters: Arc::new(Counters::default()),
-            surroundings: Surroundings {
-                stop: Rc::clone(&self.stop),
-                ..Surroundings::new(pool, Spinning::new(Spin::Off, None))
-            },
+            surroundings: Surroundings { stop: Rc::clone(&self.stop), ..surroundings },
         }
     }
 
