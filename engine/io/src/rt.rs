@@ -3,8 +3,9 @@
 mod combine;
 
 use std::cell::Cell;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
@@ -44,6 +45,18 @@ pub fn now() -> Instant {
 /// Lets the other tasks of this thread run.
 pub async fn yield_now() {
     tokio::task::yield_now().await;
+}
+
+/// Has this task polled once more, sooner than the reactor looks: for a few times only, or others are kept waiting.
+pub fn poll_again() -> impl Future<Output = ()> {
+    let mut was_polled = false;
+    poll_fn(move |context| {
+        if std::mem::replace(&mut was_polled, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
 }
 
 /// Waits for a time.

@@ -20,6 +20,10 @@ use crate::config::Spin;
 const CALLS_MAX: u64 = 2;
 /// The cost of a message is that of so many, divided.
 const ROUND_MESSAGES: u32 = 64;
+/// Whoever spins asks its own sockets so often until the driver, and others, have their turn.
+const POLLS_PER_LOOK: u32 = 8;
+/// A round begins after so many lone messages in a row.
+const LONE_MIN: u32 = 4;
 /// The longest spin, whatever sleeping costs.
 const WINDOW_MAX: Duration = Duration::from_micros(200);
 /// A trial ends early with so many spins in vain, if these are more than half of them.
@@ -92,6 +96,8 @@ struct Policy {
     left: u32,
     stay: u32,
     disturbed: u32,
+    /// Messages in a row that were lone ones.
+    lone: u32,
     /// How many rounds of spinning are to be let pass until the last hold is forgotten: [`HOLD_FADES`] for each of its own.
     held: u32,
     round: Option<Round>,
@@ -123,6 +129,7 @@ impl Policy {
             left: 1,
             stay: 1,
             disturbed: 0,
+            lone: 0,
             held: 0,
             round: None,
         }
@@ -137,7 +144,8 @@ impl Policy {
 
     /// There is more to do than to wait for a lone message.
     fn disturb(&mut self) {
-        if self.round.take().is_some() {
+        if std::mem::take(&mut self.lone) > 0 {
+            self.round = None;
             self.disturbed += 1;
             if self.disturbed >= DISTURBED_MAX {
                 let costs = Costs { never: self.costs.never, ..Costs::default() };
@@ -149,7 +157,12 @@ impl Policy {
 
     /// A lone message has come. `misses`: the thread's spins in vain so far.
     fn message(&mut self, account: impl FnOnce() -> Account, misses: u64) {
+        self.lone = self.lone.saturating_add(1);
         let Some(round) = &mut self.round else {
+            // To ask for the account costs as much as a small call's own work: not between the messages of a stream.
+            if self.lone < LONE_MIN {
+                return;
+            }
             self.round = Some(Round { messages: 0, begun: account(), misses });
             return;
         };
@@ -283,6 +296,7 @@ impl Awake {
     /// receives and sends. `look`: [`sealane_io::Stream::look`].
     pub(crate) async fn run(&self, set_eager: impl Fn(bool), look: impl AsyncFn()) -> Infallible {
         let set_eager = EagerUntilDropped(set_eager);
+        let mut polls = 0_u32;
         loop {
             self.begun.wait().await;
             set_eager.0(true);
@@ -292,7 +306,12 @@ impl Awake {
                     self.worker.misses.set(self.worker.misses.get() + 1);
                     break;
                 }
-                look().await;
+                polls = polls.wrapping_add(1);
+                if polls.is_multiple_of(POLLS_PER_LOOK) {
+                    look().await;
+                } else {
+                    rt::poll_again().await;
+                }
             }
             set_eager.0(false);
             // What waits is polled once more, and so told of by its driver from now on.
@@ -455,6 +474,16 @@ mod tests {
         assert_eq!(life.policy.window(true), None);
         life.live(&LOOPBACK, 10_000);
         assert_eq!(life.policy.chosen, Waking::Always);
+    }
+
+    #[test]
+    fn in_a_stream_nobody_is_asked_for_the_account() {
+        let mut policy = Policy::new();
+        for _ in 0..1000 {
+            policy.message(|| panic!("asked"), 0);
+            policy.message(|| panic!("asked"), 0);
+            policy.disturb();
+        }
     }
 
     #[test]
