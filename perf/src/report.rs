@@ -68,7 +68,7 @@ impl Measurement {
     }
 
     /// MiB of payload per second; for small calls, calls per second.
-    fn rate(&self) -> f64 {
+    pub(crate) fn rate(&self) -> f64 {
         if self.key.work.is_bulk() { self.bytes as f64 / MIB / self.seconds } else { self.ops as f64 / self.seconds }
     }
 
@@ -294,25 +294,20 @@ impl Summary {
     }
 
     fn put_calls(&self, text: &mut String) {
-        let Some((Key { tls, .. }, _)) = self.calls.first() else { return };
-        let of = |subject, work| {
-            let wanted = |(key, _): &&(Key, f64)| (key.subject, key.work) == (subject, work);
-            self.calls.iter().find(wanted).map_or_else(String::new, |(_, calls)| format!("{calls:.1}"))
-        };
-        let _ =
-            writeln!(text, "## system calls per MiB, TLS {}\n\n| subject | READ | WRITE |\n|---|---|---|", tls.name());
-        let mut subjects: Vec<Subject> = Vec::new();
-        for (Key { subject, .. }, _) in &self.calls {
-            if !subjects.contains(subject) {
-                subjects.push(*subject);
-                let _ = writeln!(
-                    text,
-                    "| {} | {} | {} |",
-                    subject.name(),
-                    of(*subject, Work::Read),
-                    of(*subject, Work::Write)
-                );
-            }
+        let mut lines: Vec<(Tls, Subject)> = self.calls.iter().map(|(key, _)| (key.tls, key.subject)).collect();
+        lines.sort_unstable();
+        lines.dedup();
+        if lines.is_empty() {
+            return;
+        }
+        *text += "## system calls per MiB\n\n| TLS | subject | READ | WRITE |\n|---|---|---|---|\n";
+        for (tls, subject) in lines {
+            let of = |work| {
+                let wanted = |(key, _): &&(Key, f64)| *key == Key { tls, work, subject };
+                self.calls.iter().find(wanted).map_or_else(String::new, |(_, calls)| format!("{calls:.1}"))
+            };
+            let (read, write) = (of(Work::Read), of(Work::Write));
+            let _ = writeln!(text, "| {} | {} | {read} | {write} |", tls.name(), subject.name());
         }
         text.push('\n');
     }

@@ -28,6 +28,8 @@ const SUBJECTS: [Subject; 6] =
     [Subject::Uring, Subject::Epoll, Subject::Stunnel, Subject::Nginx, Subject::Haproxy, Subject::Socat];
 /// Others are compared by memory alone, which needs no long look.
 const SHORT: Duration = Duration::from_secs(2);
+/// A window in which others were busy is made again, until it has been made so often.
+const TRIES: u32 = 3;
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 #[derive(Args, Debug)]
@@ -74,6 +76,13 @@ pub(crate) struct Point {
 
 pub(crate) const READ_COST: &str = "READ, CPU s/GiB";
 pub(crate) const WRITE_COST: &str = "WRITE, CPU s/GiB";
+const READ_RATE: &str = "READ, MiB/s";
+const WRITE_RATE: &str = "WRITE, MiB/s";
+pub(crate) const CALL_COST: &str = "GETATTR, CPU us/call";
+const CALL_RATE: &str = "GETATTR, calls/s";
+/// What is asked for on few and on many connections, by cost and by rate.
+const WORKS: [(&str, &str, Work); 3] =
+    [(READ_COST, READ_RATE, Work::Read), (WRITE_COST, WRITE_RATE, Work::Write), (CALL_COST, CALL_RATE, Work::Getattr)];
 pub(crate) const RESIDENT: &str = "resident KiB";
 const EACH: &str = "resident KiB for each idle connection";
 const IDLE_CPU: &str = "CPU ms in 60 s with idle connections";
@@ -96,7 +105,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let certificates = certificates::make(&directory)?;
     let subjects: Vec<Subject> = SUBJECTS.into_iter().filter(|it| programs.obstacle(*it).is_none()).collect();
     let setup = Setup { directory, certificates, programs };
-    eprintln!("about nine minutes with three rounds");
+    eprintln!("about eleven minutes with three rounds");
     let mut points = busy(options, &setup, &subjects)?;
     points.extend(idle(options, &setup, &subjects)?);
     points.extend(new(options, &setup, &subjects)?);
@@ -112,25 +121,31 @@ fn busy(options: &Options, setup: &Setup, subjects: &[Subject]) -> Result<Vec<Po
     let ticks_per_second = procfs::ticks_per_second()?;
     let run = Run { setup, seconds: options.seconds, foreign_max: options.foreign_max, ticks_per_second };
     let mut points = Vec::new();
-    for (what, work) in [(READ_COST, Work::Read), (WRITE_COST, Work::Write)] {
+    for (cost, rate, work) in WORKS {
         for subject in subjects.iter().filter(|it| it.is_sealane() || **it == Subject::Stunnel) {
-            let mut costs: Vec<Vec<f64>> = BUSY.iter().map(|_| Vec::new()).collect();
+            let mut all = BUSY.map(|connections| (connections, Vec::new(), Vec::new()));
             for round in 1..=options.rounds {
-                for (connections, costs) in BUSY.into_iter().zip(&mut costs) {
+                for (connections, costs, rates) in &mut all {
                     let key = Key { tls: options.tls, work, subject: *subject };
-                    let window = Window { round, key, connections: Some(connections), run: &run };
-                    let measured = window.measure().with_context(|| format!("{what}, {connections} connections"))?;
-                    if measured.accepted {
-                        costs.push(measured.cost());
+                    let window = Window { round, key, connections: Some(*connections), run: &run };
+                    for _ in 0..TRIES {
+                        let measured =
+                            window.measure().with_context(|| format!("{cost}, {connections} connections"))?;
+                        if measured.accepted {
+                            costs.push(measured.cost());
+                            rates.push(measured.rate());
+                            break;
+                        }
                     }
                 }
             }
-            let of = |(connections, costs): (u32, Vec<f64>)| {
-                let value = Spread::of(costs.into_iter())?;
-                Some(Point { what, subject: *subject, connections, value })
-            };
-            points.extend(BUSY.into_iter().zip(costs).filter_map(of));
-            eprintln!("{what}: {} done", subject.name());
+            for (connections, costs, rates) in all {
+                for (what, values) in [(cost, costs), (rate, rates)] {
+                    let value = Spread::of(values.into_iter());
+                    points.extend(value.map(|value| Point { what, subject: *subject, connections, value }));
+                }
+            }
+            eprintln!("{cost}: {} done", subject.name());
         }
     }
     Ok(points)
@@ -249,6 +264,10 @@ fn markdown(points: &[Point]) -> String {
         seen.push(what);
         let here: Vec<&Point> = points.iter().filter(|point| point.what == what).collect();
         let mut counts: Vec<u32> = here.iter().map(|point| point.connections).collect();
+        let is_busy = WORKS.iter().any(|(cost, rate, _)| *cost == what || *rate == what);
+        if is_busy {
+            counts.extend(BUSY);
+        }
         counts.sort_unstable();
         counts.dedup();
         let heads: Vec<String> = counts.iter().map(ToString::to_string).collect();
@@ -258,8 +277,9 @@ fn markdown(points: &[Point]) -> String {
         subjects.dedup();
         for subject in subjects {
             let own: Vec<&&Point> = here.iter().filter(|point| point.subject == subject).collect();
+            let none = if is_busy { "others were busy" } else { "" };
             let cell = |count: &u32| {
-                own.iter().find(|point| point.connections == *count).map_or(String::new(), |point| {
+                own.iter().find(|point| point.connections == *count).map_or(none.to_string(), |point| {
                     let Spread { median, min, max } = point.value;
                     let digits = if median < 10.0 { 3 } else { 0 };
                     if min < max {
@@ -272,7 +292,9 @@ fn markdown(points: &[Point]) -> String {
             let cells: Vec<String> = counts.iter().map(cell).collect();
             let medians = || own.iter().map(|point| point.value.median);
             let (most, least) = (medians().fold(f64::MIN, f64::max), medians().fold(f64::MAX, f64::min));
-            let _ = writeln!(text, "| {} | {} | {:.2} |", subject.name(), cells.join(" | "), most / least);
+            let is_whole = !is_busy || counts.iter().all(|count| own.iter().any(|point| point.connections == *count));
+            let ratio = if is_whole { format!("{:.2}", most / least) } else { String::new() };
+            let _ = writeln!(text, "| {} | {} | {ratio} |", subject.name(), cells.join(" | "));
         }
         text.push('\n');
     }
@@ -291,5 +313,8 @@ fn write_down(out: &Path, text: &str, points: &[Point]) -> Result<()> {
     }
     plot::curves(&out.join("scale-read.svg"), READ_COST, points)?;
     plot::curves(&out.join("scale-write.svg"), WRITE_COST, points)?;
+    plot::curves(&out.join("scale-write-rate.svg"), WRITE_RATE, points)?;
+    plot::curves(&out.join("scale-read-rate.svg"), READ_RATE, points)?;
+    plot::curves(&out.join("scale-getattr.svg"), CALL_COST, points)?;
     plot::curves(&out.join("scale-memory.svg"), RESIDENT, points)
 }

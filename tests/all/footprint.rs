@@ -123,12 +123,9 @@ fn bytes_are_neither_copied_nor_is_anything_allocated_for_them() {
                 let allocations = after.0 - before.0;
                 let copied = (after.1 - before.1) as f64 / (MEASURED << 20) as f64;
                 eprintln!("{driver} {version:?} {name}: {allocations} allocations, {:.3} % copied", copied * 100.0);
-                // Less than one for every tenth MiB: none belongs to the stream.
-                assert!(
-                    allocations < MEASURED as u64 / 10,
-                    "{driver} {name}: {allocations} allocations in {MEASURED} MiB"
-                );
-                assert!(copied < 0.01, "{driver} {name}: {:.2} % of the payload were copied", copied * 100.0);
+                // A timer or a line of the log may come in between: none belongs to the stream.
+                assert!(allocations <= 2, "{driver} {name}: {allocations} allocations in {MEASURED} MiB");
+                assert!(copied < 0.0001, "{driver} {name}: {:.4} % of the payload were copied", copied * 100.0);
             }
             assert_eq!(sealane.process.count("closed:"), 0);
         }
@@ -150,8 +147,8 @@ fn a_mib_takes_few_system_calls() {
         return not_run("footprint::a_mib_takes_few_system_calls", "strace is not installed");
     }
     let _alone = alone();
-    for driver in DRIVERS {
-        let listener = PeerListener::bind(&rustls::version::TLS13);
+    for (driver, version) in DRIVERS.iter().flat_map(|driver| VERSIONS.map(|version| (driver, version))) {
+        let listener = PeerListener::bind(version);
         let trace = scratch("system-calls").join("trace");
         let options = ["-o", trace.to_str().unwrap()];
         let sealane = Sealane::from_command(&mut traced(&command(driver, listener.port(), &[]), &options));
@@ -162,9 +159,9 @@ fn a_mib_takes_few_system_calls() {
             let before = system_calls(&trace);
             peer = stream(&mut client, peer, MEASURED, OUTSTANDING);
             let each = (system_calls(&trace) - before) as f64 / MEASURED as f64;
-            eprintln!("{driver} {name}: {each:.2} system calls for a MiB");
-            assert!(each > 1.5, "{driver} {name}: {each:.2}: they are not counted");
-            assert!(each <= MOST, "{driver} {name}: {each:.2} system calls for a MiB");
+            eprintln!("{driver} {version:?} {name}: {each:.2} system calls for a MiB");
+            assert!(each > 1.5, "{driver} {version:?} {name}: {each:.2}: they are not counted");
+            assert!(each <= MOST, "{driver} {version:?} {name}: {each:.2} system calls for a MiB");
         }
         assert_eq!(sealane.process.count("closed:"), 0);
     }

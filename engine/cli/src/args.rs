@@ -285,7 +285,7 @@ pub(crate) struct TunnelOptions {
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000), default_value = "1024", help_heading = "Resources")]
     pub(crate) connections_max: usize,
 
-    /// Keep looking for the next message for a moment before a thread sleeps: auto where that has turned out to cost no more
+    /// Keep looking for the next message for a moment before a thread sleeps: auto where that has turned out to cost less
     /// than sleeping, off, or always for so many microseconds
     #[arg(long, value_name = "auto|off|MICROSECONDS", value_parser = parse_spin, default_value = "auto", help_heading = "Resources")]
     pub(crate) spin: Spin,

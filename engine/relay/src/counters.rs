@@ -85,6 +85,10 @@ counters! {
     tickets_received_total
     /// Renegotiation requests refused.
     renegotiations_refused_total
+    /// Times that a thread looked for the next message instead of sleeping.
+    spins_total
+    /// Times that none came while it did.
+    spins_in_vain_total
     /// Bytes from plain sides, before sealing.
     plain_received_bytes_total
     /// Bytes to plain sides, after opening.

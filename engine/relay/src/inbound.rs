@@ -152,7 +152,7 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
         match received.map_err(Shared::<S>::io_error(Side::Tls, "recvmsg"))? {
             Received::Bytes(_) if self.shared.is_failing() => Ok(Turn::Last),
             Received::Bytes(count) => {
-                self.shared.awake.came();
+                self.shared.awake.came(count);
                 self.window.filled(count);
                 self.note_received(count);
                 let filled_small = count == whole && !loan.buffer.is_big();

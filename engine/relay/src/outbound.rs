@@ -114,7 +114,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
             // The peer may have ended while this was waited for.
             Received::Bytes(_) if self.shared.is_failing() || self.must_stop() => Ok(Turn::Last),
             Received::Bytes(count) => {
-                self.shared.awake.came();
+                self.shared.awake.came(count);
                 self.note(&loan.buffer, count)?;
                 self.want_big = (count == whole && !loan.buffer.is_big())
                     || count > RECORD_PLAIN_BYTES_MAX

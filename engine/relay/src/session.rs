@@ -136,6 +136,7 @@ impl<S: Stream> Shared<S> {
         counters: Arc<Counters>,
         surroundings: &Surroundings,
     ) -> Self {
+        let awake = Awake::new(Rc::clone(&surroundings.spinning), Arc::clone(&counters));
         Self {
             plain,
             tls,
@@ -161,7 +162,7 @@ impl<S: Stream> Shared<S> {
             plain_first: Cell::new(false),
             closed: Cell::new(None),
             wire_busy: Cell::new(false),
-            awake: Awake::new(Rc::clone(&surroundings.spinning)),
+            awake,
             is_resting: Cell::new(false),
             stirred: Signal::default(),
             rests: surroundings.rests,
@@ -248,12 +249,15 @@ impl<S: Stream> Shared<S> {
         };
         flow.set(Flow { is_sending: true, ..flow.get() });
         self.stir();
+        let bytes = buffer.slices_bytes();
         let mut send = pin!(to.send(buffer));
         loop {
             match rt::race(send.as_mut(), rt::sleep(WATCH_TICK)).await {
                 Either::Left(done) => {
                     flow.set(Flow { is_sending: false, sends: flow.get().sends + 1, ..flow.get() });
-                    self.awake.expect(self.replies_due() + self.replies_owed());
+                    if self.is_rpc() {
+                        self.awake.expect(bytes, self.replies_due() + self.replies_owed());
+                    }
                     return done;
                 }
                 // Whoever has said close_notify may be gone: what it said before that still goes to its end.

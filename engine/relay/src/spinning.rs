@@ -15,9 +15,12 @@ use sealane_io::host::{self, Throttling};
 use sealane_io::rt::{self, Signal};
 
 use crate::config::Spin;
+use crate::counters::Counters;
 
 /// More outstanding calls than these keep a worker awake by themselves.
 const CALLS_MAX: u64 = 2;
+/// A longer message is work of its own: who waits for it does not wait for a lone message.
+const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 /// The cost of a message is that of so many, divided.
 const ROUND_MESSAGES: u32 = 64;
 /// Whoever spins asks its own sockets so often until the driver, and others, have their turn.
@@ -38,8 +41,12 @@ const HOLD_MAX: u32 = 4096;
 /// By so many rounds of spinning that are let pass, the next hold becomes shorter by one. A period of the kernel's account has
 /// dozens to hundreds of rounds: where each ends in a hold, holds are to become longer all the same.
 const HOLD_FADES: u32 = 16;
-/// How much a new cost changes the one that is known.
+/// How much a round changes what is known of the cost of going on as before; that of a trial is its own.
 const WEIGHT: f64 = 0.25;
+/// Spinning is chosen when it costs at most this part of sleeping: what is measured is not exact.
+const PAYS: f64 = 0.95;
+/// When the cost of spinning changes by more than this part within a round, the work is another one.
+const DRIFT: f64 = 0.2;
 
 /// What is waited for awake.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -69,9 +76,9 @@ impl Costs {
         }
     }
 
-    /// The most that costs no more than sleeping.
+    /// The most that costs less than sleeping.
     fn best(&self) -> Waking {
-        let pays = |cost: Option<f64>| matches!((cost, self.never), (Some(cost), Some(never)) if cost.is_finite() && cost <= never);
+        let pays = |cost: Option<f64>| matches!((cost, self.never), (Some(cost), Some(never)) if cost.is_finite() && cost <= PAYS * never);
         if pays(self.always) {
             Waking::Always
         } else if pays(self.for_replies) {
@@ -198,13 +205,13 @@ impl Policy {
         if self.tried != Waking::Never {
             self.held = self.held.saturating_sub(1);
         }
-        let known = self.costs.of(self.tried);
-        *known = Some(match *known {
-            Some(before) if before.is_finite() && cost.is_finite() => before + WEIGHT * (cost - before),
-            _ => cost,
-        });
-        let best = self.costs.best();
         let was_trial = self.tried != self.chosen;
+        let known = self.costs.of(self.tried);
+        let before = known.filter(|before| !was_trial && before.is_finite() && cost.is_finite());
+        let has_drifted =
+            before.is_some_and(|before| self.chosen != Waking::Never && (cost - before).abs() > DRIFT * before);
+        *known = Some(before.filter(|_| !has_drifted).map_or(cost, |before| before + WEIGHT * (cost - before)));
+        let best = self.costs.best();
         if best != self.chosen {
             (self.chosen, self.stay) = (best, 1);
             self.left = self.stay;
@@ -214,7 +221,12 @@ impl Policy {
         } else {
             self.left = self.left.saturating_sub(1);
         }
-        self.tried = if self.left > 0 { self.chosen } else { self.next_trial() };
+        self.tried = match (has_drifted, self.left) {
+            // What sleeping costs with this work is not known: to find out costs nothing.
+            (true, _) => Waking::Never,
+            (false, 0) => self.next_trial(),
+            (false, _) => self.chosen,
+        };
     }
 
     /// Of the two that were not chosen, the one that was not tried last.
@@ -243,12 +255,13 @@ impl Spinning {
         Self { mode, policy: RefCell::new(Policy::new()), misses: Cell::new(0), throttling }
     }
 
-    /// How long to spin when a message has been passed on and so many calls are outstanding.
-    fn window(&self, outstanding: u64) -> Option<Duration> {
+    /// How long to spin when a message of so many bytes has been passed on and so many calls are outstanding.
+    fn window(&self, bytes: usize, outstanding: u64) -> Option<Duration> {
+        let is_lone = bytes <= MESSAGE_BYTES_MAX && outstanding <= CALLS_MAX;
         match self.mode {
             Spin::Off => None,
-            Spin::For(time) => (outstanding <= CALLS_MAX).then_some(time),
-            Spin::Auto if outstanding > CALLS_MAX => {
+            Spin::For(time) => is_lone.then_some(time),
+            Spin::Auto if !is_lone => {
                 self.policy.borrow_mut().disturb();
                 None
             }
@@ -256,8 +269,12 @@ impl Spinning {
         }
     }
 
-    fn came(&self) {
-        if self.mode == Spin::Auto {
+    /// So many bytes have come.
+    fn came(&self, bytes: usize) {
+        if self.mode != Spin::Auto {
+        } else if bytes > MESSAGE_BYTES_MAX {
+            self.policy.borrow_mut().disturb();
+        } else {
             let throttled = || self.throttling.as_ref().map_or(0, |throttling| throttling.count());
             let account = || Account { used: host::thread_time(), throttled: throttled() };
             self.policy.borrow_mut().message(account, self.misses.get());
@@ -268,28 +285,30 @@ impl Spinning {
 /// The spinning of one session.
 pub(crate) struct Awake {
     worker: Rc<Spinning>,
+    counters: Arc<Counters>,
     until: Cell<Option<Instant>>,
     begun: Signal,
 }
 
 impl Awake {
-    pub(crate) fn new(worker: Rc<Spinning>) -> Self {
-        Self { worker, until: Cell::new(None), begun: Signal::default() }
+    pub(crate) fn new(worker: Rc<Spinning>, counters: Arc<Counters>) -> Self {
+        Self { worker, counters, until: Cell::new(None), begun: Signal::default() }
     }
 
-    /// A message was passed on, and now so many calls are outstanding: the next one may come soon.
-    pub(crate) fn expect(&self, outstanding: u64) {
-        if let Some(window) = self.worker.window(outstanding)
-            && self.until.replace(Some(rt::now() + window)).is_none()
-        {
-            self.begun.set();
+    /// A message of so many bytes was passed on, and now so many calls are outstanding: the next one may come soon.
+    pub(crate) fn expect(&self, bytes: usize, outstanding: u64) {
+        if let Some(window) = self.worker.window(bytes, outstanding) {
+            self.counters.spins_total.add(1);
+            if self.until.replace(Some(rt::now() + window)).is_none() {
+                self.begun.set();
+            }
         }
     }
 
-    /// Something came.
-    pub(crate) fn came(&self) {
+    /// So many bytes came.
+    pub(crate) fn came(&self, bytes: usize) {
         self.until.set(None);
-        self.worker.came();
+        self.worker.came(bytes);
     }
 
     /// Keeps the session from sleeping while something is expected; `set_eager` tells its streams. To be polled behind what
@@ -304,6 +323,7 @@ impl Awake {
                 if rt::now() >= until {
                     self.until.set(None);
                     self.worker.misses.set(self.worker.misses.get() + 1);
+                    self.counters.spins_in_vain_total.add(1);
                     break;
                 }
                 polls = polls.wrapping_add(1);
@@ -429,6 +449,29 @@ mod tests {
             assert_ne!(life.policy.chosen, Waking::Always);
             life.live(&World { reply: 500_000, ..LOOPBACK }, 20_000);
         }
+    }
+
+    #[test]
+    fn when_the_work_changes_it_is_not_held_to_what_other_work_has_cost() {
+        let heavy = World { work: 90_000, ..LOOPBACK };
+        let light = World { reply: 80_000, think: 40_000, ..LOOPBACK };
+        let asleep = (light.work + light.sleep) as f64;
+        for (calls, most) in [(7_000, 1.05), (1_000, 1.15)] {
+            let mut life = Life::new();
+            for cycle in 0..12 {
+                life.live(&heavy, calls);
+                let cost = life.live(&light, calls);
+                assert!(cost < asleep * most, "{calls} calls, cycle {cycle}: {cost}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_message_is_no_lone_one() {
+        let spinning = Spinning::new(Spin::For(Duration::from_millis(1)), None);
+        assert_eq!(spinning.window(MESSAGE_BYTES_MAX, CALLS_MAX), Some(Duration::from_millis(1)));
+        assert_eq!(spinning.window(MESSAGE_BYTES_MAX + 1, 1), None);
+        assert_eq!(spinning.window(100, CALLS_MAX + 1), None);
     }
 
     #[test]
