@@ -21,9 +21,9 @@ use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use socket2::SockRef;
 
-use crate::now;
 use crate::rpc::{Kind, Replies, put_call};
 use crate::work::Work;
+use crate::{now, pattern};
 
 /// Nothing may take longer: a reply, room in the socket, the FIN at the end.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -66,6 +66,11 @@ pub(crate) struct Options {
     /// time at which a call was to be made
     #[arg(long, value_name = "CALLS_PER_SECOND", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) rate: Option<u32>,
+
+    /// Compare every byte of the payloads with what `server --verify` sends, and send such as it compares. What this costs
+    /// is more than what is measured may cost
+    #[arg(long)]
+    pub(crate) verify: bool,
 
     /// Length of the window that is measured
     #[arg(long, default_value = "3", value_parser = crate::compare::parse_seconds)]
@@ -111,6 +116,8 @@ struct Lane {
     made_ns: Vec<AtomicU64>,
     /// The payload of the call in each slot.
     payload: Vec<AtomicU64>,
+    /// The payload that its reply has.
+    read_bytes: Vec<AtomicU64>,
     /// Replies so far.
     replies: AtomicU64,
     /// The slots without an outstanding call.
@@ -132,6 +139,7 @@ impl Lane {
             started: now(),
             made_ns: (0..options.depth()).map(|_| AtomicU64::new(0)).collect(),
             payload: (0..options.depth()).map(|_| AtomicU64::new(0)).collect(),
+            read_bytes: (0..options.depth()).map(|_| AtomicU64::new(0)).collect(),
             replies: AtomicU64::new(0),
             free: Mutex::new((0..options.depth()).collect()),
             freed: Condvar::new(),
@@ -172,7 +180,14 @@ impl Lane {
             made.store(due_ns.unwrap_or_else(|| self.age_ns()), Ordering::Relaxed);
             bytes.store(u64::from(size), Ordering::Relaxed);
         }
-        put_call(heads, kind, number.wrapping_add(1) << SLOT_BITS | slot, slot, size);
+        if let Some(bytes) = self.read_bytes.get(slot as usize) {
+            bytes.store(if kind == Kind::Read { u64::from(size) } else { 0 }, Ordering::Relaxed);
+        }
+        let xid = number.wrapping_add(1) << SLOT_BITS | slot;
+        put_call(heads, kind, xid, slot, size);
+        if self.options.verify && kind == Kind::Write {
+            pattern::put(heads, xid, size as usize);
+        }
         (kind, size)
     }
 
@@ -193,7 +208,7 @@ impl Lane {
             for slot in slots.drain(..) {
                 let (kind, size) = self.put(&mut heads, number, slot, due_ns);
                 number = number.wrapping_add(1);
-                if kind == Kind::Write {
+                if kind == Kind::Write && !self.options.verify {
                     self.send_with(&heads, &payload, size as usize)?;
                     heads.clear();
                 }
@@ -283,7 +298,8 @@ impl Lane {
         let mut number = self.options.depth();
         let mut latencies = Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3)?;
         loop {
-            let left = replies.left();
+            // To be compared, they are to be received.
+            let left = if self.options.verify { 0 } else { replies.left() };
             let received = match left {
                 0 => (&self.stream).read(&mut buffer),
                 _ => self.drop_bytes(&mut scratch, left),
@@ -300,7 +316,14 @@ impl Lane {
                 Err(error) => return Err(error).context("receiving replies"),
             };
             let found = |xid| slots.push(xid % (1 << SLOT_BITS));
+            let read_bytes = |xid| {
+                let slot = self.read_bytes.get((xid % (1 << SLOT_BITS)) as usize);
+                slot.map_or(0, |bytes| bytes.load(Ordering::Relaxed) as usize)
+            };
             match left {
+                0 if self.options.verify => {
+                    replies.advance_and_compare(buffer.get(..count).unwrap_or_default(), read_bytes, found)?;
+                }
                 0 => replies.advance(buffer.get(..count).unwrap_or_default(), found)?,
                 _ => replies.skip(count, found)?,
             }

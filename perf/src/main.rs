@@ -9,6 +9,7 @@ mod compare;
 mod hold;
 mod load;
 mod namespace;
+mod pattern;
 mod plot;
 mod process;
 mod procfs;

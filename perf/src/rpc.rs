@@ -5,6 +5,8 @@
 
 use clap::ValueEnum;
 
+use crate::pattern;
+
 /// The bit of a record mark that says "last fragment" (RFC 5531 section 11).
 const LAST_FRAGMENT: u32 = 1 << 31;
 const CALL: u32 = 0;
@@ -29,6 +31,8 @@ const ATTRIBUTE_BYTES: usize = 152;
 const OPERATION_AT: usize = 156;
 /// Where READ has its count: behind the operation, a stateid and an offset.
 const READ_COUNT_AT: usize = OPERATION_AT + 4 + 16 + 8;
+/// Where the payload of a WRITE begins: behind a stateid, an offset, how stable it is to be, and the count.
+const WRITE_PAYLOAD_AT: usize = OPERATION_AT + 4 + 16 + 8 + 4 + 4;
 /// The shortest call, a GETATTR with two bitmap words.
 const CALL_BYTES_MIN: usize = OPERATION_AT + 16;
 /// The server looks at no more of a call than this.
@@ -157,6 +161,10 @@ impl<const HEAD: usize> Records<HEAD> {
         Ok((bytes.get(taken..).unwrap_or_default(), ended))
     }
 
+    fn xid(&self) -> Result<u32, NotOurs> {
+        word(&self.head, 4).ok_or(NotOurs)
+    }
+
     /// How many bytes of the current record are still to come, once its head has been seen.
     fn left(&self) -> usize {
         if self.seen < HEAD { 0 } else { self.whole - self.seen }
@@ -174,6 +182,29 @@ impl<const HEAD: usize> Records<HEAD> {
     fn next(&mut self) {
         (self.seen, self.whole) = (0, 4);
     }
+
+    /// Goes through `bytes`: shows `seen` each piece behind a head, with how many bytes of its record were to come when it
+    /// began, and `ended` each record that ends.
+    fn walk<E: From<NotOurs>>(
+        &mut self,
+        mut bytes: &[u8],
+        mut seen: impl FnMut(&Self, usize, &[u8]) -> Result<(), E>,
+        mut ended: impl FnMut(&Self) -> Result<(), E>,
+    ) -> Result<(), E> {
+        while !bytes.is_empty() {
+            let before = self.seen;
+            let (rest, is_end) = self.advance(bytes)?;
+            if before >= HEAD {
+                seen(self, self.whole - before, bytes.get(..bytes.len() - rest.len()).unwrap_or_default())?;
+            }
+            bytes = rest;
+            if is_end {
+                ended(self)?;
+                self.next();
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Finds calls in a stream.
@@ -189,31 +220,47 @@ impl Calls {
     ///
     /// # Errors
     /// [`NotOurs`] at the first record that [`put_call`] does not make.
-    pub(crate) fn advance(&mut self, mut bytes: &[u8], mut found: impl FnMut(Call)) -> Result<(), NotOurs> {
-        while !bytes.is_empty() {
-            let (rest, ended) = self.0.advance(bytes)?;
-            bytes = rest;
-            if ended {
-                found(self.call().ok_or(NotOurs)?);
-                self.0.next();
-            }
-        }
-        Ok(())
+    pub(crate) fn advance(&mut self, bytes: &[u8], mut found: impl FnMut(Call)) -> Result<(), NotOurs> {
+        self.0.walk(
+            bytes,
+            |_, _, _| Ok(()),
+            |record| {
+                found(call(record).ok_or(NotOurs)?);
+                Ok(())
+            },
+        )
     }
 
-    fn call(&self) -> Option<Call> {
-        let Records { head, seen, .. } = &self.0;
-        if *seen < CALL_BYTES_MIN || word(head, 8)? != CALL {
-            return None;
-        }
-        let xid = word(head, 4)?;
-        Some(match word(head, OPERATION_AT)? {
-            OP_GETATTR => Call { kind: Kind::Getattr, xid, read_bytes: 0 },
-            OP_READ => Call { kind: Kind::Read, xid, read_bytes: word(head, READ_COUNT_AT)? },
-            OP_WRITE => Call { kind: Kind::Write, xid, read_bytes: 0 },
-            _ => return None,
+    /// The same, comparing the payload of each WRITE.
+    ///
+    /// # Errors
+    /// [`NotOurs`], or [`pattern::Spoiled`].
+    pub(crate) fn advance_and_compare(&mut self, bytes: &[u8], mut found: impl FnMut(Call)) -> anyhow::Result<()> {
+        let compare = |record: &Records<HEAD_BYTES>, left, piece: &[u8]| {
+            let is_write = word(&record.head, OPERATION_AT) == Some(OP_WRITE);
+            // Behind a WRITE's count, which the head does not reach, comes the payload.
+            let payload = if is_write { record.whole.saturating_sub(WRITE_PAYLOAD_AT) } else { 0 };
+            Ok(pattern::compare(record.xid()?, payload, left, piece)?)
+        };
+        self.0.walk(bytes, compare, |record| {
+            found(call(record).ok_or(NotOurs)?);
+            Ok(())
         })
     }
+}
+
+fn call(record: &Records<HEAD_BYTES>) -> Option<Call> {
+    let Records { head, seen, .. } = record;
+    if *seen < CALL_BYTES_MIN || word(head, 8)? != CALL {
+        return None;
+    }
+    let xid = word(head, 4)?;
+    Some(match word(head, OPERATION_AT)? {
+        OP_GETATTR => Call { kind: Kind::Getattr, xid, read_bytes: 0 },
+        OP_READ => Call { kind: Kind::Read, xid, read_bytes: word(head, READ_COUNT_AT)? },
+        OP_WRITE => Call { kind: Kind::Write, xid, read_bytes: 0 },
+        _ => return None,
+    })
 }
 
 /// Finds the xids of replies in a stream.
@@ -246,16 +293,35 @@ impl Replies {
     ///
     /// # Errors
     /// [`NotOurs`] at the first record that is too long or not in one fragment.
-    pub(crate) fn advance(&mut self, mut bytes: &[u8], mut found: impl FnMut(u32)) -> Result<(), NotOurs> {
-        while !bytes.is_empty() {
-            let (rest, ended) = self.0.advance(bytes)?;
-            bytes = rest;
-            if ended {
-                found(word(&self.0.head, 4).ok_or(NotOurs)?);
-                self.0.next();
-            }
-        }
-        Ok(())
+    pub(crate) fn advance(&mut self, bytes: &[u8], mut found: impl FnMut(u32)) -> Result<(), NotOurs> {
+        self.0.walk(
+            bytes,
+            |_, _, _| Ok(()),
+            |record| {
+                found(record.xid()?);
+                Ok(())
+            },
+        )
+    }
+
+    /// The same, comparing payloads, of which the reply to an xid has `payload_of` bytes.
+    ///
+    /// # Errors
+    /// [`NotOurs`], or [`pattern::Spoiled`].
+    pub(crate) fn advance_and_compare(
+        &mut self,
+        bytes: &[u8],
+        payload_of: impl Fn(u32) -> usize,
+        mut found: impl FnMut(u32),
+    ) -> anyhow::Result<()> {
+        let compare = |record: &Records<8>, left, piece: &[u8]| {
+            let xid = record.xid()?;
+            Ok(pattern::compare(xid, payload_of(xid), left, piece)?)
+        };
+        self.0.walk(bytes, compare, |record| {
+            found(record.xid()?);
+            Ok(())
+        })
     }
 }
 

@@ -1,7 +1,8 @@
 //! Answers the calls of one connection: reads, opens, replies, with one buffer for each direction.
 //!
 //! A READ's payload is whatever lies in the sending buffer: nobody looks at it, and laying it out again for each reply
-//! would cost the far end time that the proxy under test then waits for.
+//! would cost the far end time that the proxy under test then waits for. With `--verify` it is a pattern, and that of each WRITE
+//! is compared.
 
 use std::io::{self, IoSliceMut, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -16,6 +17,7 @@ use sealane_proto::tls::{
 };
 use sealane_relay::{Established, KeySchedule};
 
+use crate::pattern;
 use crate::rpc::{Call, Calls, put_reply};
 
 /// Replies are collected up to this much before they are sent; a READ's payload ends a collection too.
@@ -115,6 +117,11 @@ fn send_message(sealer: &mut Sealer, mut stream: &TcpStream, kind: ContentType, 
     Ok(stream.write_all(wire.get(..length).unwrap_or_default())?)
 }
 
+fn look(calls: &mut Calls, manner: Manner, bytes: &[u8], found: &mut Vec<Call>) -> Result<()> {
+    let add = |call| found.push(call);
+    if manner.verify { calls.advance_and_compare(bytes, add) } else { Ok(calls.advance(bytes, add)?) }
+}
+
 /// One connection.
 pub(crate) struct Session<'s> {
     stream: &'s TcpStream,
@@ -124,15 +131,23 @@ pub(crate) struct Session<'s> {
     found: Vec<Call>,
     heads: Vec<u8>,
     sending: Vec<u8>,
+    manner: Manner,
+}
+
+/// How calls are answered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manner {
     /// How far away the far end is.
-    delay: Duration,
+    pub(crate) delay: Duration,
+    /// Payloads are made and compared.
+    pub(crate) verify: bool,
 }
 
 impl<'s> Session<'s> {
-    pub(crate) fn new(stream: &'s TcpStream, link: Link, delay: Duration) -> Self {
+    pub(crate) fn new(stream: &'s TcpStream, link: Link, manner: Manner) -> Self {
         // Zeroes take no memory before they are used: there may be a thousand of these.
         let sending = vec![0; BUFFER_BIG_BYTES + 2 * HEADS_BYTES_MAX];
-        Self { stream, link, calls: Calls::new(), found: Vec::new(), heads: Vec::new(), sending, delay }
+        Self { stream, link, calls: Calls::new(), found: Vec::new(), heads: Vec::new(), sending, manner }
     }
 
     /// Answers until the peer closes; `early` came with the handshake.
@@ -140,14 +155,14 @@ impl<'s> Session<'s> {
     /// # Errors
     /// Why the connection ended otherwise.
     pub(crate) fn run(mut self, early: &[u8], closed: bool) -> Result<()> {
-        self.calls.advance(early, |call| self.found.push(call))?;
+        look(&mut self.calls, self.manner, early, &mut self.found)?;
         self.answer().context("answering the first calls")?;
         let mut received = if closed { Received::Closed } else { Received::Data };
         while let Received::Data = received {
             received = self.link.receive(self.stream).context("receiving calls")?;
             for range in self.link.pieces.0.drain(..) {
                 let piece = self.link.received.get(range).unwrap_or_default();
-                self.calls.advance(piece, |call| self.found.push(call))?;
+                look(&mut self.calls, self.manner, piece, &mut self.found)?;
             }
             self.answer().context("sending replies")?;
         }
@@ -163,8 +178,8 @@ impl<'s> Session<'s> {
     }
 
     fn answer(&mut self) -> Result<()> {
-        if !self.found.is_empty() && !self.delay.is_zero() {
-            thread::sleep(self.delay);
+        if !self.found.is_empty() && !self.manner.delay.is_zero() {
+            thread::sleep(self.manner.delay);
         }
         let mut found = std::mem::take(&mut self.found);
         for call in found.drain(..) {
@@ -173,7 +188,10 @@ impl<'s> Session<'s> {
                 bail!("a READ of {payload} bytes");
             }
             put_reply(&mut self.heads, &call);
-            if payload > 0 || self.heads.len() > HEADS_BYTES_MAX {
+            if self.manner.verify {
+                pattern::put(&mut self.heads, call.xid, payload);
+                self.send(0)?;
+            } else if payload > 0 || self.heads.len() > HEADS_BYTES_MAX {
                 self.send(payload)?;
             }
         }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use rustls::ServerConfig;
 
-use crate::serve::{Link, Session};
+use crate::serve::{Link, Manner, Session};
 use crate::tls::{self, Aead, Tls};
 
 /// A connection that is silent for longer ends.
@@ -46,6 +46,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "MICROSECONDS", default_value = "0")]
     delay: u64,
 
+    /// Compare every byte of the payloads, and send such as `load --verify` compares; costs more than what is measured may
+    #[arg(long)]
+    verify: bool,
+
     /// End after so many seconds
     #[arg(long, value_name = "SECONDS", default_value = "86400")]
     lifetime: u64,
@@ -62,18 +66,18 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         _ => bail!("--cert and --key belong together"),
     };
     let listener = TcpListener::bind(options.listen).with_context(|| format!("listening on {}", options.listen))?;
-    let delay = Duration::from_micros(options.delay);
-    thread::spawn(move || accept_all(&listener, config.as_ref(), delay));
+    let manner = Manner { delay: Duration::from_micros(options.delay), verify: options.verify };
+    thread::spawn(move || accept_all(&listener, config.as_ref(), manner));
     thread::sleep(Duration::from_secs(options.lifetime));
     Ok(())
 }
 
-fn accept_all(listener: &TcpListener, config: Option<&Arc<ServerConfig>>, delay: Duration) {
+fn accept_all(listener: &TcpListener, config: Option<&Arc<ServerConfig>>, manner: Manner) {
     for stream in listener.incoming() {
         let config = config.cloned();
         match stream {
             Ok(stream) => drop(thread::spawn(move || {
-                if let Err(error) = serve(&stream, config.as_ref(), delay) {
+                if let Err(error) = serve(&stream, config.as_ref(), manner) {
                     eprintln!("sealane-perf server: {error:#}");
                 }
             })),
@@ -85,7 +89,7 @@ fn accept_all(listener: &TcpListener, config: Option<&Arc<ServerConfig>>, delay:
     }
 }
 
-fn serve(stream: &TcpStream, config: Option<&Arc<ServerConfig>>, delay: Duration) -> Result<()> {
+fn serve(stream: &TcpStream, config: Option<&Arc<ServerConfig>>, manner: Manner) -> Result<()> {
     stream.set_nodelay(true).context("TCP_NODELAY")?;
     stream.set_read_timeout(Some(SILENCE_MAX)).context("SO_RCVTIMEO")?;
     stream.set_write_timeout(Some(SILENCE_MAX)).context("SO_SNDTIMEO")?;
@@ -97,5 +101,5 @@ fn serve(stream: &TcpStream, config: Option<&Arc<ServerConfig>>, delay: Duration
             (Link::tls(established), early, closed)
         }
     };
-    Session::new(stream, link, delay).run(&early, closed)
+    Session::new(stream, link, manner).run(&early, closed)
 }

@@ -88,3 +88,38 @@ fn foreign_bytes_are_refused() {
     put_reply(&mut reply, &Call { kind: Kind::Getattr, xid: 1, read_bytes: 0 });
     assert_eq!(Calls::new().advance(&reply, |_| ()), Err(NotOurs));
 }
+
+#[test]
+fn payloads_are_compared_wherever_the_stream_is_cut() {
+    const BYTES: usize = 400;
+    let (mut calls, mut replies) = (Vec::new(), Vec::new());
+    for xid in [1, 2] {
+        put_call(&mut calls, Kind::Write, xid, 0, BYTES as u32);
+        pattern::put(&mut calls, xid, BYTES);
+        put_call(&mut calls, Kind::Getattr, xid, 0, 0);
+        put_reply(&mut replies, &Call { kind: Kind::Read, xid, read_bytes: BYTES as u32 });
+        pattern::put(&mut replies, xid, BYTES);
+    }
+    let look_at_calls = |parts: [&[u8]; 2]| {
+        let (mut stream, mut found) = (Calls::new(), 0);
+        parts.iter().try_for_each(|part| stream.advance_and_compare(part, |_| found += 1)).map(|()| found)
+    };
+    let look_at_replies = |parts: [&[u8]; 2]| {
+        let (mut stream, mut found) = (Replies::new(), 0);
+        parts.iter().try_for_each(|part| stream.advance_and_compare(part, |_| BYTES, |_| found += 1)).map(|()| found)
+    };
+    for cut in 0..=calls.len() {
+        assert_eq!(look_at_calls(calls.split_at(cut).into()).unwrap(), 4, "{cut}");
+    }
+    for cut in 0..=replies.len() {
+        assert_eq!(look_at_replies(replies.split_at(cut).into()).unwrap(), 2, "{cut}");
+    }
+    for at in [WRITE_PAYLOAD_AT, WRITE_PAYLOAD_AT + BYTES - 1, calls.len() - CALL_BYTES_MIN - 1] {
+        let mut spoiled = calls.clone();
+        spoiled[at] ^= 0x80;
+        assert!(look_at_calls([&spoiled, &[]]).is_err(), "{at}");
+    }
+    let last = replies.len() - 1;
+    replies[last] ^= 0x80;
+    assert!(look_at_replies([&replies, &[]]).is_err());
+}
