@@ -40,6 +40,11 @@ pub(crate) struct Options {
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = WORKS)]
     works: Vec<Work>,
 
+    /// Make so many calls a second on each connection, whether or not replies come in time (an open loop): latency then counts
+    /// from when a call was to be made
+    #[arg(long, value_name = "CALLS_PER_SECOND", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    rate: Option<u32>,
+
     /// With which versions of TLS
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Tls::Tls12, Tls::Tls13])]
     tls: Vec<Tls>,
@@ -126,7 +131,7 @@ impl Options {
         for (subject, obstacle) in missing {
             println!("not run: {}: {obstacle}", subject.name());
         }
-        Plan { seconds: self.seconds, rounds, works, tls }
+        Plan { seconds: self.seconds, rounds, works, tls, rate: self.rate }
     }
 }
 
@@ -137,6 +142,8 @@ pub(crate) struct Plan {
     /// Each with what it is measured of.
     pub(crate) works: Vec<(Work, Vec<Subject>)>,
     pub(crate) tls: Vec<Tls>,
+    /// Calls a second on each connection; none: as many as are answered.
+    pub(crate) rate: Option<u32>,
 }
 
 impl Plan {
@@ -193,7 +200,13 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let head = head(&setup, &plan);
     print!("{head}");
     let ticks_per_second = procfs::ticks_per_second()?;
-    let run = Run { setup: &setup, seconds: plan.seconds, foreign_max: options.foreign_max, ticks_per_second };
+    let run = Run {
+        setup: &setup,
+        seconds: plan.seconds,
+        foreign_max: options.foreign_max,
+        ticks_per_second,
+        rate: options.rate,
+    };
     let all = measure_all(&run, &plan, options.retries)?;
     let floors = floors(&run, &plan)?;
     let calls = calls(&setup, &plan)?;
@@ -240,12 +253,14 @@ fn write_down(
     all.iter().for_each(|measurement| raw += &format!("{}\n", measurement.csv()));
     write("raw.csv", raw)?;
     write("summary.md", summary.markdown())?;
+    let open_loop = plan.rate.map(|rate| format!(" {rate} calls a second on each connection, an open loop."));
     let mut readme = format!("# {}\n\n{head}", out.file_name().unwrap_or_default().to_string_lossy());
     readme += &format!(
-        "{} rounds, each subject in turn, windows of {} s after {} s of load.\n\n",
+        "{} rounds, each subject in turn, windows of {} s after {} s of load.{}\n\n",
         plan.rounds,
         plan.seconds.as_secs_f64(),
-        WARM_UP.as_secs_f64()
+        WARM_UP.as_secs_f64(),
+        open_loop.unwrap_or_default()
     );
     readme += &summary.markdown();
     readme += "\n## How each was started (TLS 1.2)\n";

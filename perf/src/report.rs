@@ -384,6 +384,7 @@ mod tests {
                 .map(|work| (work, vec![Subject::Relay, Subject::Epoll, Subject::Stunnel, Subject::NginxTuned]))
                 .to_vec(),
             tls: vec![Tls::Tls12],
+            rate: None,
         };
         let calls = [(Work::Read, 6.5), (Work::Write, 8.5)];
         let calls = calls.map(|(work, calls)| (Key { tls: Tls::Tls13, work, subject: Subject::Epoll }, calls));
@@ -440,6 +441,7 @@ mod tests {
             rounds: 1,
             works: vec![(Work::Read, vec![Subject::Relay, Subject::Uring])],
             tls: vec![Tls::Tls12, Tls::Tls13],
+            rate: None,
         };
         let subjects: Vec<_> = keys(&plan).iter().map(|key| (key.tls, key.subject)).collect();
         let expected = [(Tls::Tls12, Subject::Relay), (Tls::Tls12, Subject::Uring), (Tls::Tls13, Subject::Uring)];

@@ -119,7 +119,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 
 fn busy(options: &Options, setup: &Setup, subjects: &[Subject]) -> Result<Vec<Point>> {
     let ticks_per_second = procfs::ticks_per_second()?;
-    let run = Run { setup, seconds: options.seconds, foreign_max: options.foreign_max, ticks_per_second };
+    let run = Run { setup, seconds: options.seconds, foreign_max: options.foreign_max, ticks_per_second, rate: None };
     let mut points = Vec::new();
     for (cost, rate, work) in WORKS {
         for subject in subjects.iter().filter(|it| it.is_sealane() || **it == Subject::Stunnel) {

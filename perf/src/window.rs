@@ -30,6 +30,8 @@ pub(crate) struct Run<'r> {
     /// Windows in which others used more than this share of one processor are rejected.
     pub(crate) foreign_max: f64,
     pub(crate) ticks_per_second: u64,
+    /// Calls a second on each connection, whether or not replies come in time.
+    pub(crate) rate: Option<u32>,
 }
 
 /// The pairs `name=value` of a line.
@@ -75,7 +77,10 @@ impl Window<'_> {
         let connections = self.connections.unwrap_or(work.connections());
         let (name, count) = (work.name(), connections.to_string());
         let args = ["load", "--connect", &connect, "--work", &name, "--connections", &count];
-        let mut load = setup.start_load(&[&args[..], &["--seconds", &seconds, "--warm-up", &warm_up]].concat())?;
+        let rate = self.run.rate.map(|rate| rate.to_string());
+        let open_loop = rate.as_ref().map_or(Vec::new(), |rate| vec!["--rate", rate]);
+        let times = ["--seconds", &seconds, "--warm-up", &warm_up];
+        let mut load = setup.start_load(&[&args[..], &times, &open_loop].concat())?;
         let deadline = now() + WARM_UP + self.run.seconds + LOAD_PATIENCE;
         // Of each connection both ends of both halves; without a subject there is one half.
         let ends = if process.is_some() { 4 } else { 2 } * connections as usize;
