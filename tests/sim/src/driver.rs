@@ -1,10 +1,12 @@
 //! The simulated driver: the relay's streams and connections on the network in memory.
 
-use std::cell::RefCell;
-use std::future::Future;
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use sealane_io::net::{ConnectOptions, FirstLook};
@@ -62,20 +64,42 @@ impl Control for End {
     }
 }
 
+/// The simulation's clock has no shorter time.
+const TICK: Duration = Duration::from_millis(1);
+
+/// Ends when it is polled for the second time, which it does not ask for.
+fn polled_again() -> impl Future<Output = ()> {
+    let mut was_polled = false;
+    poll_fn(move |_| if std::mem::replace(&mut was_polled, true) { Poll::Ready(()) } else { Poll::Pending })
+}
+
 /// A stream of the relay.
 pub(crate) struct SimStream {
     end: End,
+    is_eager: Cell<bool>,
 }
 
 impl Stream for SimStream {
     type Socket = End;
 
     fn adopt(socket: End) -> io::Result<Self> {
-        Ok(Self { end: socket })
+        Ok(Self { end: socket, is_eager: Cell::new(false) })
     }
 
     fn socket(&self) -> &End {
         &self.end
+    }
+
+    fn set_eager(&self, is_eager: bool) {
+        if is_eager {
+            self.end.network().count(Fault::Spinning);
+        }
+        self.is_eager.set(is_eager);
+    }
+
+    /// Time goes on only while everybody waits for it.
+    async fn look(&self) {
+        rt::sleep(TICK).await;
     }
 
     async fn readable(&self) -> io::Result<()> {
@@ -97,9 +121,7 @@ impl Stream for SimStream {
         let most = buffer.slices_bytes();
         let first = end.try_receive(most);
         let received = match (first, patience) {
-            (Err(error), Patience::Hold) if is_would_block(&error) => {
-                rt::timeout(Duration::from_millis(Patience::HOLD_MS), end.receive(most)).await
-            }
+            (Err(error), Patience::Hold) if is_would_block(&error) => self.hold(most).await,
             (Err(error), Patience::None) if is_would_block(&error) => None,
             (done, _) => Some(done),
         };
@@ -140,6 +162,30 @@ impl Stream for SimStream {
 }
 
 impl SimStream {
+    /// Receives within the patience. Who is polled all the time is not told of anything, as with the real drivers.
+    async fn hold(&self, most: usize) -> Option<io::Result<Vec<u8>>> {
+        let patience = Duration::from_millis(Patience::HOLD_MS);
+        let until = rt::now() + patience;
+        loop {
+            if self.is_eager.get() {
+                match self.end.try_receive(most) {
+                    Err(error) if is_would_block(&error) && rt::now() < until => polled_again().await,
+                    Err(error) if is_would_block(&error) => return None,
+                    done => return Some(done),
+                }
+                continue;
+            }
+            let mut wait = pin!(rt::timeout(patience, self.end.receive(most)));
+            let told = poll_fn(|context| match self.is_eager.get() {
+                true => Poll::Ready(None),
+                false => wait.as_mut().poll(context).map(Some),
+            });
+            if let Some(received) = told.await {
+                return received;
+            }
+        }
+    }
+
     fn peek_one(end: &End) -> io::Result<Vec<u8>> {
         End::peek(end, 1)
     }

@@ -25,6 +25,8 @@ pub(crate) struct Plan {
     /// More big buffers than connections, or one for all.
     pub(crate) memory_bytes: usize,
     pub(crate) records_per_key_max: u64,
+    /// The worker polls for what comes behind a lone message instead of waiting to be told.
+    pub(crate) spins: bool,
     /// The first one is the one that nothing happens to.
     pub(crate) connections: Vec<Connection>,
 }
@@ -118,6 +120,7 @@ impl Plan {
             .for_each(Connection::without_handshake);
         let small = count * 2 * 20_000 + 100_000;
         Self {
+            spins: seed % 4 == 3,
             seed,
             role,
             weather,

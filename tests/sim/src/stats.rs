@@ -27,6 +27,8 @@ faults! {
     LateReadiness
     /// Something was said to be readable that was not.
     SpuriousReadiness
+    /// The relay began to poll instead of waiting to be told.
+    Spinning
     /// Bytes were on their way for a while.
     SlowSegment
     /// A peer paused in reading, and its buffer was full.

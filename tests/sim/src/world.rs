@@ -91,6 +91,9 @@ impl KeySchedule for Known {
     }
 }
 
+/// Long enough for a peer on this network to answer meanwhile, now and then.
+const SPIN: Duration = Duration::from_millis(4);
+
 fn config(plan: &Plan) -> TunnelConfig {
     static SHARED: [OnceLock<Mode>; 2] = [const { OnceLock::new() }; 2];
     let fresh = plan.connections.iter().any(|connection| connection.shakes_hands);
@@ -105,7 +108,7 @@ fn config(plan: &Plan) -> TunnelConfig {
         io: IoChoice::Epoll,
         memory: Memory { bytes_max: plan.memory_bytes, connections_max: plan.connections.len(), workers: 1 },
         timeouts: Timeouts::default(),
-        spin: Spin::Off,
+        spin: if plan.spins { Spin::For(SPIN) } else { Spin::Off },
         accepted: Default::default(),
         outgoing: Default::default(),
         records_per_key_max: plan.records_per_key_max,
