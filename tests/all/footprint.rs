@@ -133,7 +133,7 @@ fn bytes_are_neither_copied_nor_is_anything_allocated_for_them() {
 }
 
 /// System calls so far, by the lines of strace: one that was interrupted by another thread's has two.
-fn system_calls(trace: &Path) -> usize {
+pub fn system_calls(trace: &Path) -> usize {
     let text = std::fs::read_to_string(trace).unwrap();
     text.lines().filter(|line| line.contains('(') && !line.contains("resumed>")).count()
 }

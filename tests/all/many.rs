@@ -9,11 +9,13 @@ use std::time::Duration;
 use sealane_proto::tls::ContentType;
 
 use crate::far_ends::{echo, echo_server};
+use crate::footprint::system_calls;
+use crate::ring::traced;
 use crate::support::bytes::{Random, call, reply};
 use crate::support::openssl::Stunnel;
 use crate::support::peer::{Peer, PeerListener};
-use crate::support::process::{SOON, eventually, have, now};
-use crate::support::sealane::{DRIVERS, Sealane, built, command_of, expect_reset};
+use crate::support::process::{SOON, eventually, have, now, scratch};
+use crate::support::sealane::{DRIVERS, Sealane, built, command, command_of, expect_reset};
 use crate::support::{alone, not_run};
 
 #[test]
@@ -155,14 +157,80 @@ fn throughput(client: &mut TcpStream, peer: Peer, megabytes: usize) -> (f64, Pee
     (2.0 * megabytes as f64 / (now() - started).as_secs_f64(), peer)
 }
 
+/// Room for 18 big buffers and the small ones: a fraction of what the stalled ones would like to have.
+const STALLED_ARGS: [&str; 6] = ["--workers", "1", "--connections-max", "128", "--memory-max", "24M"];
+
+/// Connections that stop in different ways, each of which keeps what was read for it.
+fn stalled_peers(sealane: &Sealane, listener: &PeerListener, count: usize) -> Vec<(TcpStream, Peer)> {
+    let mib_reply = reply(1, &vec![1; 1 << 20]);
+    let mib_call = call(1, &vec![2; 1 << 20]);
+    let mut stalled = Vec::new();
+    for index in 0..count {
+        let client = sealane.connect();
+        let mut peer = listener.accept();
+        // What does not read has little room, so that the stall reaches sealane soon.
+        for stream in [&client, &peer.stream] {
+            socket2::SockRef::from(stream).set_recv_buffer_size(64 * 1024).unwrap();
+        }
+        match index % 4 {
+            // Half-received records: after a long stretch of data, and as little as three bytes of a header.
+            0 => {
+                let mut wire = peer.records(&mib_reply[..200_000], 16384);
+                wire.truncate(wire.len() - 700);
+                peer.send_raw(&wire);
+            }
+            1 => peer.send_raw(&[23, 3, 3]),
+            // A client that does not read.
+            2 => {
+                let stream = peer.stream.try_clone().unwrap();
+                stall(&stream, || peer.records(&mib_reply, 16384));
+            }
+            // A server that does not read.
+            _ => stall(&client, || mib_call.clone()),
+        }
+        stalled.push((client, peer));
+    }
+    stalled
+}
+
+/// The same, counted: with small buffers a MiB takes several times as many.
+#[test]
+fn forty_stalled_peers_leave_a_healthy_connection_its_big_buffers() {
+    const MIB: usize = 96;
+    if !have("strace") {
+        let name = "many::forty_stalled_peers_leave_a_healthy_connection_its_big_buffers";
+        return not_run(name, "strace is not installed");
+    }
+    let _alone = alone();
+    for driver in DRIVERS {
+        let listener = PeerListener::bind(&rustls::version::TLS12);
+        let trace = scratch("system-calls").join("trace");
+        let options = ["-o", trace.to_str().unwrap()];
+        let command = command(driver, listener.port(), &STALLED_ARGS);
+        let sealane = Sealane::from_command(&mut traced(&command, &options));
+        let mut client = sealane.connect();
+        let counted = |client: &mut TcpStream, peer: Peer| {
+            let before = system_calls(&trace);
+            let (_, peer) = throughput(client, peer, MIB);
+            ((system_calls(&trace) - before) as f64 / (2 * MIB) as f64, peer)
+        };
+        let (_, peer) = counted(&mut client, listener.accept());
+        let (before, peer) = counted(&mut client, peer);
+        let stalled = stalled_peers(&sealane, &listener, 40);
+        let (during, _peer) = counted(&mut client, peer);
+        drop(stalled);
+        eprintln!("{driver}: {before:.1} system calls for a MiB before, {during:.1} with 40 stalled peers");
+        assert!(before > 1.5, "{driver}: {before:.1}: they are not counted");
+        assert!(during <= 3.0 * before, "{driver}: {during:.1} system calls for a MiB instead of {before:.1}");
+    }
+}
+
 #[test]
 fn a_hundred_stalled_peers_leave_a_healthy_connection_its_throughput() {
     let _alone = alone();
     for driver in DRIVERS {
         let listener = PeerListener::bind(&rustls::version::TLS12);
-        // Room for 18 big buffers and the small ones: a fraction of what the stalled ones would like to have.
-        let args = ["--workers", "1", "--connections-max", "128", "--memory-max", "24M"];
-        let sealane = Sealane::start(driver, listener.port(), &args);
+        let sealane = Sealane::start(driver, listener.port(), &STALLED_ARGS);
         let mut client = sealane.connect();
         let mut peer = listener.accept();
         // The best of so many windows, or the first that is enough: others may want the processor, now and then.
@@ -180,34 +248,7 @@ fn a_hundred_stalled_peers_leave_a_healthy_connection_its_throughput() {
         };
         let (before, back) = best(&mut client, peer, 3, f64::INFINITY);
         peer = back;
-        let mib_reply = reply(1, &vec![1; 1 << 20]);
-        let mib_call = call(1, &vec![2; 1 << 20]);
-        let mut stalled = Vec::new();
-        for index in 0..100 {
-            let client = sealane.connect();
-            let mut peer = listener.accept();
-            // What does not read has little room, so that the stall reaches sealane soon.
-            for stream in [&client, &peer.stream] {
-                socket2::SockRef::from(stream).set_recv_buffer_size(64 * 1024).unwrap();
-            }
-            match index % 4 {
-                // Half-received records: after a long stretch of data, and as little as three bytes of a header.
-                0 => {
-                    let mut wire = peer.records(&mib_reply[..200_000], 16384);
-                    wire.truncate(wire.len() - 700);
-                    peer.send_raw(&wire);
-                }
-                1 => peer.send_raw(&[23, 3, 3]),
-                // A client that does not read.
-                2 => {
-                    let stream = peer.stream.try_clone().unwrap();
-                    stall(&stream, || peer.records(&mib_reply, 16384));
-                }
-                // A server that does not read.
-                _ => stall(&client, || mib_call.clone()),
-            }
-            stalled.push((client, peer));
-        }
+        let stalled = stalled_peers(&sealane, &listener, 100);
         let (during, back) = best(&mut client, peer, 12, 0.8 * before);
         drop(stalled);
         eventually("the stalled ones are gone", || sealane.process.count("closed:") == 100);
