@@ -11,9 +11,9 @@ use crate::pool::Buffer;
 use crate::rt;
 use crate::socket::SocketOptions;
 
-/// A stream lets the other tasks of its thread run after moving so much. Calls that succeed at once never wait, so without
-/// this a fast connection would hold its worker.
-pub(crate) const BYTES_PER_TURN: usize = 1 << 20;
+/// A stream lets the other tasks of its thread run after moving so much, which takes about a millisecond. Calls that succeed at
+/// once never wait, so without this a fast connection would hold its worker.
+pub(crate) const BYTES_PER_TURN: usize = 2 << 20;
 
 /// Ends when it is polled for the second time: whoever wants a stream to be eager does that.
 pub(crate) fn polled_again() -> impl Future<Output = ()> {
