@@ -1,10 +1,11 @@
 //! The epoll driver: tokio's reactor says when, `recvmsg` and `sendmsg` move the bytes.
 
 use std::cell::Cell;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::task::{Context, Poll};
+use std::time::Instant;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -13,7 +14,7 @@ use crate::net::{self, ConnectOptions, Connection};
 use crate::pool::Buffer;
 use crate::rt;
 use crate::socket::Socket;
-use crate::stream::{BYTES_PER_TURN, Control, Driver, Patience, Received, Stream, held_too_long, polled_again};
+use crate::stream::{BYTES_PER_TURN, Control, Driver, Hold, Patience, Received, Stream, held_too_long};
 
 /// The driver for hosts without io_uring.
 pub struct Epoll;
@@ -45,11 +46,56 @@ impl Driver for Epoll {
 pub struct EpollStream {
     fd: AsyncFd<Socket>,
     is_eager: Cell<bool>,
+    hold: Hold,
     /// Bytes moved since the last pause.
     moved: Cell<usize>,
 }
 
 impl EpollStream {
+    fn poll_receive(
+        &self,
+        context: &mut Context<'_>,
+        buffer: &mut Buffer,
+        patience: Patience,
+        hold_until: &mut Option<Instant>,
+    ) -> Poll<io::Result<Received>> {
+        loop {
+            let is_eager = self.is_eager.get();
+            let result = match is_eager {
+                true => self.socket().receive_message(buffer),
+                false => match self.fd.poll_read_ready(context)? {
+                    Poll::Ready(mut ready) => {
+                        let result = self.socket().receive_message(buffer);
+                        // A short count says what another call would say: that there is no more. An end of the stream that the
+                        // reactor knows of is not forgotten.
+                        let is_empty = match &result {
+                            Ok(count) => *count < buffer.slices_bytes(),
+                            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+                        };
+                        if is_empty {
+                            ready.clear_ready();
+                        }
+                        match result {
+                            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                            result => result,
+                        }
+                    }
+                    Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+                },
+            };
+            return match result {
+                Ok(0) => Poll::Ready(Ok(Received::End)),
+                Ok(count) => Poll::Ready(Ok(Received::Bytes(count))),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => Poll::Ready(Err(error)),
+                Err(_) if patience == Patience::None => Poll::Ready(Ok(Received::Nothing)),
+                Err(_) if is_eager && held_too_long(hold_until) => Poll::Ready(Ok(Received::Nothing)),
+                Err(_) if is_eager => Poll::Pending,
+                Err(_) => self.hold.poll_over(context).map(|()| Ok(Received::Nothing)),
+            };
+        }
+    }
+
     async fn note_moved(&self, count: usize) {
         self.moved.set(self.moved.get() + count);
         if self.moved.get() >= BYTES_PER_TURN {
@@ -67,7 +113,8 @@ impl Stream for EpollStream {
         // SAFETY: the descriptor is open as long as any clone of `socket` is, and the `AsyncFd` keeps one; a `Socket`
         // never changes its descriptor.
         let fd = unsafe { AsyncFd::register(socket) };
-        Ok(Self { fd: fd.map_err(|error| error.into_parts().1)?, is_eager: Cell::new(false), moved: Cell::new(0) })
+        let fd = fd.map_err(|error| error.into_parts().1)?;
+        Ok(Self { fd, is_eager: Cell::new(false), hold: Hold::default(), moved: Cell::new(0) })
     }
 
     fn socket(&self) -> &Socket {
@@ -91,31 +138,12 @@ impl Stream for EpollStream {
 
     async fn receive(&self, mut buffer: Buffer, patience: Patience) -> (io::Result<Received>, Buffer) {
         let mut hold_until = None;
-        loop {
-            let result = match self.is_eager.get() {
-                true => self.fd.get_ref().receive_message(&mut buffer),
-                false => self.fd.try_io(Interest::READABLE, |socket| socket.receive_message(&mut buffer)),
-            };
-            match result {
-                Ok(0) => return (Ok(Received::End), buffer),
-                Ok(count) => {
-                    self.note_moved(count).await;
-                    return (Ok(Received::Bytes(count)), buffer);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return (Err(error), buffer),
-                Err(_) if patience == Patience::None => return (Ok(Received::Nothing), buffer),
-                Err(_) if self.is_eager.get() && held_too_long(&mut hold_until) => {
-                    return (Ok(Received::Nothing), buffer);
-                }
-                Err(_) if self.is_eager.get() => polled_again().await,
-                Err(_) => match rt::timeout(Duration::from_millis(Patience::HOLD_MS), self.fd.readable()).await {
-                    None => return (Ok(Received::Nothing), buffer),
-                    Some(Err(error)) => return (Err(error), buffer),
-                    Some(Ok(mut ready)) => ready.retain_ready(),
-                },
-            }
+        let received = poll_fn(|context| self.poll_receive(context, &mut buffer, patience, &mut hold_until)).await;
+        if let Ok(Received::Bytes(count)) = received {
+            self.hold.note();
+            self.note_moved(count).await;
         }
+        (received, buffer)
     }
 
     async fn send(&self, mut buffer: Buffer) -> (io::Result<()>, Buffer) {

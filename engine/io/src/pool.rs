@@ -307,6 +307,12 @@ impl Buffer {
         slot.slice_count -= sent;
     }
 
+    /// The slice, when there is just one: then neither the header nor the slices need be copied for a call.
+    pub(crate) fn only_slice(&mut self) -> Option<libc::iovec> {
+        let slot = self.slot();
+        slot.slices.first().filter(|_| slot.slice_count == 1).copied()
+    }
+
     /// The message header over the current slices, for one `recvmsg` or `sendmsg`.
     ///
     /// Valid until the buffer is changed or dropped: the slot is boxed, so moving the buffer moves nothing.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
 
-pub use combine::{CatchPanic, Either, Join, Limited, Race, catch_panic, join, race, timeout};
+pub use combine::{Apart, CatchPanic, Either, Join, Limited, Race, Rouser, apart, catch_panic, join, race, timeout};
 
 /// Runs `future`, and the tasks that it spawns, on this thread with epoll.
 ///
@@ -18,7 +18,8 @@ pub use combine::{CatchPanic, Either, Join, Limited, Race, catch_panic, join, ra
 /// The reactor could not be made.
 pub fn run_on_reactor<F: Future>(future: F) -> io::Result<F::Output> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(tokio::task::LocalSet::new().block_on(&runtime, future))
+    // The set polls its own future whenever any task runs.
+    Ok(tokio::task::LocalSet::new().block_on(&runtime, apart(future)))
 }
 
 /// Runs `future`, and the tasks that it spawns, on this thread and on a clock of its own: when every task waits for a time,

@@ -84,18 +84,26 @@ impl Socket {
 
     /// Receives what is there into the buffer's slices.
     pub(crate) fn receive_message(&self, buffer: &mut Buffer) -> io::Result<usize> {
-        let message = buffer.message();
-        // SAFETY: `message` is valid while `buffer` is borrowed, its slices lie in the buffer, and the call returns before
-        // the borrow ends.
-        let count = unsafe { libc::recvmsg(self.as_raw_fd(), message, libc::MSG_DONTWAIT) };
+        let fd = self.as_raw_fd();
+        let count = match buffer.only_slice() {
+            // SAFETY: the slice lies in the buffer, which is borrowed until the call has returned.
+            Some(slice) => unsafe { libc::recv(fd, slice.iov_base, slice.iov_len, libc::MSG_DONTWAIT) },
+            // SAFETY: the message is valid while `buffer` is borrowed, its slices lie in the buffer, and the call returns before
+            // the borrow ends.
+            None => unsafe { libc::recvmsg(fd, buffer.message(), libc::MSG_DONTWAIT) },
+        };
         if count < 0 { Err(io::Error::last_os_error()) } else { Ok(count as usize) }
     }
 
     /// Sends what fits of the buffer's slices.
     pub(crate) fn send_message(&self, buffer: &mut Buffer) -> io::Result<usize> {
-        let message = buffer.message();
-        // SAFETY: as in `receive_message`.
-        let count = unsafe { libc::sendmsg(self.as_raw_fd(), message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
+        let (fd, flags) = (self.as_raw_fd(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
+        let count = match buffer.only_slice() {
+            // SAFETY: as in `receive_message`.
+            Some(slice) => unsafe { libc::send(fd, slice.iov_base, slice.iov_len, flags) },
+            // SAFETY: as in `receive_message`.
+            None => unsafe { libc::sendmsg(fd, buffer.message(), flags) },
+        };
         if count < 0 { Err(io::Error::last_os_error()) } else { Ok(count as usize) }
     }
 

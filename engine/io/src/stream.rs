@@ -1,10 +1,15 @@
 //! What a driver offers to the relay: streams that receive into and send from buffers that they own meanwhile.
 
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::task::Poll;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
+
+use tokio::task::unconstrained;
+use tokio::time::Sleep;
 
 use crate::net::{ConnectOptions, FirstLook};
 use crate::pool::Buffer;
@@ -28,12 +33,54 @@ pub(crate) fn held_too_long(until: &mut Option<Instant>) -> bool {
     now >= *until.get_or_insert(now + Duration::from_millis(Patience::HOLD_MS))
 }
 
+/// Ends a wait with a buffer in which nothing comes for [`Patience::HOLD_MS`], or a little later: the timer of a busy stream is
+/// not set anew for each message, but only when it has run out.
+#[derive(Debug, Default)]
+pub(crate) struct Hold {
+    timer: RefCell<Option<(Pin<Box<Sleep>>, Waker)>>,
+    has_come: Cell<bool>,
+}
+
+impl Hold {
+    const TIME: Duration = Duration::from_millis(Patience::HOLD_MS);
+
+    /// Something came.
+    pub(crate) fn note(&self) {
+        self.has_come.set(true);
+    }
+
+    /// Whether nothing has come for so long.
+    pub(crate) fn poll_over(&self, context: &mut Context<'_>) -> Poll<()> {
+        let mut slot = self.timer.borrow_mut();
+        let (timer, told) = match &mut *slot {
+            // It will wake whoever waits.
+            Some((timer, told)) if !timer.is_elapsed() && told.will_wake(context.waker()) => return Poll::Pending,
+            Some((timer, told)) => (timer, told),
+            None => {
+                self.has_come.set(false);
+                let (timer, told) = slot.insert((Box::pin(tokio::time::sleep(Self::TIME)), context.waker().clone()));
+                (timer, told)
+            }
+        };
+        // Not within the budget of tokio's tasks: when that is spent, the timer does not learn whom to wake.
+        while pin!(unconstrained(timer.as_mut())).poll(context).is_ready() {
+            if !self.has_come.take() {
+                *slot = None;
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(tokio::time::Instant::now() + Self::TIME);
+        }
+        told.clone_from(context.waker());
+        Poll::Pending
+    }
+}
+
 /// How long a receive may hold its buffer while nothing comes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Patience {
     /// Not at all.
     None,
-    /// [`Patience::HOLD_MS`]: a busy direction keeps its buffer over a short gap.
+    /// [`Patience::HOLD_MS`], at most twice as long: a busy direction keeps its buffer over a short gap.
     Hold,
 }
 
@@ -217,4 +264,32 @@ pub trait Driver: Sized + 'static {
     /// # Errors
     /// Why this host cannot run the driver.
     fn run<F: Future>(streams: usize, future: F) -> io::Result<F::Output>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hold_ends_when_nothing_has_come_for_its_time_and_begins_anew_afterwards() {
+        rt::run_on_reactor(async {
+            let hold = Hold::default();
+            for _ in 0..2 {
+                let mut last = Instant::now();
+                // Something comes three times, half the time after the one before; each wait but the last is given up for it.
+                for _ in 0..3 {
+                    let half = rt::timeout(Hold::TIME / 2, poll_fn(|context| hold.poll_over(context)));
+                    let over = half.await;
+                    // On a busy host half the time can be more than all of it.
+                    assert!(over.is_none() || last.elapsed() >= Hold::TIME);
+                    hold.note();
+                    last = Instant::now();
+                }
+                poll_fn(|context| hold.poll_over(context)).await;
+                assert!(last.elapsed() >= Hold::TIME - Duration::from_millis(1), "{:?}", last.elapsed());
+                assert!(hold.timer.borrow().is_none());
+            }
+        })
+        .unwrap();
+    }
 }

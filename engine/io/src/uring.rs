@@ -9,11 +9,10 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
-use std::time::Duration;
+use std::task::{Context, Poll, ready};
 
 use io_uring::types::Fd;
 use io_uring::{Probe, cqueue, opcode};
@@ -24,7 +23,7 @@ use crate::pool::Buffer;
 use crate::ring_rules;
 use crate::rt;
 use crate::socket::Socket;
-use crate::stream::{BYTES_PER_TURN, Control, Driver, Patience, Received, Stream, held_too_long, polled_again};
+use crate::stream::{BYTES_PER_TURN, Control, Driver, Hold, Patience, Received, Stream, held_too_long, polled_again};
 
 /// Submission entries for each stream: a send, the readiness wait, and a look. With so many the queue is not full before
 /// the thread waits, which is when it is submitted; if it were, it would be submitted sooner.
@@ -113,7 +112,8 @@ impl Driver for Uring {
     fn run<F: Future>(streams: usize, future: F) -> io::Result<F::Output> {
         let ready = Rc::new(always_ready()?);
         READY.with(|mine| *mine.borrow_mut() = Some(ready));
-        Ok(Self::runtime(streams)?.block_on(future))
+        // As in `rt::run_on_reactor`.
+        Ok(Self::runtime(streams)?.block_on(rt::apart(future)))
     }
 }
 
@@ -124,6 +124,9 @@ pub struct UringStream {
     /// for it: dropping the future leaves it, and the next wait goes on with it.
     poll: RefCell<Option<InFlightOneshot<Socket, PollDone>>>,
     is_eager: Cell<bool>,
+    hold: Hold,
+    /// The last receive took all that was there.
+    is_drained: Cell<bool>,
     /// Bytes moved since the last pause.
     moved: Cell<usize>,
 }
@@ -134,7 +137,14 @@ impl Stream for UringStream {
     fn adopt(socket: Socket) -> io::Result<Self> {
         // The ring waits for a socket only if its calls would wait.
         socket.set_nonblocking(false)?;
-        Ok(Self { socket, poll: RefCell::new(None), is_eager: Cell::new(false), moved: Cell::new(0) })
+        Ok(Self {
+            socket,
+            poll: RefCell::new(None),
+            is_eager: Cell::new(false),
+            hold: Hold::default(),
+            is_drained: Cell::new(false),
+            moved: Cell::new(0),
+        })
     }
 
     fn socket(&self) -> &Socket {
@@ -142,16 +152,7 @@ impl Stream for UringStream {
     }
 
     fn readable(&self) -> impl Future<Output = io::Result<()>> {
-        poll_fn(|context| {
-            let mut slot = self.poll.borrow_mut();
-            let poll = slot.get_or_insert_with(|| {
-                let entry = opcode::PollAdd::new(Fd(self.socket.as_raw_fd()), libc::POLLIN as u32).build();
-                UnsubmittedOneshot::new(self.socket.clone(), PollDone, entry).submit()
-            });
-            let result = std::task::ready!(Pin::new(poll).poll(context));
-            *slot = None;
-            std::task::Poll::Ready(result)
-        })
+        poll_fn(|context| self.poll_readable(context))
     }
 
     async fn look(&self) {
@@ -163,19 +164,24 @@ impl Stream for UringStream {
     }
 
     async fn receive(&self, mut buffer: Buffer, patience: Patience) -> (io::Result<Received>, Buffer) {
-        let mut wait = pin!(None);
         let mut hold_until = None;
         loop {
-            match self.socket.receive_message(&mut buffer) {
-                Ok(0) => return (Ok(Received::End), buffer),
-                Ok(count) => {
-                    self.note_moved(count).await;
-                    return (Ok(Received::Bytes(count)), buffer);
+            // After a short count the next call would find nothing: of 10,000 none did. The ring's wait looks too, when it begins.
+            let is_to_wait = self.is_drained.take() && patience == Patience::Hold && !self.is_eager.get();
+            if !is_to_wait {
+                match self.socket.receive_message(&mut buffer) {
+                    Ok(0) => return (Ok(Received::End), buffer),
+                    Ok(count) => {
+                        self.is_drained.set(count < buffer.slices_bytes());
+                        self.hold.note();
+                        self.note_moved(count).await;
+                        return (Ok(Received::Bytes(count)), buffer);
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => return (Err(error), buffer),
+                    Err(_) if patience == Patience::None => return (Ok(Received::Nothing), buffer),
+                    Err(_) => {}
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return (Err(error), buffer),
-                Err(_) if patience == Patience::None => return (Ok(Received::Nothing), buffer),
-                Err(_) => {}
             }
             if self.is_eager.get() {
                 if held_too_long(&mut hold_until) {
@@ -184,20 +190,16 @@ impl Stream for UringStream {
                 polled_again().await;
                 continue;
             }
-            if wait.is_none() {
-                wait.set(Some(rt::timeout(Duration::from_millis(Patience::HOLD_MS), self.readable())));
-            }
-            let waited = poll_fn(|context| match wait.as_mut().as_pin_mut() {
+            let waited = poll_fn(|context| match self.poll_readable(context) {
+                Poll::Ready(readable) => Poll::Ready(Some(readable)),
                 // What waits when somebody begins to poll all the time goes over to that.
-                Some(_) if self.is_eager.get() => Poll::Ready(None),
-                Some(wait) => wait.poll(context).map(Some),
-                None => Poll::Ready(None),
+                Poll::Pending if self.is_eager.get() => Poll::Ready(Some(Ok(()))),
+                Poll::Pending => self.hold.poll_over(context).map(|()| None),
             });
             match waited.await {
-                None => {}
-                Some(None) => return (Ok(Received::Nothing), buffer),
-                Some(Some(Err(error))) => return (Err(error), buffer),
-                Some(Some(Ok(()))) => wait.set(None),
+                None => return (Ok(Received::Nothing), buffer),
+                Some(Err(error)) => return (Err(error), buffer),
+                Some(Ok(())) => {}
             }
         }
     }
@@ -223,6 +225,17 @@ impl Stream for UringStream {
 }
 
 impl UringStream {
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut slot = self.poll.borrow_mut();
+        let poll = slot.get_or_insert_with(|| {
+            let entry = opcode::PollAdd::new(Fd(self.socket.as_raw_fd()), libc::POLLIN as u32).build();
+            UnsubmittedOneshot::new(self.socket.clone(), PollDone, entry).submit()
+        });
+        let result = ready!(Pin::new(poll).poll(context));
+        *slot = None;
+        Poll::Ready(result)
+    }
+
     async fn note_moved(&self, count: usize) {
         self.moved.set(self.moved.get() + count);
         if self.moved.get() >= BYTES_PER_TURN {

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sealane_io::rt::{self, Broadcast, Either, Signal};
+use sealane_io::rt::{self, Broadcast, Either, Rouser, Signal};
 use sealane_io::{Buffer, Control, Patience, Pool, Received, Stream};
 use sealane_proto::outstanding::{Outstanding, Passing};
 use sealane_proto::rpc::RecordScanner;
@@ -379,24 +379,26 @@ pub(crate) async fn run<S: Stream>(parts: Parts<S::Socket>) -> Ended {
     let Surroundings { lender, stop, .. } = surroundings;
     let mut outbound = OutboundHalf::new(&shared, sealer, lender.clone(), peer);
     let mut inbound = InboundHalf::new(&shared, inbound, lender.clone(), peer);
-    let out = async {
+    let out = rt::apart(async {
         if let Err(error) = outbound.run().await {
             shared.fail(error);
         }
-    };
-    let back = async {
+    });
+    let back = rt::apart(async {
         if let Err(error) = inbound.run(early, left_over, peer_closed).await {
             shared.fail(error);
         }
-    };
+    });
     {
+        let rousers = [out.rouser(), back.rouser()];
+        let rouse = || rousers.iter().for_each(Rouser::rouse);
         let mut both = pin!(rt::join(out, back));
         let set_eager = |is_eager| {
             shared.plain.set_eager(is_eager);
             shared.tls.set_eager(is_eager);
         };
-        let besides =
-            rt::race(rt::race(stop.wait(), shared.watch()), shared.awake.run(set_eager, || shared.plain.look()));
+        let awake = shared.awake.run(set_eager, rouse, || shared.plain.look());
+        let besides = rt::apart(rt::race(rt::race(stop.wait(), shared.watch()), awake));
         match rt::race(both.as_mut(), besides).await {
             Either::Left(_) => {}
             Either::Right(Either::Right(never)) => match never {},

@@ -311,9 +311,9 @@ impl Awake {
         self.worker.came(bytes);
     }
 
-    /// Keeps the session from sleeping while something is expected; `set_eager` tells its streams. To be polled behind what
-    /// receives and sends. `look`: [`sealane_io::Stream::look`].
-    pub(crate) async fn run(&self, set_eager: impl Fn(bool), look: impl AsyncFn()) -> Infallible {
+    /// Keeps the session from sleeping while something is expected; `set_eager` tells its streams, `rouse` has polled, next
+    /// time, what receives and sends: before this here. `look`: [`sealane_io::Stream::look`].
+    pub(crate) async fn run(&self, set_eager: impl Fn(bool), rouse: impl Fn(), look: impl AsyncFn()) -> Infallible {
         let set_eager = EagerUntilDropped(set_eager);
         let mut polls = 0_u32;
         loop {
@@ -326,6 +326,7 @@ impl Awake {
                     self.counters.spins_in_vain_total.add(1);
                     break;
                 }
+                rouse();
                 polls = polls.wrapping_add(1);
                 if polls.is_multiple_of(POLLS_PER_LOOK) {
                     look().await;
@@ -335,6 +336,7 @@ impl Awake {
             }
             set_eager.0(false);
             // What waits is polled once more, and so told of by its driver from now on.
+            rouse();
             look().await;
         }
     }

@@ -5,7 +5,9 @@ use std::any::Any;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
@@ -91,6 +93,81 @@ impl<A: Future, B: Future> Future for Join<A, B> {
 }
 
 pin_project! {
+    /// See [`apart`].
+    #[must_use = "futures do nothing unless polled"]
+    pub struct Apart<F> {
+        #[pin]
+        inner: F,
+        own: Arc<OwnWaker>,
+        waker: Waker,
+        // Whose waker `own` passes a wake-up on to.
+        whole: Option<Waker>,
+    }
+}
+
+/// Polls `future` only when it has been woken itself, or was roused: a part of a task that does much beside it. So a message on
+/// one socket does not have every part look whether it is concerned.
+pub fn apart<F: Future>(future: F) -> Apart<F> {
+    let own = Arc::new(OwnWaker { is_woken: AtomicBool::new(true), whole: Mutex::default() });
+    Apart { inner: future, waker: Waker::from(Arc::clone(&own)), own, whole: None }
+}
+
+impl<F> Apart<F> {
+    /// What has it polled although nobody has woken it.
+    pub fn rouser(&self) -> Rouser {
+        Rouser(Arc::clone(&self.own))
+    }
+}
+
+/// See [`Apart::rouser`].
+#[derive(Debug)]
+pub struct Rouser(Arc<OwnWaker>);
+
+impl Rouser {
+    /// Has the part polled when its task is polled next. Wakes nobody.
+    pub fn rouse(&self) {
+        self.0.is_woken.store(true, Ordering::Release);
+    }
+}
+
+#[derive(Debug)]
+struct OwnWaker {
+    is_woken: AtomicBool,
+    whole: Mutex<Option<Waker>>,
+}
+
+impl Wake for OwnWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.is_woken.store(true, Ordering::Release);
+        // Also when it was woken before: a rouser wakes nobody.
+        if let Some(whole) = &*self.whole.lock().unwrap_or_else(PoisonError::into_inner) {
+            whole.wake_by_ref();
+        }
+    }
+}
+
+impl<F: Future> Future for Apart<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let parts = self.project();
+        if !parts.whole.as_ref().is_some_and(|whole| whole.will_wake(context.waker())) {
+            *parts.whole = Some(context.waker().clone());
+            parts.own.whole.lock().unwrap_or_else(PoisonError::into_inner).clone_from(parts.whole);
+        }
+        // Before it is polled: what wakes it meanwhile counts for the next time.
+        if !parts.own.is_woken.swap(false, Ordering::AcqRel) {
+            return Poll::Pending;
+        }
+        parts.inner.poll(&mut Context::from_waker(parts.waker))
+    }
+}
+
+pin_project! {
     /// See [`timeout`].
     #[must_use = "futures do nothing unless polled"]
     pub struct Limited<F> {
@@ -141,4 +218,64 @@ impl<F: Future> Future for CatchPanic<F> {
 fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(ToString::to_string);
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a message".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::future::poll_fn;
+    use std::pin::pin;
+
+    use super::*;
+    use crate::rt::{self, Signal};
+
+    #[test]
+    fn a_part_is_polled_when_it_was_woken_itself_or_roused_and_not_with_the_others() {
+        let (signal, polls) = (Signal::default(), Cell::new(0));
+        let counted = |polls_then: u32| assert_eq!(polls.get(), polls_then);
+        rt::run_on_reactor(async {
+            let waits = apart(async {
+                let mut wait = pin!(signal.wait());
+                poll_fn(|context| {
+                    polls.set(polls.get() + 1);
+                    wait.as_mut().poll(context)
+                })
+                .await;
+            });
+            let rouser = waits.rouser();
+            let others = async {
+                counted(1);
+                for _ in 0..5 {
+                    rt::yield_now().await;
+                    counted(1);
+                }
+                rouser.rouse();
+                counted(1);
+                rt::yield_now().await;
+                counted(2);
+                rt::yield_now().await;
+                counted(2);
+                signal.set();
+            };
+            join(waits, others).await;
+            counted(3);
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn a_part_that_goes_to_another_task_wakes_that_one() {
+        let signal = Signal::default();
+        rt::run_on_reactor(async {
+            let mut waits = pin!(apart(signal.wait()));
+            let nobody = Waker::noop();
+            assert!(waits.as_mut().poll(&mut Context::from_waker(nobody)).is_pending());
+            join(waits, async {
+                rt::yield_now().await;
+                signal.set();
+            })
+            .await;
+        })
+        .unwrap();
+    }
 }
