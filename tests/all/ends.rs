@@ -123,7 +123,7 @@ fn a_reset_is_passed_on_while_the_other_side_does_not_read() {
             crate::many::stall(&client, || call(1, &vec![1; 1 << 20]));
             client.flush().unwrap();
             reset(client);
-            sealane.wait_for("closed: plain side: recvmsg: ");
+            sealane.wait_for("closed: plain side: receive: ");
             drop(peer);
             // The client does not read, and the server resets.
             let Joined { sealane, mut client, mut peer, .. } = join(driver, version, &[]);

@@ -166,8 +166,9 @@ fn stalled_peers(sealane: &Sealane, listener: &PeerListener, count: usize) -> Ve
     let mib_call = call(1, &vec![2; 1 << 20]);
     let mut stalled = Vec::new();
     for index in 0..count {
-        let client = sealane.connect();
-        let mut peer = listener.accept();
+        // A client that says nothing would be waited for.
+        let client = sealane.connect_and_say(&call(1, b"hello"));
+        let mut peer = listener.accept_talkative();
         // What does not read has little room, so that the stall reaches sealane soon.
         for stream in [&client, &peer.stream] {
             socket2::SockRef::from(stream).set_recv_buffer_size(64 * 1024).unwrap();

@@ -349,6 +349,30 @@ fn a_call_that_has_begun_when_its_connection_drains_is_answered() {
 }
 
 #[test]
+fn hundreds_of_calls_are_answered_at_once_when_their_connection_drains() {
+    for driver in DRIVERS {
+        let args = ["--records-per-key-max", "20"];
+        let Joined { sealane, mut client, mut server, .. } = join(driver, &rustls::version::TLS12, &args);
+        let mut xids = 1..;
+        for _ in 0..30 {
+            let calls: Vec<u8> = xids.by_ref().take(20).flat_map(|xid| call(xid, b"")).collect();
+            client.send(&calls);
+        }
+        server.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        let mut heard = Vec::new();
+        assert!(server.read_to_end(&mut heard).is_err(), "{driver}: the connection is not ended while replies are due");
+        let count = heard.len() / call(1, b"").len();
+        assert!((200..600).contains(&count), "{driver}: {count} calls were taken");
+        let replies: Vec<u8> = (1..).take(count).flat_map(|xid| reply(xid, b"")).collect();
+        server.write_all(&replies).unwrap();
+        assert!(client.read(replies.len()) == replies, "{driver}");
+        assert_eq!(client.read_to_end(), PeerEnd::Closed, "{driver}");
+        client.send_record(ContentType::ALERT, &[1, 0]);
+        sealane.wait_for("closed: the TLS 1.2 key was used up");
+    }
+}
+
+#[test]
 fn a_client_that_has_said_all_is_served_by_a_server_that_comes_late() {
     for driver in DRIVERS {
         for version in VERSIONS {

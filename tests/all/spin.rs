@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::support::alone;
 use crate::support::bytes::{Random, call, reply};
-use crate::support::peer::{Peer, PeerListener};
+use crate::support::peer::{Peer, PeerEnd, PeerListener};
 use crate::support::process::now;
 use crate::support::sealane::{DRIVERS, Sealane};
 
@@ -104,6 +104,41 @@ fn nobody_waits_for_a_worker_that_spins() {
         }
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         calling.join().unwrap();
+    }
+}
+
+/// Who is polled all the time need not be told of anything by the driver: so the end must tell it.
+#[test]
+fn a_session_that_spins_hears_that_the_tunnel_stops() {
+    for driver in DRIVERS {
+        let listener = PeerListener::bind(&rustls::version::TLS13);
+        let mut sealane = Sealane::start(driver, listener.port(), &["--workers", "1", "--spin", "10000"]);
+        let mut client = sealane.connect();
+        let mut peer = listener.accept();
+        calls_one_at_a_time(&mut client, &mut peer, 100, Duration::ZERO);
+        let calling = std::thread::spawn(move || {
+            let mut back = vec![0; reply(0, b"x").len()];
+            while client.write_all(&call(1, b"x")).is_ok() && client.read_exact(&mut back).is_ok() {}
+        });
+        let answering = std::thread::spawn(move || {
+            loop {
+                match peer.try_read(45) {
+                    Ok(_) => {
+                        let wire = peer.records(&reply(1, b"x"), 16384);
+                        // It may be gone already; what it said before that is still to be read.
+                        let _ = peer.stream.write_all(&wire);
+                    }
+                    Err(end) => return end,
+                }
+            }
+        });
+        std::thread::sleep(Duration::from_millis(200));
+        sealane.process.signal("TERM");
+        assert_eq!(sealane.process.wait().code(), Some(0));
+        sealane.wait_for("closed: the tunnel stops");
+        calling.join().unwrap();
+        let end = answering.join().unwrap();
+        assert!(!matches!(end, PeerEnd::Eof | PeerEnd::Event(_)), "{driver}: {end:?}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! The epoll driver: tokio's reactor says when, `recvmsg` and `sendmsg` move the bytes.
+//! The epoll driver: tokio's reactor says when, calls that return at once move the bytes.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::task::unconstrained;
 
 use crate::net::{self, ConnectOptions, Connection};
 use crate::pool::Buffer;
@@ -66,8 +67,9 @@ impl EpollStream {
                 false => match self.fd.poll_read_ready(context)? {
                     Poll::Ready(mut ready) => {
                         let result = self.socket().receive_message(buffer);
-                        // A short count says what another call would say: that there is no more. An end of the stream that the
-                        // reactor knows of is not forgotten.
+                        // A short count says what another call would say: that there is no more (but for bytes behind TCP's urgent
+                        // mark, which neither side has a use for). An end of the stream that the reactor knows of is not
+                        // forgotten.
                         let is_empty = match &result {
                             Ok(count) => *count < buffer.slices_bytes(),
                             Err(error) => error.kind() == io::ErrorKind::WouldBlock,
@@ -138,7 +140,10 @@ impl Stream for EpollStream {
 
     async fn receive(&self, mut buffer: Buffer, patience: Patience) -> (io::Result<Received>, Buffer) {
         let mut hold_until = None;
-        let received = poll_fn(|context| self.poll_receive(context, &mut buffer, patience, &mut hold_until)).await;
+        // Without tokio's budget of a task: when that is spent, the reactor says that nothing is there. `note_moved` sees to it
+        // that others have their turn.
+        let poll = poll_fn(|context| self.poll_receive(context, &mut buffer, patience, &mut hold_until));
+        let received = unconstrained(poll).await;
         if let Ok(Received::Bytes(count)) = received {
             self.hold.note();
             self.note_moved(count).await;

@@ -37,7 +37,9 @@ pub(crate) fn held_too_long(until: &mut Option<Instant>) -> bool {
 /// not set anew for each message, but only when it has run out.
 #[derive(Debug, Default)]
 pub(crate) struct Hold {
+    /// From the first wait on; whom it has been told to wake.
     timer: RefCell<Option<(Pin<Box<Sleep>>, Waker)>>,
+    is_armed: Cell<bool>,
     has_come: Cell<bool>,
 }
 
@@ -52,23 +54,22 @@ impl Hold {
     /// Whether nothing has come for so long.
     pub(crate) fn poll_over(&self, context: &mut Context<'_>) -> Poll<()> {
         let mut slot = self.timer.borrow_mut();
-        let (timer, told) = match &mut *slot {
-            // It will wake whoever waits.
-            Some((timer, told)) if !timer.is_elapsed() && told.will_wake(context.waker()) => return Poll::Pending,
-            Some((timer, told)) => (timer, told),
-            None => {
-                self.has_come.set(false);
-                let (timer, told) = slot.insert((Box::pin(tokio::time::sleep(Self::TIME)), context.waker().clone()));
-                (timer, told)
-            }
-        };
-        // Not within the budget of tokio's tasks: when that is spent, the timer does not learn whom to wake.
+        let end = || tokio::time::Instant::now() + Self::TIME;
+        let (timer, told) =
+            slot.get_or_insert_with(|| (Box::pin(tokio::time::sleep_until(end())), context.waker().clone()));
+        if !self.is_armed.replace(true) {
+            self.has_come.set(false);
+            timer.as_mut().reset(end());
+        } else if !timer.is_elapsed() && told.will_wake(context.waker()) {
+            return Poll::Pending;
+        }
+        // Without tokio's budget of a task: when that is spent, the timer does not learn whom to wake.
         while pin!(unconstrained(timer.as_mut())).poll(context).is_ready() {
             if !self.has_come.take() {
-                *slot = None;
+                self.is_armed.set(false);
                 return Poll::Ready(());
             }
-            timer.as_mut().reset(tokio::time::Instant::now() + Self::TIME);
+            timer.as_mut().reset(end());
         }
         told.clone_from(context.waker());
         Poll::Pending
@@ -266,30 +267,56 @@ pub trait Driver: Sized + 'static {
     fn run<F: Future>(streams: usize, future: F) -> io::Result<F::Output>;
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "simulation"))]
 mod tests {
     use super::*;
 
+    fn over(hold: &Hold) -> impl Future<Output = ()> {
+        poll_fn(|context| hold.poll_over(context))
+    }
+
+    /// Runs `future` on a clock of its own; it may not take longer than a minute.
+    fn within_a_minute(future: impl Future<Output = ()>) {
+        let done = rt::run_on_virtual_time(async { rt::timeout(Duration::from_secs(60), future).await }).unwrap();
+        assert!(done.is_some(), "nobody was woken");
+    }
+
     #[test]
-    fn a_hold_ends_when_nothing_has_come_for_its_time_and_begins_anew_afterwards() {
-        rt::run_on_reactor(async {
-            let hold = Hold::default();
-            for _ in 0..2 {
-                let mut last = Instant::now();
-                // Something comes three times, half the time after the one before; each wait but the last is given up for it.
+    fn a_hold_ends_when_nothing_has_come_for_its_time_or_up_to_twice_that() {
+        within_a_minute(async {
+            let (hold, ms) = (Hold::default(), Duration::from_millis);
+            for round in 0..3 {
+                let begun = rt::now();
+                over(&hold).await;
+                assert_eq!(rt::now() - begun, ms(20), "round {round}: nothing came");
+                // What came before is of no account.
+                hold.note();
+                rt::sleep(ms(100)).await;
+                let begun = rt::now();
                 for _ in 0..3 {
-                    let half = rt::timeout(Hold::TIME / 2, poll_fn(|context| hold.poll_over(context)));
-                    let over = half.await;
-                    // On a busy host half the time can be more than all of it.
-                    assert!(over.is_none() || last.elapsed() >= Hold::TIME);
+                    assert_eq!(rt::timeout(ms(5), over(&hold)).await, None);
                     hold.note();
-                    last = Instant::now();
                 }
-                poll_fn(|context| hold.poll_over(context)).await;
-                assert!(last.elapsed() >= Hold::TIME - Duration::from_millis(1), "{:?}", last.elapsed());
-                assert!(hold.timer.borrow().is_none());
+                over(&hold).await;
+                assert_eq!(rt::now() - begun, ms(40), "round {round}: something came after 15 ms");
             }
-        })
-        .unwrap();
+        });
+    }
+
+    #[test]
+    fn a_hold_wakes_who_waits_last_whatever_has_become_of_the_budget_of_its_task() {
+        within_a_minute(async {
+            let hold = Hold::default();
+            let noop = &mut Context::from_waker(Waker::noop());
+            assert!(hold.poll_over(noop).is_pending());
+            over(&hold).await;
+            poll_fn(|context| {
+                while tokio::task::coop::has_budget_remaining() {
+                    let _ = pin!(tokio::task::consume_budget()).poll(context);
+                }
+                hold.poll_over(context)
+            })
+            .await;
+        });
     }
 }

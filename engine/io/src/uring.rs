@@ -1,4 +1,5 @@
-//! The io_uring driver, over tokio-uring: receives and sends are one operation each, for up to a whole buffer.
+//! The io_uring driver, over tokio-uring: receives and sends are one call each, for up to a whole buffer; where a call would wait,
+//! the ring does: for readiness, and with the rest of a send.
 //!
 //! tokio-uring has no `readv`, and its `writev` takes a `Vec` per call. So operations are built here, as
 //! [`tokio_uring::UnsubmittedOneshot`], from the message header that belongs to the buffer. Only operations with one
@@ -166,7 +167,7 @@ impl Stream for UringStream {
     async fn receive(&self, mut buffer: Buffer, patience: Patience) -> (io::Result<Received>, Buffer) {
         let mut hold_until = None;
         loop {
-            // After a short count the next call would find nothing: of 10,000 none did. The ring's wait looks too, when it begins.
+            // After a short count the next call would find nothing, as a rule. The ring's wait looks too, when it begins.
             let is_to_wait = self.is_drained.take() && patience == Patience::Hold && !self.is_eager.get();
             if !is_to_wait {
                 match self.socket.receive_message(&mut buffer) {
@@ -263,7 +264,7 @@ impl Drop for UringStream {
     }
 }
 
-/// What a receive or send in flight owns: its buffer, and the descriptor that it works on.
+/// What a send in flight owns: its buffer, and the descriptor that it works on.
 struct Transfer {
     buffer: Buffer,
     _socket: Socket,

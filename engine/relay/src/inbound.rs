@@ -149,7 +149,7 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
         let patience = loan.patience();
         let (received, buffer) = self.shared.tls.receive(loan.buffer, patience).await;
         loan.buffer = buffer;
-        match received.map_err(Shared::<S>::io_error(Side::Tls, "recvmsg"))? {
+        match received.map_err(Shared::<S>::io_error(Side::Tls, "receive"))? {
             Received::Bytes(_) if self.shared.is_failing() => Ok(Turn::Last),
             Received::Bytes(count) => {
                 self.shared.awake.came(count);
@@ -318,7 +318,7 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
         shared.back_last.set(rt::now());
         let (sent, buffer) = shared.send(Side::Plain, loan.buffer).await;
         loan.buffer = buffer;
-        sent.map_err(Shared::<S>::io_error(Side::Plain, "sendmsg"))?;
+        sent.map_err(Shared::<S>::io_error(Side::Plain, "send"))?;
         shared.back_last.set(rt::now());
         shared.back.note(&self.scanner, &shared.out);
         shared.counters.plain_sent_bytes_total.add(count as u64);

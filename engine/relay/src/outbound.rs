@@ -110,7 +110,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
         let patience = loan.patience();
         let (received, buffer) = self.shared.plain.receive(loan.buffer, patience).await;
         loan.buffer = buffer;
-        match received.map_err(Shared::<S>::io_error(Side::Plain, "recvmsg"))? {
+        match received.map_err(Shared::<S>::io_error(Side::Plain, "receive"))? {
             // The peer may have ended while this was waited for.
             Received::Bytes(_) if self.shared.is_failing() || self.must_stop() => Ok(Turn::Last),
             Received::Bytes(count) => {
@@ -190,7 +190,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
         }
         self.shared.wire_busy.set(true);
         let (sent, buffer) = self.shared.send(Side::Tls, buffer).await;
-        sent.map_err(Shared::<S>::io_error(Side::Tls, "sendmsg"))?;
+        sent.map_err(Shared::<S>::io_error(Side::Tls, "send"))?;
         self.shared.wire_busy.set(false);
         Ok(buffer)
     }
@@ -344,7 +344,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
         let mut buffer = self.lender.small()?;
         self.lay_out(&mut buffer, 4)?;
         let (received, buffer) = self.shared.plain.receive(buffer, Patience::None).await;
-        let received = received.map_err(Shared::<S>::io_error(Side::Plain, "recvmsg"))?;
+        let received = received.map_err(Shared::<S>::io_error(Side::Plain, "receive"))?;
         if let Received::Bytes(count) = received
             && !self.must_stop()
         {

@@ -265,7 +265,7 @@ impl<S: Stream> Shared<S> {
                 // Ends the sockets, and so the send, which is never dropped.
                 Either::Right(()) if other.socket().is_gone() && !self.is_failing() => {
                     let source = io::Error::from(io::ErrorKind::ConnectionReset);
-                    self.fail(SessionError::Io { side: other_side, op: "recvmsg", source });
+                    self.fail(SessionError::Io { side: other_side, op: "receive", source });
                 }
                 Either::Right(()) => {}
             }

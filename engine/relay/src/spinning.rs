@@ -314,11 +314,11 @@ impl Awake {
     /// Keeps the session from sleeping while something is expected; `set_eager` tells its streams, `rouse` has polled, next
     /// time, what receives and sends: before this here. `look`: [`sealane_io::Stream::look`].
     pub(crate) async fn run(&self, set_eager: impl Fn(bool), rouse: impl Fn(), look: impl AsyncFn()) -> Infallible {
-        let set_eager = EagerUntilDropped(set_eager);
+        let eagerness = Eagerness { set_eager, rouse };
         let mut polls = 0_u32;
         loop {
             self.begun.wait().await;
-            set_eager.0(true);
+            (eagerness.set_eager)(true);
             while let Some(until) = self.until.get() {
                 if rt::now() >= until {
                     self.until.set(None);
@@ -326,7 +326,7 @@ impl Awake {
                     self.counters.spins_in_vain_total.add(1);
                     break;
                 }
-                rouse();
+                (eagerness.rouse)();
                 polls = polls.wrapping_add(1);
                 if polls.is_multiple_of(POLLS_PER_LOOK) {
                     look().await;
@@ -334,20 +334,29 @@ impl Awake {
                     rt::poll_again().await;
                 }
             }
-            set_eager.0(false);
-            // What waits is polled once more, and so told of by its driver from now on.
-            rouse();
+            eagerness.end();
             look().await;
         }
     }
 }
 
-/// Nobody polls all the time any more when the future is dropped that did.
-struct EagerUntilDropped<F: Fn(bool)>(F);
+/// Ends when it is dropped: nobody polls all the time any more when the future is gone that did.
+struct Eagerness<F: Fn(bool), G: Fn()> {
+    set_eager: F,
+    rouse: G,
+}
 
-impl<F: Fn(bool)> Drop for EagerUntilDropped<F> {
+impl<F: Fn(bool), G: Fn()> Eagerness<F, G> {
+    /// What waits is polled once more, and so told of by its driver from now on.
+    fn end(&self) {
+        (self.set_eager)(false);
+        (self.rouse)();
+    }
+}
+
+impl<F: Fn(bool), G: Fn()> Drop for Eagerness<F, G> {
     fn drop(&mut self) {
-        self.0(false);
+        self.end();
     }
 }
 

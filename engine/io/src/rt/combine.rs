@@ -270,11 +270,14 @@ mod tests {
             let mut waits = pin!(apart(signal.wait()));
             let nobody = Waker::noop();
             assert!(waits.as_mut().poll(&mut Context::from_waker(nobody)).is_pending());
-            join(waits, async {
+            let both = join(waits, async {
                 rt::yield_now().await;
                 signal.set();
-            })
-            .await;
+            });
+            assert!(
+                rt::timeout(Duration::from_secs(20), both).await.is_some(),
+                "it has woken the task it was in before"
+            );
         })
         .unwrap();
     }
