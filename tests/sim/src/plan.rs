@@ -252,8 +252,9 @@ impl Connection {
         match fault {
             Some(Fault::Stopped) => {
                 client.pauses = 1000;
-                client.pause = Duration::from_secs(20);
                 client.piece = random.pick(&[50, 3000, 1 << 18]);
+                // Or so short that whoever spins is still spinning.
+                client.pause = random.pick(&[Duration::from_secs(20), Duration::from_millis(1)]);
             }
             Some(Fault::CloseInRecord) => {
                 client.depth = 64;
