@@ -29,7 +29,7 @@ give_up() {
 # build SUITE: all of `targets`, with cargo-fuzz.
 build() {
   command -v g++ >/dev/null || give_up "$1" "no g++ (tests/kernel/install as root installs it)"
-  cargo fuzz --version 2>/dev/null | grep -q " $version\$" || cargo install cargo-fuzz --locked --version $version ||
+  cargo fuzz --version 2>/dev/null | grep -q " $version\$" || cargo install cargo-fuzz --debug --locked --version $version ||
     give_up "$1" "cargo-fuzz $version cannot be installed"
   # `-s none`: there is no unsafe code in what is fuzzed; engine/io has tests/asan.
   for target in "${targets[@]}"; do
