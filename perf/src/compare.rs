@@ -87,8 +87,9 @@ const SUBJECTS: [Subject; 12] = [
     Subject::Socat,
     Subject::SocatTuned,
 ];
-/// Windows are made again for so long after the start.
-const RETRIES_FOR: Duration = Duration::from_secs(15 * 60);
+/// What windows that are made again may take in all.
+const RETRIES_FOR: Duration = Duration::from_secs(2 * 60);
+const RETRIES_FOR_QUICK: Duration = Duration::from_secs(15);
 const SLEEPING: [Subject; 2] = [Subject::UringSleeping, Subject::EpollSleeping];
 const SPINNING_OR_NOT: [Subject; 4] = [Subject::Uring, Subject::Epoll, Subject::UringSleeping, Subject::EpollSleeping];
 const WORKS: [Work; 5] = [Work::Read, Work::Write, Work::Getattr, Work::GetattrAlone, Work::GetattrFar];
@@ -131,7 +132,7 @@ impl Options {
         for (subject, obstacle) in missing {
             println!("not run: {}: {obstacle}", subject.name());
         }
-        Plan { seconds: self.seconds, rounds, works, tls, rate: self.rate }
+        Plan { seconds: self.seconds, rounds, works, tls, rate: self.rate, is_quick: self.quick }
     }
 }
 
@@ -144,6 +145,7 @@ pub(crate) struct Plan {
     pub(crate) tls: Vec<Tls>,
     /// Calls a second on each connection; none: as many as are answered.
     pub(crate) rate: Option<u32>,
+    pub(crate) is_quick: bool,
 }
 
 impl Plan {
@@ -194,6 +196,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     if options.bar.is_some() && !plan.subjects().contains(&Subject::Stunnel) {
         bail!("--bar needs stunnel among the subjects");
     }
+    let begun = now();
     let directory = RunDirectory::create()?;
     let certificates = certificates::make(&directory)?;
     let setup = Setup { directory, certificates, programs };
@@ -213,6 +216,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let summary = Summary::new(&plan, &all, floors, calls);
     print!("{}", summary.markdown());
     if let Some(out) = &options.out {
+        let head = format!("{head}Made in {} s.\n\n", (now() - begun).as_secs());
         write_down(out, &head, &setup, &plan, &all, &summary)?;
     }
     Ok(judge(options.bar, &summary))
@@ -292,17 +296,19 @@ fn judge(bar: Option<f64>, summary: &Summary) -> ExitCode {
 /// Every subject with every work, in turn, round by round. On a busy machine nothing is made again for ever.
 fn measure_all(run: &Run<'_>, plan: &Plan, retries: u32) -> Result<Vec<Measurement>> {
     let mut all = Vec::new();
-    let no_more_retries = now() + RETRIES_FOR;
+    let (mut retried, limit) = (Duration::ZERO, if plan.is_quick { RETRIES_FOR_QUICK } else { RETRIES_FOR });
     for round in 1..=plan.rounds {
         for key in report::keys(plan) {
             let window = Window { round, key, connections: None, run };
-            for _ in 0..=retries {
+            for attempt in 0..=retries {
                 let name =
                     || format!("TLS {} {} {} round {round}", key.tls.name(), key.work.name(), key.subject.name());
+                let begun = now();
                 let measured = window.measure().with_context(name)?;
                 let accepted = measured.accepted;
                 all.push(measured);
-                if accepted || now() >= no_more_retries {
+                retried += if attempt > 0 { now() - begun } else { Duration::ZERO };
+                if accepted || retried >= limit {
                     break;
                 }
             }

@@ -28,7 +28,7 @@ pub(crate) fn keys(plan: &Plan) -> Vec<Key> {
     let mut all = Vec::new();
     for (index, tls) in plan.tls.iter().enumerate() {
         for (work, subjects) in &plan.works {
-            let subjects = subjects.iter().filter(|subject| index == 0 || !subject.is_plain());
+            let subjects = subjects.iter().filter(|it| (index == 0 || !it.is_plain()) && it.can(*tls, *work));
             all.extend(subjects.map(|subject| Key { tls: *tls, work: *work, subject: *subject }));
         }
     }
@@ -126,6 +126,7 @@ pub(crate) struct Line {
     pub(crate) latencies_us: [f64; QUANTILES.len()],
     resident_mib: f64,
     switches_per_op: f64,
+    points: Vec<Point>,
     /// Windows that count; none: those that do not are shown.
     accepted: usize,
     windows: usize,
@@ -150,18 +151,26 @@ impl Line {
             latencies_us,
             resident_mib: spread(&|it| it.resident_kib as f64 / 1024.0)?.median,
             switches_per_op: spread(&|it| it.voluntary_switches as f64 / it.ops as f64)?.median,
+            points: accepted
+                .iter()
+                .map(|it| Point { round: it.round, cost: it.cost(), p50_us: quantile("p50", &it.latencies_us) })
+                .collect(),
             accepted: accepted.len(),
             windows: windows.len(),
         })
     }
 
     fn p50_us(&self) -> f64 {
-        QUANTILES.iter().zip(self.latencies_us).find(|((name, _), _)| *name == "p50").map_or(0.0, |(_, us)| us)
+        quantile("p50", &self.latencies_us)
     }
 
     fn p99_us(&self) -> f64 {
-        QUANTILES.iter().zip(self.latencies_us).find(|((name, _), _)| *name == "p99").map_or(0.0, |(_, us)| us)
+        quantile("p99", &self.latencies_us)
     }
+}
+
+fn quantile(wanted: &str, latencies_us: &[f64; QUANTILES.len()]) -> f64 {
+    QUANTILES.iter().zip(latencies_us).find(|((name, _), _)| *name == wanted).map_or(0.0, |(_, us)| *us)
 }
 
 /// What sealing and opening cost alone, in CPU seconds per GiB.
@@ -171,13 +180,44 @@ pub(crate) struct Floor {
     pub(crate) open: f64,
 }
 
+/// Of two medians; and the least and the most that it is of two windows of the same round.
+#[derive(Clone, Copy, Debug)]
+struct Ratio {
+    of_medians: f64,
+    by_round: Option<(f64, f64)>,
+}
+
+impl Ratio {
+    /// `figure` of one line by that of another. None when either has no accepted window.
+    fn new(own: &Line, other: &Line, figure: impl Fn(&Point) -> f64) -> Option<Self> {
+        Self::offset(own, other, figure, 0.0)
+    }
+
+    /// The same, with something added to the other's.
+    fn offset(own: &Line, other: &Line, figure: impl Fn(&Point) -> f64, more: f64) -> Option<Self> {
+        let median = |line: &Line| Spread::of(line.points.iter().map(&figure)).map(|spread| spread.median);
+        let of_medians = median(own)? / (median(other)? + more);
+        let same = |point: &Point| other.points.iter().find(|it| it.round == point.round);
+        let ratios = own.points.iter().filter_map(|it| Some(figure(it) / (figure(same(it)?) + more)));
+        Some(Self { of_medians, by_round: Spread::of(ratios).map(|spread| (spread.min, spread.max)) })
+    }
+}
+
+/// One accepted window, as far as it is compared.
+#[derive(Clone, Copy, Debug)]
+struct Point {
+    round: u32,
+    cost: f64,
+    p50_us: f64,
+}
+
 /// A figure that is to be reached.
 struct Bar {
     what: &'static str,
     tls: Tls,
     subject: Subject,
     /// None: what it is held against was not measured.
-    value: Option<f64>,
+    value: Option<Ratio>,
     bar: f64,
     stretch: f64,
 }
@@ -201,23 +241,27 @@ impl Summary {
     }
 
     /// The other proxy for which `figure` is lowest.
-    fn best_rival(&self, tls: Tls, work: Work, figure: impl Fn(&Line) -> f64) -> Option<(Subject, f64)> {
+    fn best_rival(&self, tls: Tls, work: Work, figure: impl Fn(&Line) -> f64) -> Option<&Line> {
         let rivals = self.counted(tls, work).filter(|line| line.key.subject.is_rival());
-        rivals.map(|line| (line.key.subject, figure(line))).min_by(|left, right| left.1.total_cmp(&right.1))
+        rivals.min_by(|left, right| figure(left).total_cmp(&figure(right)))
     }
 
     /// Sealane's cost as a share of stunnel's as it comes.
     pub(crate) fn to_stunnel(&self, line: &Line) -> Option<f64> {
+        self.by_stunnel(line).map(|ratio| ratio.of_medians)
+    }
+
+    fn by_stunnel(&self, line: &Line) -> Option<Ratio> {
         let stunnel = self.counted(line.key.tls, line.key.work).find(|it| it.key.subject == Subject::Stunnel)?;
-        (line.accepted > 0).then(|| line.cost.median / stunnel.cost.median)
+        Ratio::new(line, stunnel, |point| point.cost)
     }
 
     /// Its share of what a relay that copies costs together with the cipher alone.
-    fn to_floor(&self, line: &Line) -> Option<f64> {
+    fn to_floor(&self, line: &Line) -> Option<Ratio> {
         let relay = self.counted(line.key.tls, line.key.work).find(|it| it.key.subject == Subject::Relay)?;
         let (_, floor) = self.floors.iter().find(|(tls, _)| *tls == line.key.tls)?;
         let cipher = if line.key.work == Work::Write { floor.seal } else { floor.open };
-        (line.accepted > 0).then(|| line.cost.median / (relay.cost.median + cipher))
+        Ratio::offset(line, relay, |point| point.cost, cipher)
     }
 
     fn bars(&self) -> Vec<Bar> {
@@ -225,11 +269,10 @@ impl Summary {
         for line in self.lines.iter().filter(|line| line.key.subject.is_sealane()) {
             let Key { tls, work, subject } = line.key;
             let mut add = |what, value, bar, stretch| all.push(Bar { what, tls, subject, value, bar, stretch });
-            let own =
-                |figure: f64, rival: Option<(Subject, f64)>| Some(figure / rival.filter(|_| line.accepted > 0)?.1);
+            let cost = |point: &Point| point.cost;
             if subject.sleeping() != subject {
                 let asleep = self.counted(tls, work).find(|it| it.key.subject == subject.sleeping());
-                let ratio = asleep.map(|asleep| line.cost.median / asleep.cost.median).filter(|_| line.accepted > 0);
+                let ratio = asleep.and_then(|asleep| Ratio::new(line, asleep, cost));
                 match work {
                     Work::GetattrAlone => add("GETATTR alone, CPU per call to that without spinning", ratio, 1.0, 1.0),
                     Work::GetattrFar => {
@@ -238,22 +281,24 @@ impl Summary {
                     _ => {}
                 }
             }
-            let to_best = own(line.cost.median, self.best_rival(tls, work, |it| it.cost.median));
+            let best = self.best_rival(tls, work, |it| it.cost.median);
+            let to_best = best.and_then(|best| Ratio::new(line, best, cost));
             match work {
                 Work::Read => {
-                    add("READ CPU to stunnel's", self.to_stunnel(line), 0.41, 0.35);
+                    add("READ CPU to stunnel's", self.by_stunnel(line), 0.41, 0.35);
                     add("READ CPU to the best rival's", to_best, 0.75, 0.63);
                     add("READ CPU to relay + AEAD", self.to_floor(line), 1.25, 1.05);
                 }
                 Work::Write => {
-                    add("WRITE CPU to stunnel's", self.to_stunnel(line), 0.37, 0.29);
+                    add("WRITE CPU to stunnel's", self.by_stunnel(line), 0.37, 0.29);
                     add("WRITE CPU to the best rival's", to_best, 0.50, 0.40);
                     add("WRITE CPU to relay + AEAD", self.to_floor(line), 1.25, 1.05);
                 }
                 Work::Getattr => add("GETATTR 4x16 CPU to the best rival's", to_best, 1.0, 0.85),
                 Work::GetattrAlone if subject.sleeping() == subject => {}
                 Work::GetattrAlone => {
-                    let p50 = own(line.p50_us(), self.best_rival(tls, work, Line::p50_us));
+                    let best = self.best_rival(tls, work, Line::p50_us);
+                    let p50 = best.and_then(|best| Ratio::new(line, best, |point| point.p50_us));
                     add("GETATTR alone, p50 to the best rival's", p50, 0.5, 0.35);
                     add("GETATTR alone, CPU per call to the best rival's", to_best, 1.0, 1.0);
                 }
@@ -262,7 +307,8 @@ impl Summary {
         }
         for (Key { tls, work, subject }, calls) in self.calls.iter().filter(|(key, _)| key.subject.is_sealane()) {
             let what = if *work == Work::Read { "READ system calls per MiB" } else { "WRITE system calls per MiB" };
-            all.push(Bar { what, tls: *tls, subject: *subject, value: Some(*calls), bar: 8.0, stretch: 4.0 });
+            let value = Some(Ratio { of_medians: *calls, by_round: None });
+            all.push(Bar { what, tls: *tls, subject: *subject, value, bar: 8.0, stretch: 4.0 });
         }
         all
     }
@@ -276,14 +322,19 @@ impl Summary {
             self.put_table(&mut text, tls, work);
         }
         self.put_calls(&mut text);
-        text += "## Bars\n\n| figure | TLS | driver | reached | bar | stretch |\n|---|---|---|---|---|---|\n";
+        text += "## Bars\n\nRatios are of medians; in brackets the least and the most that it was within one round.\n\n\
+                 | figure | TLS | driver | reached | bar | stretch |\n|---|---|---|---|---|---|\n";
         for Bar { what, tls, subject, value, bar, stretch } in self.bars() {
-            let reached = match value {
-                None => "not measured".to_string(),
-                Some(value) if value <= stretch => format!("**{value:.2}** (stretch)"),
-                Some(value) if value <= bar => format!("**{value:.2}**"),
-                Some(value) => format!("{value:.2} MISSED"),
-            };
+            let reached = value.map_or("not measured".to_string(), |Ratio { of_medians: value, by_round }| {
+                let range = by_round.map_or_else(String::new, |(least, most)| format!(" [{least:.2}-{most:.2}]"));
+                if value <= stretch {
+                    format!("**{value:.2}**{range} (stretch)")
+                } else if value <= bar {
+                    format!("**{value:.2}**{range}")
+                } else {
+                    format!("{value:.2}{range} MISSED")
+                }
+            });
             let _ = writeln!(text, "| {what} | {} | {} | {reached} | {bar} | {stretch} |", tls.name(), subject.name());
         }
         for (tls, Floor { seal, open }) in &self.floors {
@@ -385,6 +436,7 @@ mod tests {
                 .to_vec(),
             tls: vec![Tls::Tls12],
             rate: None,
+            is_quick: false,
         };
         let calls = [(Work::Read, 6.5), (Work::Write, 8.5)];
         let calls = calls.map(|(work, calls)| (Key { tls: Tls::Tls13, work, subject: Subject::Epoll }, calls));
@@ -406,10 +458,13 @@ mod tests {
         let line = summary.lines.iter().find(|line| line.key.subject == Subject::Epoll).unwrap();
         assert_eq!(line.cost, Spread { median: 0.5, min: 0.4, max: 0.6 });
         assert_eq!((line.accepted, line.windows), (2, 3));
-        let values: Vec<_> = summary.bars().iter().map(|bar| bar.value).collect();
+        let values: Vec<_> = summary.bars().iter().map(|bar| bar.value.map(|ratio| ratio.of_medians)).collect();
         assert_eq!(values, [Some(0.25), Some(0.5), Some(1.0), Some(6.5), Some(8.5)]);
         let text = summary.markdown();
-        assert!(text.contains("| READ CPU to stunnel's | 1.2 | epoll | **0.25** (stretch) | 0.41 | 0.35 |"), "{text}");
+        assert!(
+            text.contains("| READ CPU to stunnel's | 1.2 | epoll | **0.25** [0.20-0.30] (stretch) | 0.41 | 0.35 |"),
+            "{text}"
+        );
         assert!(text.contains("| epoll | 6.5 | 8.5 |"), "{text}");
         assert!(text.contains("| WRITE system calls per MiB | 1.3 | epoll | 8.50 MISSED | 8 | 4 |"), "{text}");
     }
@@ -435,16 +490,25 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_tls_is_measured_once() {
+    fn what_has_no_tls_is_measured_once_and_nobody_with_what_it_cannot_do() {
         let plan = Plan {
             seconds: Duration::from_secs(1),
             rounds: 1,
-            works: vec![(Work::Read, vec![Subject::Relay, Subject::Uring])],
+            works: vec![
+                (Work::Read, vec![Subject::Relay, Subject::Uring, Subject::EfsProxy]),
+                (Work::Getattr, vec![Subject::EfsProxy]),
+            ],
             tls: vec![Tls::Tls12, Tls::Tls13],
             rate: None,
+            is_quick: false,
         };
         let subjects: Vec<_> = keys(&plan).iter().map(|key| (key.tls, key.subject)).collect();
-        let expected = [(Tls::Tls12, Subject::Relay), (Tls::Tls12, Subject::Uring), (Tls::Tls13, Subject::Uring)];
+        let expected = [
+            (Tls::Tls12, Subject::Relay),
+            (Tls::Tls12, Subject::Uring),
+            (Tls::Tls12, Subject::EfsProxy),
+            (Tls::Tls13, Subject::Uring),
+        ];
         assert_eq!(subjects, expected);
     }
 }

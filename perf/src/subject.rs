@@ -12,6 +12,7 @@ use clap::{Args, ValueEnum};
 use crate::certificates::{Certificates, RunDirectory};
 use crate::process::Process;
 use crate::tls::Tls;
+use crate::work::Work;
 
 /// Where the subject listens; the network namespace is ours, so every port is free.
 pub(crate) const SUBJECT_PORT: u16 = 20_049;
@@ -72,6 +73,12 @@ impl Subject {
     /// Whether the far end is to speak plain text.
     pub(crate) const fn is_plain(self) -> bool {
         matches!(self, Self::Direct | Self::Relay)
+    }
+
+    /// Whether it can do this work at all.
+    pub(crate) fn can(self, tls: Tls, work: Work) -> bool {
+        // It serves one connection, and TLS 1.2 is what it is told to use.
+        self != Self::EfsProxy || (tls == Tls::Tls12 && work.connections() == 1)
     }
 
     /// Somebody else's TLS proxy.
@@ -272,7 +279,7 @@ impl Setup {
         self.start_own("load", OUTER_CPU, args)
     }
 
-    /// The version of what `subject` is, in one line.
+    /// The version of what `subject` is, and of its OpenSSL if it says so.
     pub(crate) fn version(&self, subject: Subject) -> Option<String> {
         let program = self.programs.of(subject)?;
         let flag = match subject {
@@ -288,10 +295,11 @@ impl Setup {
             line.to_ascii_lowercase().contains("version")
                 || ["sealane ", "stunnel "].iter().any(|it| line.starts_with(it))
         };
-        let wanted = text.lines().filter(is_said);
         let words = |line: &str| line.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
-        let mut lines = wanted.map(words);
-        lines.next().map(|line| line.chars().take(100).collect())
+        let said = text.lines().find(is_said).map(words)?;
+        let cipher = text.lines().skip(1).find(|line| line.contains("OpenSSL") && *line != said).map(words);
+        let both = [Some(said), cipher].into_iter().flatten().collect::<Vec<_>>().join("; ");
+        Some(both.chars().take(200).collect())
     }
 
     /// The command line and files that `subject` is started with, without this run's directory.

@@ -267,7 +267,8 @@ pub trait Driver: Sized + 'static {
     fn run<F: Future>(streams: usize, future: F) -> io::Result<F::Output>;
 }
 
-#[cfg(all(test, feature = "simulation"))]
+#[cfg(test)]
+#[cfg(feature = "simulation")]
 mod tests {
     use super::*;
 

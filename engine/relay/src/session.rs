@@ -236,6 +236,14 @@ impl<S: Stream> Shared<S> {
         self.back.outstanding.borrow().count()
     }
 
+    /// Calls of the NFS client that await their reply; not the callbacks of its server.
+    fn calls_in_progress(&self) -> u64 {
+        match self.role() {
+            Role::Client => self.replies_due(),
+            Role::Server => self.replies_owed(),
+        }
+    }
+
     /// Whether no call awaits its reply in either direction. Says nothing of a stream that is not RPC.
     pub(crate) fn nothing_outstanding(&self) -> bool {
         self.replies_due() == 0 && self.replies_owed() == 0
@@ -256,7 +264,7 @@ impl<S: Stream> Shared<S> {
                 Either::Left(done) => {
                     flow.set(Flow { is_sending: false, sends: flow.get().sends + 1, ..flow.get() });
                     if self.is_rpc() {
-                        self.awake.expect(bytes, self.replies_due() + self.replies_owed());
+                        self.awake.expect(bytes, self.calls_in_progress());
                     }
                     return done;
                 }

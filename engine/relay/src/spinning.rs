@@ -30,9 +30,13 @@ const LONE_MIN: u32 = 4;
 /// The longest spin, whatever sleeping costs.
 const WINDOW_MAX: Duration = Duration::from_micros(200);
 /// A trial ends early with so many spins in vain, if these are more than half of them.
-const MISSES_MAX: u64 = 8;
+const MISSES_MAX: u64 = 4;
 /// The most rounds between two trials.
 const STAY_MAX: u32 = 64;
+/// By how much these become more after a trial that did not pay, and after one that was in vain: each costs as much as sleeping
+/// does, several times.
+const STAY_GROWS: u32 = 2;
+const STAY_GROWS_IN_VAIN: u32 = 4;
 /// After so many rounds in a row that were not of lone messages alone, what spinning costs is not known any more.
 const DISTURBED_MAX: u32 = 16;
 /// Rounds without spinning after processor time ran short: a few hundred milliseconds of busy calls, and half a minute.
@@ -216,7 +220,8 @@ impl Policy {
             (self.chosen, self.stay) = (best, 1);
             self.left = self.stay;
         } else if was_trial {
-            self.stay = (self.stay * 2).min(STAY_MAX);
+            let by = if cost.is_finite() { STAY_GROWS } else { STAY_GROWS_IN_VAIN };
+            self.stay = (self.stay * by).min(STAY_MAX);
             self.left = self.stay;
         } else {
             self.left = self.left.saturating_sub(1);
@@ -440,6 +445,14 @@ mod tests {
             let cost = life.live(&World { reply, think: 200_000, ..LOOPBACK }, 100_000);
             assert_eq!(life.policy.chosen, Waking::Never);
             assert!(cost < 25_000.0 * 1.01, "{reply}: {cost}");
+        }
+    }
+
+    #[test]
+    fn to_find_that_out_costs_little_from_the_beginning() {
+        for think in [3_000, 200_000] {
+            let cost = Life::new().live(&World { reply: 500_000, think, ..LOOPBACK }, 2_000);
+            assert!(cost < 25_000.0 * 1.02, "{think}: {cost}");
         }
     }
 
