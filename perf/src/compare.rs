@@ -10,12 +10,12 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::certificates::{self, RunDirectory};
-use crate::report::{self, Floor, Key, Measurement, Summary};
+use crate::report::{self, Floor, Key, Measurement, Memory, Summary};
 use crate::subject::{ProgramOptions, Programs, SUBJECT_CPU, Setup, Subject};
 use crate::tls::Tls;
 use crate::window::{LOAD_PATIENCE, Run, WARM_UP, WORKERS, Window, fields};
 use crate::work::Work;
-use crate::{calls, namespace, now, plot, procfs};
+use crate::{calls, namespace, now, plot, procfs, scale};
 
 #[derive(Args, Debug)]
 pub(crate) struct Options {
@@ -213,7 +213,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let all = measure_all(&run, &plan, options.retries)?;
     let floors = floors(&run, &plan)?;
     let calls = calls(&setup, &plan)?;
-    let summary = Summary::new(&plan, &all, floors, calls);
+    let memory = memory(&run, &plan)?;
+    let summary = Summary::new(&plan, &all, floors, calls, memory);
     print!("{}", summary.markdown());
     if let Some(out) = &options.out {
         let head = format!("{head}Made in {} s.\n\n", (now() - begun).as_secs());
@@ -330,6 +331,31 @@ fn floors(run: &Run<'_>, plan: &Plan) -> Result<Vec<(Tls, Floor)>> {
         Ok((*tls, floor))
     };
     plan.tls.iter().map(floor).collect()
+}
+
+/// What Sealane keeps resident, with the last version of TLS; nothing where that is not looked for.
+fn memory(run: &Run<'_>, plan: &Plan) -> Result<Vec<Memory>> {
+    let has = |wanted| plan.works.iter().any(|(work, _)| *work == wanted);
+    let is_looked_for = !plan.is_quick && has(Work::Read) && has(Work::Write);
+    let Some(tls) = plan.tls.last().copied().filter(|_| is_looked_for) else { return Ok(Vec::new()) };
+    scale::allow_many_connections()?;
+    let memory = |subject: Subject| {
+        let idle = |connections: u32| {
+            let count = connections.to_string();
+            let held = scale::watched(run.setup, subject, tls, &["hold", "--connections", &count, "--seconds", "1"]);
+            let held = held.with_context(|| format!("{}: {connections} idle connections", subject.name()))?;
+            anyhow::Ok(held.resident_kib as f64)
+        };
+        let busy = |work| {
+            let key = Key { tls, work, subject };
+            anyhow::Ok(Window { round: 0, key, connections: Some(4), run }.measure()?.resident_kib as f64)
+        };
+        let [none, some, many] = [idle(0)?, idle(100)?, idle(1000)?];
+        let busy_kib = busy(Work::Read)?.max(busy(Work::Write)?);
+        Ok(Memory { tls, subject, idle_kib: none, each_kib: (many - some) / 900.0, busy_kib })
+    };
+    let sealane = plan.subjects().into_iter().filter(|it| it.is_sealane() && it.sleeping() != *it);
+    sealane.map(memory).collect()
 }
 
 /// How many system calls each makes for a MiB, where there is strace.

@@ -203,6 +203,19 @@ impl Ratio {
     }
 }
 
+/// What a subject keeps resident.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Memory {
+    pub(crate) tls: Tls,
+    pub(crate) subject: Subject,
+    /// Before anybody connects.
+    pub(crate) idle_kib: f64,
+    /// For each idle connection beyond a hundred.
+    pub(crate) each_kib: f64,
+    /// With four connections, on each of which four calls of 1 MiB are outstanding.
+    pub(crate) busy_kib: f64,
+}
+
 /// One accepted window, as far as it is compared.
 #[derive(Clone, Copy, Debug)]
 struct Point {
@@ -228,11 +241,18 @@ pub(crate) struct Summary {
     floors: Vec<(Tls, Floor)>,
     /// System calls for each MiB.
     calls: Vec<(Key, f64)>,
+    memory: Vec<Memory>,
 }
 
 impl Summary {
-    pub(crate) fn new(plan: &Plan, all: &[Measurement], floors: Vec<(Tls, Floor)>, calls: Vec<(Key, f64)>) -> Self {
-        Self { lines: keys(plan).into_iter().filter_map(|key| Line::new(key, all)).collect(), floors, calls }
+    pub(crate) fn new(
+        plan: &Plan,
+        all: &[Measurement],
+        floors: Vec<(Tls, Floor)>,
+        calls: Vec<(Key, f64)>,
+        memory: Vec<Memory>,
+    ) -> Self {
+        Self { lines: keys(plan).into_iter().filter_map(|key| Line::new(key, all)).collect(), floors, calls, memory }
     }
 
     fn counted(&self, tls: Tls, work: Work) -> impl Iterator<Item = &Line> {
@@ -310,6 +330,15 @@ impl Summary {
             let value = Some(Ratio { of_medians: *calls, by_round: None });
             all.push(Bar { what, tls: *tls, subject: *subject, value, bar: 8.0, stretch: 4.0 });
         }
+        for Memory { tls, subject, idle_kib, each_kib, busy_kib } in self.memory.iter().copied() {
+            let mut add = |what, value, bar, stretch| {
+                let value = Some(Ratio { of_medians: value, by_round: None });
+                all.push(Bar { what, tls, subject, value, bar, stretch });
+            };
+            add("resident MiB when idle", idle_kib / 1024.0, 8.0, 5.0);
+            add("resident KiB for each further idle connection", each_kib, 16.0, 8.0);
+            add("resident MiB under 4x4 of 1 MiB", busy_kib / 1024.0, 32.0, 20.0);
+        }
         all
     }
 
@@ -337,6 +366,7 @@ impl Summary {
             });
             let _ = writeln!(text, "| {what} | {} | {} | {reached} | {bar} | {stretch} |", tls.name(), subject.name());
         }
+        text += "\nThat nothing is allocated or copied for a MiB, tests/all/footprint.rs counts.\n";
         for (tls, Floor { seal, open }) in &self.floors {
             let name = tls.name();
             let _ = writeln!(text, "\nAEAD alone, TLS {name}: seals at {seal:.3}, opens at {open:.3} CPU s/GiB.");
@@ -440,7 +470,14 @@ mod tests {
         };
         let calls = [(Work::Read, 6.5), (Work::Write, 8.5)];
         let calls = calls.map(|(work, calls)| (Key { tls: Tls::Tls13, work, subject: Subject::Epoll }, calls));
-        Summary::new(&plan, all, vec![(Tls::Tls12, Floor { seal: 0.2, open: 0.1 })], calls.to_vec())
+        let memory = Memory {
+            tls: Tls::Tls12,
+            subject: Subject::Epoll,
+            idle_kib: 4096.0,
+            each_kib: 17.0,
+            busy_kib: 30.0 * 1024.0,
+        };
+        Summary::new(&plan, all, vec![(Tls::Tls12, Floor { seal: 0.2, open: 0.1 })], calls.to_vec(), vec![memory])
     }
 
     #[test]
@@ -459,12 +496,14 @@ mod tests {
         assert_eq!(line.cost, Spread { median: 0.5, min: 0.4, max: 0.6 });
         assert_eq!((line.accepted, line.windows), (2, 3));
         let values: Vec<_> = summary.bars().iter().map(|bar| bar.value.map(|ratio| ratio.of_medians)).collect();
-        assert_eq!(values, [Some(0.25), Some(0.5), Some(1.0), Some(6.5), Some(8.5)]);
+        let expected = [0.25, 0.5, 1.0, 6.5, 8.5, 4.0, 17.0, 30.0];
+        assert_eq!(values, expected.map(Some));
         let text = summary.markdown();
         assert!(
             text.contains("| READ CPU to stunnel's | 1.2 | epoll | **0.25** [0.20-0.30] (stretch) | 0.41 | 0.35 |"),
             "{text}"
         );
+        assert!(text.contains("| 1.2 | epoll | 17.00 MISSED | 16 | 8 |"), "{text}");
         assert!(text.contains("| epoll | 6.5 | 8.5 |"), "{text}");
         assert!(text.contains("| WRITE system calls per MiB | 1.3 | epoll | 8.50 MISSED | 8 | 4 |"), "{text}");
     }
@@ -478,7 +517,8 @@ mod tests {
             ];
             let summary = summary(&all);
             let bars = summary.bars();
-            assert!(bars.iter().filter(|bar| bar.tls == Tls::Tls12).all(|bar| bar.value.is_none()), "{ours} {theirs}");
+            let ratios = bars.iter().filter(|bar| bar.what.contains("READ CPU"));
+            assert!(ratios.clone().count() == 3 && ratios.clone().all(|bar| bar.value.is_none()), "{ours} {theirs}");
         }
     }
 

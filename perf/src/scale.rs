@@ -97,9 +97,7 @@ const NEW_LATENCY: &str = "new connection to first reply, p50 us";
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let Some(outside) = &options.outside else { return Err(namespace::enter()) };
     namespace::prepare(outside)?;
-    // A connection has an end in the load, two in the subject and one at the far end.
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).context("getrlimit")?;
-    setrlimit(Resource::RLIMIT_NOFILE, most, most).context("setrlimit")?;
+    allow_many_connections()?;
     let programs = options.programs.find()?;
     let directory = RunDirectory::create()?;
     let certificates = certificates::make(&directory)?;
@@ -115,6 +113,15 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         write_down(out, &text, &points)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A connection has an end in the load, two in the subject and one at the far end.
+///
+/// # Errors
+/// What setrlimit says.
+pub(crate) fn allow_many_connections() -> Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).context("getrlimit")?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).context("setrlimit")
 }
 
 fn busy(options: &Options, setup: &Setup, subjects: &[Subject]) -> Result<Vec<Point>> {
@@ -200,10 +207,10 @@ fn new(options: &Options, setup: &Setup, subjects: &[Subject]) -> Result<Vec<Poi
 }
 
 /// What a load said, and what its subject used meanwhile.
-struct Watched {
+pub(crate) struct Watched {
     line: String,
     cpu: Duration,
-    resident_kib: u64,
+    pub(crate) resident_kib: u64,
 }
 
 impl Watched {
@@ -214,7 +221,10 @@ impl Watched {
 }
 
 /// Runs a load, `words`, on a fresh subject.
-fn watched(setup: &Setup, subject: Subject, tls: Tls, words: &[&str]) -> Result<Watched> {
+///
+/// # Errors
+/// What could not be started, or what failed.
+pub(crate) fn watched(setup: &Setup, subject: Subject, tls: Tls, words: &[&str]) -> Result<Watched> {
     let mut server = setup.start_server(subject, tls, 0)?;
     let process = setup.start_subject(subject, tls, WORKERS)?.context("a subject without a process")?;
     let connect = format!("127.0.0.1:{SUBJECT_PORT}");
