@@ -136,8 +136,15 @@ fn busy(options: &Options, setup: &Setup, subjects: &[Subject]) -> Result<Vec<Po
                     let key = Key { tls: options.tls, work, subject: *subject };
                     let window = Window { round, key, connections: Some(*connections), run: &run };
                     for _ in 0..TRIES {
-                        let measured =
-                            window.measure().with_context(|| format!("{cost}, {connections} connections"))?;
+                        let measured = window.measure().with_context(|| format!("{cost}, {connections} connections"));
+                        let measured = match measured {
+                            // What another proxy cannot do is left out.
+                            Err(error) if subject.is_rival() => {
+                                eprintln!("{error:#}");
+                                continue;
+                            }
+                            measured => measured?,
+                        };
                         if measured.accepted {
                             costs.push(measured.cost());
                             rates.push(measured.rate());
@@ -287,7 +294,7 @@ fn markdown(points: &[Point]) -> String {
         subjects.dedup();
         for subject in subjects {
             let own: Vec<&&Point> = here.iter().filter(|point| point.subject == subject).collect();
-            let none = if is_busy { "others were busy" } else { "" };
+            let none = if is_busy { "not measured" } else { "" };
             let cell = |count: &u32| {
                 own.iter().find(|point| point.connections == *count).map_or(none.to_string(), |point| {
                     let Spread { median, min, max } = point.value;

@@ -15,6 +15,9 @@ use crate::{namespace, now};
 
 /// Load before each window.
 pub(crate) const WARM_UP: Duration = Duration::from_millis(500);
+/// So much more for each connection beyond those of `compare`: their handshakes have to get through beside the load.
+const WARM_UP_EACH: Duration = Duration::from_millis(25);
+const CONNECTIONS_OF_COMPARE: u32 = 4;
 /// A thread that ends within a window is lost for at most this long.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// What a load may take beyond its windows: connecting and ending.
@@ -73,15 +76,17 @@ impl Window<'_> {
         let server = setup.start_server(subject, tls, work.delay_us())?;
         let process = setup.start_subject(subject, tls, WORKERS)?;
         let connect = format!("127.0.0.1:{SUBJECT_PORT}");
-        let [seconds, warm_up] = [self.run.seconds, WARM_UP].map(|time| time.as_secs_f64().to_string());
         let connections = self.connections.unwrap_or(work.connections());
+        let warm_up = WARM_UP + WARM_UP_EACH * connections.saturating_sub(CONNECTIONS_OF_COMPARE);
+        let deadline = warm_up + self.run.seconds + LOAD_PATIENCE;
+        let [seconds, warm_up] = [self.run.seconds, warm_up].map(|time| time.as_secs_f64().to_string());
         let (name, count) = (work.name(), connections.to_string());
         let args = ["load", "--connect", &connect, "--work", &name, "--connections", &count];
         let rate = self.run.rate.map(|rate| rate.to_string());
         let open_loop = rate.as_ref().map_or(Vec::new(), |rate| vec!["--rate", rate]);
         let times = ["--seconds", &seconds, "--warm-up", &warm_up];
         let mut load = setup.start_load(&[&args[..], &times, &open_loop].concat())?;
-        let deadline = now() + WARM_UP + self.run.seconds + LOAD_PATIENCE;
+        let deadline = now() + deadline;
         // Of each connection both ends of both halves; without a subject there is one half.
         let ends = if process.is_some() { 4 } else { 2 } * connections as usize;
         let measured = self.watch(&server, process.as_ref(), &mut load, deadline, ends);
