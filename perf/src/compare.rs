@@ -88,7 +88,7 @@ const SUBJECTS: [Subject; 12] = [
     Subject::SocatTuned,
 ];
 /// What windows that are made again may take in all.
-const RETRIES_FOR: Duration = Duration::from_secs(2 * 60);
+const RETRIES_FOR: Duration = Duration::from_secs(60);
 const RETRIES_FOR_QUICK: Duration = Duration::from_secs(15);
 const SLEEPING: [Subject; 2] = [Subject::UringSleeping, Subject::EpollSleeping];
 const SPINNING_OR_NOT: [Subject; 4] = [Subject::Uring, Subject::Epoll, Subject::UringSleeping, Subject::EpollSleeping];

@@ -24,6 +24,7 @@ mod record_rules;
 mod ring;
 mod sandbox;
 mod sandbox_files;
+mod server_drain;
 mod server_ends;
 mod server_far_ends;
 mod server_limits;
