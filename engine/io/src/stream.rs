@@ -294,6 +294,9 @@ mod tests {
                 hold.note();
                 rt::sleep(ms(100)).await;
                 let begun = rt::now();
+                over(&hold).await;
+                assert_eq!(rt::now() - begun, ms(20), "round {round}: something came before the wait");
+                let begun = rt::now();
                 for _ in 0..3 {
                     assert_eq!(rt::timeout(ms(5), over(&hold)).await, None);
                     hold.note();
