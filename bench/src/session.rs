@@ -9,6 +9,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use rustls::pki_types::ServerName;
@@ -200,6 +201,12 @@ impl Control for End {
         None
     }
 
+    fn user_timeout(&self) -> Option<Duration> {
+        None
+    }
+
+    fn set_user_timeout(&self, _: Option<Duration>) {}
+
     fn is_gone(&self) -> bool {
         false
     }
@@ -216,6 +223,14 @@ impl Stream for MemoryStream {
 
     fn socket(&self) -> &End {
         &self.0
+    }
+
+    async fn look(&self) {
+        rt::yield_now().await;
+    }
+
+    fn is_look_due(&self) -> bool {
+        false
     }
 
     async fn readable(&self) -> io::Result<()> {

@@ -23,11 +23,20 @@ use crate::{namespace, now, plot};
 
 const BUSY: [u32; 4] = [1, 4, 16, 64];
 const IDLE: [u32; 3] = [0, 100, 1000];
-/// Whose cost with many connections is looked at.
-const SUBJECTS: [Subject; 6] =
-    [Subject::Uring, Subject::Epoll, Subject::Stunnel, Subject::Nginx, Subject::Haproxy, Subject::Socat];
+/// Whose cost with many connections is looked at; the relay, with busy ones only, shows what the kernel's part does.
+const SUBJECTS: [Subject; 7] = [
+    Subject::Relay,
+    Subject::Uring,
+    Subject::Epoll,
+    Subject::Stunnel,
+    Subject::Nginx,
+    Subject::Haproxy,
+    Subject::Socat,
+];
 /// Others are compared by memory alone, which needs no long look.
 const SHORT: Duration = Duration::from_secs(2);
+/// Long enough for a tunnel to see that a connection does nothing.
+const UNTIL_IDLE: Duration = Duration::from_secs(10);
 /// A window in which others were busy is made again, until it has been made so often.
 const TRIES: u32 = 3;
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -39,7 +48,7 @@ pub(crate) struct Options {
     seconds: Duration,
 
     /// How often each is measured
-    #[arg(long, default_value = "3", value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, default_value = "5", value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
 
     /// For how long Sealane's idle connections are watched
@@ -85,7 +94,7 @@ const WORKS: [(&str, &str, Work); 3] =
     [(READ_COST, READ_RATE, Work::Read), (WRITE_COST, WRITE_RATE, Work::Write), (CALL_COST, CALL_RATE, Work::Getattr)];
 pub(crate) const RESIDENT: &str = "resident KiB";
 const EACH: &str = "resident KiB for each idle connection";
-const IDLE_CPU: &str = "CPU ms in 60 s with idle connections";
+const IDLE_CPU: &str = "CPU ms in 60 s with idle connections, from 10 s after their last call on";
 const NEW_COST: &str = "CPU us for a new connection";
 const NEW_RATE: &str = "new connections/s";
 const NEW_LATENCY: &str = "new connection to first reply, p50 us";
@@ -103,10 +112,11 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let certificates = certificates::make(&directory)?;
     let subjects: Vec<Subject> = SUBJECTS.into_iter().filter(|it| programs.obstacle(*it).is_none()).collect();
     let setup = Setup { directory, certificates, programs };
-    eprintln!("about eleven minutes with three rounds");
+    eprintln!("about a quarter of an hour with five rounds");
     let mut points = busy(options, &setup, &subjects)?;
-    points.extend(idle(options, &setup, &subjects)?);
-    points.extend(new(options, &setup, &subjects)?);
+    let proxies: Vec<Subject> = subjects.into_iter().filter(|it| *it != Subject::Relay).collect();
+    points.extend(idle(options, &setup, &proxies)?);
+    points.extend(new(options, &setup, &proxies)?);
     let text = markdown(&points);
     print!("{text}");
     if let Some(out) = &options.out {
@@ -127,39 +137,42 @@ pub(crate) fn allow_many_connections() -> Result<()> {
 fn busy(options: &Options, setup: &Setup, subjects: &[Subject]) -> Result<Vec<Point>> {
     let ticks_per_second = procfs::ticks_per_second()?;
     let run = Run { setup, seconds: options.seconds, foreign_max: options.foreign_max, ticks_per_second, rate: None };
+    let is_busy = |it: &&Subject| it.is_sealane() || [Subject::Relay, Subject::Stunnel].contains(it);
     let mut points = Vec::new();
     for (cost, rate, work) in WORKS {
-        for subject in subjects.iter().filter(|it| it.is_sealane() || **it == Subject::Stunnel) {
-            let mut all = BUSY.map(|connections| (connections, Vec::new(), Vec::new()));
-            for round in 1..=options.rounds {
-                for (connections, costs, rates) in &mut all {
-                    let key = Key { tls: options.tls, work, subject: *subject };
-                    let window = Window { round, key, connections: Some(*connections), run: &run };
-                    for _ in 0..TRIES {
-                        let measured = window.measure().with_context(|| format!("{cost}, {connections} connections"));
-                        let measured = match measured {
-                            // What another proxy cannot do is left out.
-                            Err(error) if subject.is_rival() => {
-                                eprintln!("{error:#}");
-                                continue;
-                            }
-                            measured => measured?,
-                        };
-                        if measured.accepted {
-                            costs.push(measured.cost());
-                            rates.push(measured.rate());
-                            break;
+        // Costs and rates of each subject with each number of connections.
+        let mut all: Vec<(Subject, u32, [Vec<f64>; 2])> = Vec::new();
+        for subject in subjects.iter().filter(is_busy) {
+            all.extend(BUSY.map(|connections| (*subject, connections, [Vec::new(), Vec::new()])));
+        }
+        for round in 1..=options.rounds {
+            for (subject, connections, [costs, rates]) in &mut all {
+                let key = Key { tls: options.tls, work, subject: *subject };
+                let window = Window { round, key, connections: Some(*connections), run: &run };
+                for _ in 0..TRIES {
+                    let measured = window.measure().with_context(|| format!("{cost}, {connections} connections"));
+                    let measured = match measured {
+                        // What another proxy cannot do is left out.
+                        Err(error) if subject.is_rival() => {
+                            eprintln!("{error:#}");
+                            continue;
                         }
+                        measured => measured?,
+                    };
+                    if measured.accepted {
+                        costs.push(measured.cost());
+                        rates.push(measured.rate());
+                        break;
                     }
                 }
             }
-            for (connections, costs, rates) in all {
-                for (what, values) in [(cost, costs), (rate, rates)] {
-                    let value = Spread::of(values.into_iter());
-                    points.extend(value.map(|value| Point { what, subject: *subject, connections, value }));
-                }
+            eprintln!("{cost}: round {round} of {} done", options.rounds);
+        }
+        for (subject, connections, values) in all {
+            for (what, values) in [cost, rate].into_iter().zip(values) {
+                let value = Spread::of(values.into_iter());
+                points.extend(value.map(|value| Point { what, subject, connections, value }));
             }
-            eprintln!("{cost}: {} done", subject.name());
         }
     }
     Ok(points)
@@ -172,8 +185,11 @@ fn idle(options: &Options, setup: &Setup, subjects: &[Subject]) -> Result<Vec<Po
         for connections in IDLE {
             let is_watched = subject.is_sealane() && connections == IDLE[2];
             let seconds = if is_watched { options.idle_seconds } else { SHORT };
-            let (count, time) = (connections.to_string(), seconds.as_secs_f64().to_string());
-            let held = watched(setup, *subject, options.tls, &["hold", "--connections", &count, "--seconds", &time])
+            let warm_up = if is_watched { UNTIL_IDLE } else { SHORT };
+            let count = connections.to_string();
+            let [time, warm_up] = [seconds, warm_up].map(|time| time.as_secs_f64().to_string());
+            let words = ["hold", "--connections", &count, "--warm-up", &warm_up, "--seconds", &time];
+            let held = watched(setup, *subject, options.tls, &words)
                 .with_context(|| format!("{}: {connections} idle connections", subject.name()))?;
             let point = |what, value| Point { what, subject: *subject, connections, value: Spread::one(value) };
             points.push(point(RESIDENT, held.resident_kib as f64));

@@ -128,6 +128,49 @@ fn the_network_side_has_a_user_timeout_in_both_modes() {
     }
 }
 
+/// While a user timeout is set, the number of unanswered keepalive probes says nothing; nothing else asks for an idle peer.
+#[test]
+fn an_idle_connection_is_left_to_keepalive_until_something_comes() {
+    const NAME: &str = "ring::an_idle_connection_is_left_to_keepalive_until_something_comes";
+    if !is_root() || !have("strace") || !have("unshare") || !have("openssl") {
+        return not_run(NAME, "needs root, strace, unshare and openssl");
+    }
+    let pki = Pki::get();
+    for driver in DRIVERS {
+        let dir = crate::support::process::scratch("idle");
+        let (trace, log) = (dir.join("trace"), dir.join("log"));
+        let script = format!(
+            "ip link add v0 type veth peer name v1; ip addr add 10.99.99.1/24 dev v0; ip link set v0 up\n\
+             ip link set v1 up; ip link set lo up\n\
+             sleep 9 | timeout 9 openssl s_server -quiet -accept 10.99.99.1:3 -cert {} -key {} >/dev/null 2>&1 &\n\
+             timeout 9 strace -f -qq -e trace=setsockopt,getsockopt -o {trace} setpriv --pdeathsig KILL -- {sealane} client \
+             --io {driver} --listen 127.0.0.1:2 --connect 10.99.99.1:3 --insecure-no-verify --ack-timeout 1 2>{log} &\n\
+             for _ in $(seq 99); do grep -q listening {log} && break; sleep 0.05; done\n\
+             exec 3<>/dev/tcp/127.0.0.1/2\n\
+             for _ in $(seq 40); do grep -q 'TCP_USER_TIMEOUT, .0.' {trace} && break; sleep 0.05; done\n\
+             sleep 0.1; cp {trace} {trace}.first; sleep 1; cp {trace} {trace}.idle\n\
+             echo x >&3; sleep 0.5; kill %1 %2; wait",
+            pki.server.cert.display(),
+            pki.server.key.display(),
+            trace = trace.display(),
+            log = log.display(),
+            sealane = crate::support::sealane::binary().display(),
+        );
+        let output = Command::new("unshare").args(["-n", "bash", "-c", &script]).output().unwrap();
+        let read = |file: &str| std::fs::read_to_string(dir.join(file)).unwrap_or_default();
+        let (first, idle, trace, log) = (read("trace.first"), read("trace.idle"), read("trace"), read("log"));
+        let timeouts: Vec<String> = calls(&trace, "setsockopt")
+            .iter()
+            .filter_map(|line| Some(line.split_once("TCP_USER_TIMEOUT, [")?.1.split_once(']')?.0.to_string()))
+            .collect();
+        assert_eq!(timeouts, ["180000", "0", "180000"], "{driver}: {trace}{log}{output:?}");
+        assert!(log.contains("opened"), "{driver}: {log}");
+        // Probes go out after 30 s, the first of which may go unanswered for a second.
+        assert!(!calls(&trace, "TCP_KEEPCNT, [1]").is_empty(), "{driver}: {trace}");
+        assert_eq!(first, idle, "{driver}: an idle connection was looked at");
+    }
+}
+
 #[test]
 fn auto_takes_io_uring_where_the_host_allows_it() {
     let listener = PeerListener::bind(&rustls::version::TLS13);

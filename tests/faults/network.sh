@@ -40,6 +40,32 @@ case_cut() { wire_case "$1" both; }
 case_cut-out() { wire_case "$1" out; }
 case_cut-back() { wire_case "$1" back; }
 
+# Nobody has anything to say, so keepalive alone finds out: from its next probe on it is given the 3 s.
+case_cut-idle() {
+  local since ends=4 all ended_ms
+  begin "$1" --ack-timeout 3 --keepalive 2
+  load
+  launch "$near" rest python3 "$faults/peers.py" rest 20049 "$ends"
+  within 5 grep -q resting "$lab/rest.log" || blame "no connections that rest"
+  # Longer than until a tunnel sees that nothing is under way, and than until a probe.
+  sleep 3
+  [[ $(wc -l <"$lab/rest.log") == 1 ]] || blame "an idle connection ended"
+  since=$(now_ms)
+  cut_wire both
+  within 12 all_rest_ended || blame "idle connections outlive the network"
+  all=$(awk 'NR > 1 && $2 == "reset"' "$lab/rest.log")
+  ended_ms=$(($(cut -d' ' -f1 <<<"$all" | sort -n | tail -n 1) - since))
+  [[ $(wc -l <<<"$all") == "$ends" ]] || blame "not all of them were reset: $(tr '\n' ' ' <"$lab/rest.log")"
+  # The last probe that was answered was sent up to two seconds before.
+  ((ended_ms >= 2500 && ended_ms <= 7000)) || blame "reset after $ended_ms ms"
+  within 4 no_sessions || blame "the server's end keeps $(sessions) connections to the NFS server"
+  heal
+  more 32 || blame "no progress after the cut"
+  note="reset after $ended_ms ms"
+  finish
+}
+all_rest_ended() { (($(wc -l <"$lab/rest.log") > ends)); }
+
 # With the defaults a few seconds without a network are waited for.
 case_cut-default() {
   begin "$1"

@@ -4,6 +4,8 @@
 probe PORT SECONDS    sends the beginning of an RPC call and prints how the connection ended and after how many
                       milliseconds: "reset 3012", "closed 12", "silent 15000"
 hold PORT COUNT       holds COUNT connections that have sent the beginning of a call; prints now and then how many live
+rest PORT COUNT       COUNT connections that have had a NULL call answered, and say nothing more; prints when each ends, in
+                      milliseconds since the epoch, and how: "1764216000123 reset"
 stall PORT COUNT      COUNT connections that send NULL calls as fast as they can and never read a reply; prints now and
                       then how many live and how many bytes were taken
 """
@@ -66,10 +68,32 @@ def many(port, count, floods):
                 client.close()
 
 
+def rest(port, count):
+    clients = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(count)]
+    for client in clients:
+        client.sendall(NULL_CALL)
+        client.recv(4096)
+        client.settimeout(None)
+    print("resting", flush=True)
+    selector = selectors.DefaultSelector()
+    for client in clients:
+        selector.register(client, selectors.EVENT_READ)
+    while selector.get_map():
+        for key, _ in selector.select():
+            try:
+                how = "answered" if key.fileobj.recv(1) else "closed"
+            except ConnectionError:
+                how = "reset"
+            print(round(time.time() * 1000), how, flush=True)
+            selector.unregister(key.fileobj)
+
+
 def main():
     verb, port, number = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     if verb == "probe":
         probe(port, number)
+    elif verb == "rest":
+        rest(port, number)
     else:
         many(port, number, verb == "stall")
 

@@ -318,7 +318,8 @@ pub(crate) struct TunnelOptions {
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "60", help_heading = "Network")]
     pub(crate) half_close_timeout: Duration,
 
-    /// Idle time before a peer is asked whether it is there (TCP keepalive), in seconds; 0: never
+    /// Idle time before a peer is asked whether it is there (TCP keepalive), in seconds; 0: never. For how long it may leave that
+    /// unanswered says --ack-timeout
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds_or_off, default_value = "30", help_heading = "Network")]
     pub(crate) keepalive: Duration,
 
@@ -337,7 +338,8 @@ pub(crate) struct TunnelOptions {
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds_or_off, default_value = "180", help_heading = "Network")]
     pub(crate) stall_timeout: Duration,
 
-    /// Time that a peer's host may acknowledge nothing while it has something to acknowledge, in seconds; 0: as TCP has it
+    /// Time that a peer's host may acknowledge nothing while it has something to acknowledge, be it a keepalive probe, in
+    /// seconds; 0: as TCP has it
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds_or_off, default_value = "30", help_heading = "Network")]
     pub(crate) ack_timeout: Duration,
 

@@ -13,12 +13,14 @@ use crate::{log, sandbox};
 
 /// More threads than this do not help one NFS mount.
 const WORKERS_DEFAULT_MAX: usize = 4;
-/// Unanswered keepalive probes before a peer is taken for dead.
+/// Unanswered keepalive probes before a peer is taken for dead; more where the time between them is rounded down.
 const KEEPALIVE_COUNT: u32 = 3;
-/// The kernel takes keepalive times in whole seconds, and none below one.
+/// The kernel takes keepalive times in whole seconds, none below one, and none above `MAX_TCP_KEEPIDLE` and
+/// `MAX_TCP_KEEPINTVL`.
 const KEEPALIVE_SECOND: Duration = Duration::from_secs(1);
-/// The longest time between keepalive probes: with the default idle time, a third of that.
-const KEEPALIVE_INTERVAL_MAX: Duration = Duration::from_secs(10);
+const KEEPALIVE_MAX: Duration = Duration::from_secs(32_767);
+/// The time between keepalive probes where nothing says how long they may go unanswered.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Runs a tunnel until SIGTERM or SIGINT. Nothing before the sandbox starts a thread.
 ///
@@ -83,7 +85,7 @@ impl TunnelOptions {
     }
 
     pub(crate) fn keep_alive(&self) -> Option<KeepAlive> {
-        keep_alive(self.keepalive)
+        keep_alive(self.keepalive, self.ack_timeout)
     }
 
     pub(crate) fn user_timeout(&self) -> Option<Duration> {
@@ -101,10 +103,18 @@ impl TunnelOptions {
     }
 }
 
-/// Probes from the end of `idle` on; the time between them follows it, so that a short one finds a dead peer soon.
-fn keep_alive(idle: Duration) -> Option<KeepAlive> {
-    let interval = (idle / KEEPALIVE_COUNT).clamp(KEEPALIVE_SECOND, KEEPALIVE_INTERVAL_MAX);
-    (!idle.is_zero()).then_some(KeepAlive { idle: idle.max(KEEPALIVE_SECOND), interval, count: KEEPALIVE_COUNT })
+/// Probes from the end of `idle` on, of which as many may go unanswered as fit into `unheard`: where nothing else is under way,
+/// this is all that notices a dead peer.
+fn keep_alive(idle: Duration, unheard: Duration) -> Option<KeepAlive> {
+    let third = Duration::from_secs((unheard / KEEPALIVE_COUNT).as_secs());
+    let (interval, count) = match unheard.is_zero() {
+        true => (KEEPALIVE_INTERVAL, KEEPALIVE_COUNT),
+        false => {
+            let interval = third.max(KEEPALIVE_SECOND);
+            (interval, unheard.as_millis().div_ceil(interval.as_millis()) as u32) // at most 6
+        }
+    };
+    (!idle.is_zero()).then_some(KeepAlive { idle: idle.clamp(KEEPALIVE_SECOND, KEEPALIVE_MAX), interval, count })
 }
 
 pub(crate) fn source_port(port: args::SourcePort) -> SourcePort {
@@ -124,11 +134,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keepalive_times_are_such_as_the_kernel_takes_and_follow_the_idle_time() {
-        assert_eq!(keep_alive(Duration::ZERO), None);
-        for (idle, wanted) in [(0.001, (1, 1)), (1.0, (1, 1)), (3.0, (3, 1)), (30.0, (30, 10)), (7200.0, (7200, 10))] {
-            let times = keep_alive(Duration::from_secs_f64(idle)).unwrap();
-            assert_eq!((times.idle.as_secs(), times.interval.as_secs()), wanted, "{idle}");
+    fn keepalive_takes_as_long_as_acknowledgements_may_and_its_times_are_such_as_the_kernel_takes() {
+        let seconds = Duration::from_secs_f64;
+        assert_eq!(keep_alive(Duration::ZERO, seconds(30.0)), None);
+        for (idle, unheard, wanted) in [
+            (30.0, 30.0, (30, 10, 3)),
+            (7200.0, 30.0, (7200, 10, 3)),
+            (1.0, 30.0, (1, 10, 3)),
+            (30.0, 0.0, (30, 10, 3)),
+            (0.001, 0.001, (1, 1, 1)),
+            (30.0, 3.0, (30, 1, 3)),
+            (30.0, 5.9, (30, 1, 6)),
+            (30.0, 10.0, (30, 3, 4)),
+            (30.0, 300.0, (30, 100, 3)),
+            (86_400.0, 86_400.0, (32_767, 28_800, 3)),
+        ] {
+            let KeepAlive { idle: first, interval, count } = keep_alive(seconds(idle), seconds(unheard)).unwrap();
+            assert_eq!((first.as_secs(), interval.as_secs(), count), wanted, "{idle} {unheard}");
         }
     }
 }

@@ -48,7 +48,7 @@ pub struct EpollStream {
     fd: AsyncFd<Socket>,
     is_eager: Cell<bool>,
     hold: Hold,
-    /// Bytes moved since the last pause.
+    /// Bytes received since the last look.
     moved: Cell<usize>,
 }
 
@@ -97,14 +97,6 @@ impl EpollStream {
             };
         }
     }
-
-    async fn note_moved(&self, count: usize) {
-        self.moved.set(self.moved.get() + count);
-        if self.moved.get() >= BYTES_PER_TURN {
-            self.moved.set(0);
-            rt::yield_now().await;
-        }
-    }
 }
 
 impl Stream for EpollStream {
@@ -121,6 +113,15 @@ impl Stream for EpollStream {
 
     fn socket(&self) -> &Socket {
         self.fd.get_ref()
+    }
+
+    async fn look(&self) {
+        self.moved.set(0);
+        rt::yield_now().await;
+    }
+
+    fn is_look_due(&self) -> bool {
+        self.moved.get() >= BYTES_PER_TURN
     }
 
     fn set_eager(&self, is_eager: bool) {
@@ -140,13 +141,13 @@ impl Stream for EpollStream {
 
     async fn receive(&self, mut buffer: Buffer, patience: Patience) -> (io::Result<Received>, Buffer) {
         let mut hold_until = None;
-        // Without tokio's budget of a task: when that is spent, the reactor says that nothing is there. `note_moved` sees to it
-        // that others have their turn.
+        // Without tokio's budget of a task: when that is spent, the reactor says that nothing is there. `look` gives
+        // others their turn.
         let poll = poll_fn(|context| self.poll_receive(context, &mut buffer, patience, &mut hold_until));
         let received = unconstrained(poll).await;
         if let Ok(Received::Bytes(count)) = received {
             self.hold.note();
-            self.note_moved(count).await;
+            self.moved.set(self.moved.get() + count);
         }
         (received, buffer)
     }

@@ -194,6 +194,15 @@ impl Control for Socket {
         }
     }
 
+    fn user_timeout(&self) -> Option<Duration> {
+        self.sock().tcp_user_timeout().ok().flatten()
+    }
+
+    fn set_user_timeout(&self, timeout: Option<Duration>) {
+        // Fails only on a socket that is no longer connected, which has nothing to wait for.
+        let _ = self.sock().set_tcp_user_timeout(timeout);
+    }
+
     /// The state alone would not do: a connection that has ended well in both directions is in the same one, with bytes that
     /// are still to be read.
     fn is_gone(&self) -> bool {

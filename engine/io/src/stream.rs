@@ -16,7 +16,7 @@ use crate::pool::Buffer;
 use crate::rt;
 use crate::socket::SocketOptions;
 
-/// A stream lets the other tasks of its thread run after moving so much, which takes about a millisecond. Calls that succeed at
+/// A stream is to let the other tasks of its thread run after moving so much, which takes about a millisecond. Calls that succeed at
 /// once never wait, so without this a fast connection would hold its worker.
 pub(crate) const BYTES_PER_TURN: usize = 2 << 20;
 
@@ -145,6 +145,13 @@ pub trait Control: Clone + 'static {
     /// stream, or a keepalive probe.
     fn unheard(&self) -> Option<Unheard>;
 
+    /// `TCP_USER_TIMEOUT`, if one is set.
+    fn user_timeout(&self) -> Option<Duration>;
+
+    /// Sets `TCP_USER_TIMEOUT`, or takes it away: while it is set, it alone decides how long keepalive probes may go
+    /// unanswered, and not their number.
+    fn set_user_timeout(&self, timeout: Option<Duration>);
+
     /// Whether the connection is gone: reset by the peer, or given up. Takes no error away from the calls that will report
     /// it.
     fn is_gone(&self) -> bool;
@@ -173,9 +180,11 @@ pub trait Stream: Sized + 'static {
 
     /// Lets the other tasks of this thread run and its reactor look, with all that the driver does before it waits: whoever
     /// goes on without waiting is to call this now and then.
-    fn look(&self) -> impl Future<Output = ()> {
-        rt::yield_now()
-    }
+    fn look(&self) -> impl Future<Output = ()>;
+
+    /// Whether so much has been received since the last [`Stream::look`] that it is time for the next, best between two
+    /// buffers: what is in one is still near the processor.
+    fn is_look_due(&self) -> bool;
 
     /// Waits, without a buffer, until a receive would bring something: bytes, the end, or an error.
     fn readable(&self) -> impl Future<Output = io::Result<()>>;

@@ -128,7 +128,7 @@ pub struct UringStream {
     hold: Hold,
     /// The last receive took all that was there.
     is_drained: Cell<bool>,
-    /// Bytes moved since the last pause.
+    /// Bytes received since the last look.
     moved: Cell<usize>,
 }
 
@@ -157,7 +157,12 @@ impl Stream for UringStream {
     }
 
     async fn look(&self) {
+        self.moved.set(0);
         look().await;
+    }
+
+    fn is_look_due(&self) -> bool {
+        self.moved.get() >= BYTES_PER_TURN
     }
 
     fn set_eager(&self, is_eager: bool) {
@@ -175,7 +180,7 @@ impl Stream for UringStream {
                     Ok(count) => {
                         self.is_drained.set(count < buffer.slices_bytes());
                         self.hold.note();
-                        self.note_moved(count).await;
+                        self.moved.set(self.moved.get() + count);
                         return (Ok(Received::Bytes(count)), buffer);
                     }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -235,14 +240,6 @@ impl UringStream {
         let result = ready!(Pin::new(poll).poll(context));
         *slot = None;
         Poll::Ready(result)
-    }
-
-    async fn note_moved(&self, count: usize) {
-        self.moved.set(self.moved.get() + count);
-        if self.moved.get() >= BYTES_PER_TURN {
-            self.moved.set(0);
-            look().await;
-        }
     }
 
     /// With MSG_WAITALL the ring itself goes on after a short count (Linux 5.19); before, the caller does.

@@ -135,6 +135,13 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
         if self.has_waited_for_close() {
             return Ok(Turn::Last);
         }
+        if self.shared.tls.is_look_due() {
+            if self.window.held().is_empty() {
+                self.window = Window::default();
+                self.loan = None;
+            }
+            self.shared.tls.look().await;
+        }
         let mut loan = self.take_loan()?;
         let bytes_max = loan.bytes_max();
         let (bytes, mut slices) = loan.buffer.split();

@@ -95,6 +95,11 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
 
     /// Receives once and sends it.
     async fn turn(&mut self) -> Result<Turn, SessionError> {
+        if self.shared.plain.is_look_due() {
+            // To be the next one's, while it is still near the processor.
+            self.loan = None;
+            self.shared.plain.look().await;
+        }
         let mut loan = match self.loan.take() {
             Some(loan) if loan.buffer.is_big() == self.want_big => loan,
             other => {

@@ -17,7 +17,7 @@ use sealane_proto::outstanding::{Outstanding, Passing};
 use sealane_proto::rpc::RecordScanner;
 use sealane_proto::tls::{ContentType, Role, Sealer, Version};
 
-use crate::config::{Timeouts, TunnelConfig};
+use crate::config::TunnelConfig;
 use crate::counters::Counters;
 use crate::error::{SessionError, Side};
 use crate::handshake::Established;
@@ -26,7 +26,7 @@ use crate::keys::KeySchedule;
 use crate::lending::Lender;
 use crate::outbound::OutboundHalf;
 use crate::spinning::{Awake, Spinning};
-use crate::watch::{self, Flow, Rests, SideFacts, Watch};
+use crate::watch::{self, Flow, SideFacts, Watch};
 
 /// How often a direction whose send waits looks at the other side.
 const WATCH_TICK: Duration = Duration::from_millis(250);
@@ -107,7 +107,6 @@ pub(crate) struct Shared<S: Stream> {
     /// No clock has a reason to run.
     is_resting: Cell<bool>,
     stirred: Signal,
-    rests: Rests,
     failure: OnceCell<SessionError>,
     over: Cell<bool>,
 }
@@ -165,7 +164,6 @@ impl<S: Stream> Shared<S> {
             awake,
             is_resting: Cell::new(false),
             stirred: Signal::default(),
-            rests: surroundings.rests,
             failure: OnceCell::new(),
             over: Cell::new(false),
         }
@@ -287,8 +285,7 @@ impl<S: Stream> Shared<S> {
         let (mut watch, mut looked) = (Watch::default(), rt::now());
         loop {
             if self.is_resting.get() {
-                rt::race(rt::sleep(self.rests.until_next(rt::now())), self.stirred.wait()).await;
-                self.is_resting.set(false);
+                self.rest().await;
             } else {
                 rt::sleep(tick).await;
             }
@@ -317,6 +314,16 @@ impl<S: Stream> Shared<S> {
             }
             self.is_resting.set(plain.is_at_rest() && tls.is_at_rest());
         }
+    }
+
+    /// Leaves it to keepalive whether both sides are there, until something comes: an idle connection costs nothing.
+    async fn rest(&self) {
+        let is_limited = !self.config.timeouts.acknowledge.is_zero();
+        let limits = [self.plain.socket(), self.tls.socket()].map(|side| (side, side.user_timeout()));
+        let limits = || limits.into_iter().filter(|(_, limit)| is_limited && limit.is_some());
+        limits().for_each(|(side, _)| side.set_user_timeout(None));
+        self.stirred.wait().await;
+        limits().for_each(|(side, limit)| side.set_user_timeout(limit));
     }
 
     /// Something has come: the clocks may have a reason to run.
@@ -359,13 +366,11 @@ pub(crate) struct Surroundings {
     pub(crate) lender: Lender,
     pub(crate) stop: Rc<Broadcast>,
     pub(crate) spinning: Rc<Spinning>,
-    pub(crate) rests: Rests,
 }
 
 impl Surroundings {
-    pub(crate) fn new(pool: Pool, spinning: Spinning, times: &Timeouts) -> Self {
-        let (spinning, rests) = (Rc::new(spinning), Rests::begin(rt::now(), times));
-        Self { lender: Lender::new(pool), stop: Rc::default(), spinning, rests }
+    pub(crate) fn new(pool: Pool, spinning: Spinning) -> Self {
+        Self { lender: Lender::new(pool), stop: Rc::default(), spinning: Rc::new(spinning) }
     }
 }
 
@@ -436,6 +441,9 @@ async fn discard_rest<S: Stream>(shared: &Shared<S>, lender: &Lender, stop: &Bro
     let started = rt::now();
     let limit = shared.config.timeouts.half_close;
     while !shared.plain.socket().is_acknowledged() && !stop.is_set() && rt::now() - started < limit {
+        if shared.plain.is_look_due() {
+            shared.plain.look().await;
+        }
         let Ok(mut buffer) = lender.small() else { return };
         let capacity = buffer.capacity();
         if !buffer.slices().push(0..capacity) {

@@ -41,36 +41,10 @@ pub(crate) struct SideFacts {
 }
 
 impl SideFacts {
-    /// Whether none of its clocks has a reason to run.
+    /// Whether none of its clocks has a reason to run: TCP's keepalive is enough.
     pub(crate) fn is_at_rest(&self) -> bool {
         let Self { flow, owes_replies, unheard } = self;
         !flow.is_sending && !flow.is_inside && !owes_replies && unheard.is_none()
-    }
-}
-
-/// When connections at rest are looked at, which may owe the acknowledgement of a keepalive probe: all of a worker's at the
-/// same time, since it is to wake up costs most.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Rests {
-    begun: Instant,
-    interval: Duration,
-}
-
-impl Rests {
-    const INTERVAL_MAX: Duration = Duration::from_secs(10);
-    /// So often within the limit on acknowledgements, which is the only one that may run out at rest.
-    const LOOKS_PER_LIMIT: u32 = 3;
-
-    /// From `begun` on, at each multiple of the interval.
-    pub(crate) fn begin(begun: Instant, times: &Timeouts) -> Self {
-        let limit = Some(times.acknowledge).filter(|limit| !limit.is_zero()).unwrap_or(Duration::MAX);
-        Self { begun, interval: (limit / Self::LOOKS_PER_LIMIT).clamp(TICK_MIN, Self::INTERVAL_MAX) }
-    }
-
-    /// How long until the next one.
-    pub(crate) fn until_next(&self, now: Instant) -> Duration {
-        let since = now.saturating_duration_since(self.begun).as_nanos() % self.interval.as_nanos();
-        self.interval.saturating_sub(Duration::from_nanos(since as u64))
     }
 }
 
@@ -200,25 +174,6 @@ mod tests {
 
     fn owing(received: u64) -> SideFacts {
         SideFacts { owes_replies: true, flow: Flow { received, ..Flow::default() }, ..SideFacts::default() }
-    }
-
-    #[test]
-    fn whoever_rests_is_looked_at_when_the_others_are() {
-        let start = sealane_io::rt::now();
-        let ms = Duration::from_millis;
-        for (acknowledge, since, wait) in [
-            (30_000, 0, 10_000),
-            (30_000, 1, 9_999),
-            (30_000, 9_999, 1),
-            (30_000, 10_000, 10_000),
-            (30_000, 95_000, 5_000),
-            (300_000, 0, 10_000),
-            (0, 0, 10_000),
-            (3_000, 2_500, 500),
-        ] {
-            let rests = Rests::begin(start, &Timeouts { acknowledge: ms(acknowledge), ..TIMES });
-            assert_eq!(rests.until_next(start + ms(since)), ms(wait), "{acknowledge}: {since}");
-        }
     }
 
     #[test]

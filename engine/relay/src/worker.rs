@@ -98,7 +98,7 @@ impl Worker {
         };
         let complaints = Rc::new(RefCell::new(Throttle::new(COMPLAINTS_MAX)));
         let spinning = Spinning::new(config.spin, throttling);
-        Self { surroundings: Surroundings::new(pool, spinning, &config.timeouts), handshakes, complaints }
+        Self { surroundings: Surroundings::new(pool, spinning), handshakes, complaints }
     }
 }
 

@@ -21,6 +21,9 @@ const GONE_INTERVAL: Duration = Duration::from_millis(250);
 /// How often, of a thousand, something is said to be readable that is not.
 const SPURIOUS: usize = 50;
 
+/// How often, of a thousand, a direction is to let others have their turn before it receives.
+const PAUSES: usize = 50;
+
 /// Behind the bytes of a receive the kernel leaves the buffer alone; whoever reads on finds this.
 const JUNK_BYTES: usize = 48;
 
@@ -59,6 +62,14 @@ impl Control for End {
         Self::unheard(self)
     }
 
+    fn user_timeout(&self) -> Option<Duration> {
+        Self::user_timeout(self)
+    }
+
+    fn set_user_timeout(&self, timeout: Option<Duration>) {
+        Self::set_user_timeout(self, timeout);
+    }
+
     fn is_gone(&self) -> bool {
         self.is_reset()
     }
@@ -83,6 +94,7 @@ impl Stream for SimStream {
     type Socket = End;
 
     fn adopt(socket: End) -> io::Result<Self> {
+        socket.begins_to_ask();
         Ok(Self { end: socket, is_eager: Cell::new(false) })
     }
 
@@ -99,7 +111,12 @@ impl Stream for SimStream {
 
     /// Time goes on only while everybody waits for it.
     async fn look(&self) {
+        self.end.network().count(Fault::Pause);
         rt::sleep(TICK).await;
+    }
+
+    fn is_look_due(&self) -> bool {
+        self.end.network().chance(PAUSES)
     }
 
     async fn readable(&self) -> io::Result<()> {

@@ -1,6 +1,7 @@
 //! What must be true of a connection when it is over.
 
 use std::cell::RefCell;
+use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -294,6 +295,8 @@ fn after_fault(
                 SessionError::HalfRecord { .. } | SessionError::Silent { .. } | SessionError::Stalled { .. }
             )
         }
+        // Where nothing was under way, TCP itself has noticed.
+        (Fault::PathCut, Some(SessionError::Io { source, .. })) => source.kind() == io::ErrorKind::TimedOut,
         (Fault::PathCut, Some(error)) => matches!(error, SessionError::Unreachable { .. }),
         (Fault::Stopped, Some(error)) => matches!(error, SessionError::Stopped),
         _ => true,

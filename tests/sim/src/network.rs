@@ -22,6 +22,12 @@ use crate::trace::{Event, Trace};
 /// After so long without a word TCP asks whether the other end is there.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
+/// For so long it asks.
+const KEEPALIVE_PROBES: Duration = Duration::from_secs(30);
+
+/// As the tunnel sets it, where it does.
+const USER_TIMEOUT: Duration = Duration::from_secs(180);
+
 /// No alert is longer, as a record.
 const ALERT_BYTES_MAX: usize = 64;
 
@@ -148,6 +154,17 @@ struct EndState {
     read_shut: bool,
     write_shut: bool,
     closed: bool,
+    /// Keepalive ended it.
+    is_given_up: bool,
+    /// Keepalive is on.
+    asks: bool,
+    user_timeout: Option<Duration>,
+}
+
+impl EndState {
+    fn reset(&self) -> io::Error {
+        io::Error::from(if self.is_given_up { io::ErrorKind::TimedOut } else { io::ErrorKind::ConnectionReset })
+    }
 }
 
 struct State {
@@ -185,10 +202,6 @@ pub(crate) fn connection(network: &Rc<Network>, number: u32) -> (End, End) {
     });
     let end = |side| End(Rc::new(Held { shared: Rc::clone(&shared), side }));
     (end(0), end(1))
-}
-
-fn reset() -> io::Error {
-    io::Error::from(io::ErrorKind::ConnectionReset)
 }
 
 fn would_block() -> io::Error {
@@ -347,7 +360,7 @@ impl End {
             let there = incoming.arrived.len().min(most);
             let ended = incoming.end_at.is_some_and(|at| at <= rt::now()) && incoming.flying.is_empty();
             match there {
-                0 if own.is_reset => Err(reset()),
+                0 if own.is_reset => Err(own.reset()),
                 0 if ended || own.read_shut => Ok(0),
                 0 => Err(would_block()),
                 there => Ok(there),
@@ -372,7 +385,7 @@ impl End {
             let bytes: Vec<u8> = incoming.arrived.iter().take(most).copied().collect();
             let ended = incoming.end_at.is_some_and(|at| at <= rt::now()) && incoming.flying.is_empty();
             match bytes.is_empty() {
-                true if own.is_reset => Err(reset()),
+                true if own.is_reset => Err(own.reset()),
                 true if !ended && !own.read_shut => Err(would_block()),
                 _ => Ok(bytes),
             }
@@ -394,7 +407,7 @@ impl End {
         let room = self.with(|outgoing, _, own, other| {
             if own.is_reset || other.closed {
                 own.is_reset = true;
-                return Err(reset());
+                return Err(own.reset());
             }
             if own.write_shut {
                 return Err(io::Error::from(io::ErrorKind::BrokenPipe));
@@ -490,6 +503,33 @@ impl End {
         }
     }
 
+    /// From now on TCP asks whether the other end is there.
+    pub(crate) fn begins_to_ask(&self) {
+        self.with(|_, _, own, _| (own.asks, own.user_timeout) = (true, Some(USER_TIMEOUT)));
+    }
+
+    pub(crate) fn user_timeout(&self) -> Option<Duration> {
+        self.with(|_, _, own, _| own.user_timeout)
+    }
+
+    pub(crate) fn set_user_timeout(&self, timeout: Option<Duration>) {
+        self.with(|_, _, own, _| own.user_timeout = timeout);
+        self.0.shared.changed();
+    }
+
+    /// When keepalive gives the connection up, should nothing else be under way.
+    fn given_up_at(&self) -> Option<Instant> {
+        let cut_at = self.0.shared.state.borrow().cut_at?;
+        let asks = self.is_acknowledged() && self.with(|_, _, own, _| own.asks && !own.is_reset);
+        let limit = self.user_timeout().unwrap_or(KEEPALIVE + KEEPALIVE_PROBES);
+        asks.then(|| cut_at + limit)
+    }
+
+    fn give_up(&self) {
+        self.with(|_, _, own, _| (own.is_reset, own.is_given_up) = (true, true));
+        self.0.shared.changed();
+    }
+
     /// Waits until `done` gives something; asks again whenever this connection changes, and when bytes arrive.
     pub(crate) async fn until<T>(&self, mut done: impl FnMut(&Self) -> Option<T>) -> T {
         loop {
@@ -498,10 +538,15 @@ impl End {
             }
             let now = rt::now();
             let is_cut = self.0.shared.state.borrow().cut_at.is_some();
+            let given_up_at = self.given_up_at();
+            if given_up_at.is_some_and(|at| at <= now) {
+                self.give_up();
+                continue;
+            }
             let next = self.with(|outgoing, incoming, _, _| {
                 [outgoing.next_at(now), incoming.next_at(now)].into_iter().flatten().min()
             });
-            match next.filter(|_| !is_cut) {
+            match next.filter(|_| !is_cut).or(given_up_at) {
                 Some(at) => drop(rt::race(self.change(), rt::sleep(at - now)).await),
                 None => self.change().await,
             }

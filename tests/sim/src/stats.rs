@@ -29,6 +29,8 @@ faults! {
     SpuriousReadiness
     /// The relay began to poll instead of waiting to be told.
     Spinning
+    /// A direction let others have their turn.
+    Pause
     /// Bytes were on their way for a while.
     SlowSegment
     /// A peer paused in reading, and its buffer was full.

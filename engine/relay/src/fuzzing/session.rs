@@ -278,7 +278,7 @@ impl<'d> Peers<'d> {
             peer_closed: false,
             facts,
         };
-        let surroundings = Surroundings::new(pool, Spinning::new(Spin::Off, None), &config.timeouts);
+        let surroundings = Surroundings::new(pool, Spinning::new(Spin::Off, None));
         Parts {
             plain: Socket::new(plain),
             tls: Socket::new(tls),
