@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
 
@@ -26,6 +27,15 @@ fn parse_status(text: &str, name: &str) -> Option<u64> {
     value.split_ascii_whitespace().next()?.parse().ok()
 }
 
+/// The ticks that a process, its threads that have ended and its children that have been waited for took, from
+/// `/proc/PID/stat`.
+fn parse_process_ticks(text: &str) -> Option<u64> {
+    // The name, which may hold anything, is in parentheses; the state is the third field of proc_pid_stat(5).
+    let fields = text.rsplit_once(')')?.1.split_ascii_whitespace().skip(14 - 3);
+    let times: Vec<u64> = fields.take(4).map_while(|field| field.parse().ok()).collect();
+    (times.len() == 4).then(|| times.iter().sum())
+}
+
 /// The ticks of all processors that were not idle or waiting, from `/proc/stat`.
 fn parse_busy_ticks(text: &str) -> Option<u64> {
     let mut fields = text.lines().next()?.strip_prefix("cpu ")?.split_ascii_whitespace().map(str::parse);
@@ -37,10 +47,14 @@ fn parse_busy_ticks(text: &str) -> Option<u64> {
 
 /// Follows all threads of a process and of its children, those included that come and go meanwhile.
 ///
-/// A thread that goes between two calls of [`Watch::look`] is counted up to the first of them.
+/// What threads did that came and went between two calls of [`Watch::look`] is known in ticks only: those count where they are
+/// clearly more.
 pub(crate) struct Watch {
     pid: u32,
     with_children: bool,
+    tick_ns: u64,
+    /// First and last, in ticks.
+    ticks: (u64, u64),
     /// First and last usage seen of each thread; the first is zero when the thread came later.
     threads: BTreeMap<u32, (Usage, Usage)>,
 }
@@ -64,7 +78,8 @@ impl Watch {
 
     fn begin_with(pid: u32, with_children: bool) -> Result<Self> {
         let threads = threads(pid, with_children)?.into_iter().map(|(tid, usage)| (tid, (usage, usage))).collect();
-        Ok(Self { pid, with_children, threads })
+        let (ticks, tick_ns) = (process_ticks(pid, with_children), 1_000_000_000 / ticks_per_second()?);
+        Ok(Self { pid, with_children, tick_ns, ticks: (ticks, ticks), threads })
     }
 
     /// Takes note of what was used up to now.
@@ -75,18 +90,25 @@ impl Watch {
         for (tid, usage) in threads(self.pid, self.with_children)? {
             self.threads.entry(tid).or_default().1 = usage;
         }
+        self.ticks.1 = process_ticks(self.pid, self.with_children);
         Ok(())
     }
 
     /// What was used from the beginning to the last look.
     pub(crate) fn usage(&self) -> Usage {
-        self.threads.values().fold(Usage::default(), |sum, (first, last)| Usage {
+        let seen = self.threads.values().fold(Usage::default(), |sum, (first, last)| Usage {
             cpu_ns: sum.cpu_ns + last.cpu_ns.saturating_sub(first.cpu_ns),
             voluntary_switches: sum.voluntary_switches
                 + last.voluntary_switches.saturating_sub(first.voluntary_switches),
-        })
+        });
+        let ticks = self.ticks.1.saturating_sub(self.ticks.0);
+        let is_more = ticks.saturating_sub(TICKS_OF_DOUBT) * self.tick_ns > seen.cpu_ns;
+        Usage { cpu_ns: if is_more { ticks * self.tick_ns } else { seen.cpu_ns }, ..seen }
     }
 }
+
+/// A process's time and its sum may differ by this, and mean the same.
+const TICKS_OF_DOUBT: u64 = 3;
 
 /// The process and its descendants.
 pub(crate) fn tree(pid: u32) -> Vec<u32> {
@@ -102,6 +124,13 @@ pub(crate) fn tree(pid: u32) -> Vec<u32> {
         next += 1;
     }
     all
+}
+
+/// Of those that are gone, their parent says it.
+fn process_ticks(pid: u32, with_children: bool) -> u64 {
+    let processes = if with_children { tree(pid) } else { vec![pid] };
+    let of = |pid| parse_process_ticks(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?);
+    processes.into_iter().filter_map(of).sum()
 }
 
 fn threads(pid: u32, with_children: bool) -> Result<Vec<(u32, Usage)>> {
@@ -169,8 +198,13 @@ pub(crate) fn busy_seconds(ticks_per_second: u64) -> Result<f64> {
 /// # Errors
 /// When `getconf` cannot be run.
 pub(crate) fn ticks_per_second() -> Result<u64> {
+    static KNOWN: OnceLock<u64> = OnceLock::new();
+    if let Some(ticks) = KNOWN.get() {
+        return Ok(*ticks);
+    }
     let output = Command::new("getconf").arg("CLK_TCK").output().context("getconf")?;
-    String::from_utf8_lossy(&output.stdout).trim().parse().context("getconf CLK_TCK")
+    let ticks = String::from_utf8_lossy(&output.stdout).trim().parse().context("getconf CLK_TCK")?;
+    Ok(*KNOWN.get_or_init(|| ticks))
 }
 
 #[cfg(test)]
@@ -200,10 +234,46 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_comes_later_counts_from_zero_and_one_that_goes_counts_to_its_end() {
+    fn a_process_has_its_own_time_and_that_of_its_dead_children() {
+        let text = "7 (a) b) c) S 1 7 7 0 -1 4194560 1 2 3 4 100 20 3 4000 20 0 1 0 9 9\n";
+        assert_eq!(parse_process_ticks(text), Some(4123));
+        assert_eq!(parse_process_ticks("7 (a) S 1 7 7 0 -1 4194560 1 2 3 4 100 20 3"), None);
+    }
+
+    fn watch(ticks: u64) -> Watch {
         let usage = |cpu_ns| Usage { cpu_ns, voluntary_switches: 0 };
         let threads = [(1, (usage(100), usage(150))), (2, (usage(0), usage(30))), (3, (usage(5), usage(5)))];
-        let watch = Watch { pid: 0, with_children: false, threads: threads.into_iter().collect() };
-        assert_eq!(watch.usage(), usage(80));
+        Watch {
+            pid: 0,
+            with_children: false,
+            tick_ns: 10,
+            ticks: (7, 7 + ticks),
+            threads: threads.into_iter().collect(),
+        }
+    }
+
+    #[test]
+    fn a_thread_that_comes_later_counts_from_zero_and_one_that_goes_counts_to_its_end() {
+        assert_eq!(watch(0).usage().cpu_ns, 80);
+    }
+
+    #[test]
+    fn threads_that_nobody_has_seen_count_in_ticks() {
+        assert_eq!(watch(11).usage().cpu_ns, 80);
+        assert_eq!(watch(12).usage().cpu_ns, 120);
+    }
+
+    #[test]
+    fn a_thread_that_came_and_went_is_in_the_time_of_its_process() {
+        let mut watch = Watch::begin_alone(std::process::id()).unwrap();
+        let busy = || {
+            let began = crate::now();
+            while crate::now() - began < std::time::Duration::from_millis(300) {
+                std::hint::black_box(0);
+            }
+        };
+        std::thread::spawn(busy).join().unwrap();
+        watch.look().unwrap();
+        assert!(watch.usage().cpu_ns > 100_000_000, "{:?}", watch.usage());
     }
 }

@@ -326,7 +326,7 @@ fn markdown(points: &[Point]) -> String {
             let medians = || own.iter().map(|point| point.value.median);
             let (most, least) = (medians().fold(f64::MIN, f64::max), medians().fold(f64::MAX, f64::min));
             let is_whole = !is_busy || counts.iter().all(|count| own.iter().any(|point| point.connections == *count));
-            let ratio = if is_whole { format!("{:.2}", most / least) } else { String::new() };
+            let ratio = if is_whole && own.len() > 1 { format!("{:.2}", most / least) } else { String::new() };
             let _ = writeln!(text, "| {} | {} | {ratio} |", subject.name(), cells.join(" | "));
         }
         text.push('\n');
