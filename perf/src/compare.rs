@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -235,10 +235,25 @@ fn head(setup: &Setup, plan: &Plan) -> String {
     );
     let mut versions: Vec<String> = plan.subjects().into_iter().filter_map(|subject| setup.version(subject)).collect();
     versions.dedup();
+    versions.extend(tree().into_iter().chain(said(&["rustc", "--version"])));
     versions.iter().for_each(|version| text += &format!("{version}\n"));
     text += "AES-128-GCM, ECDSA P-256, certificate and name verified; the subject on one processor, load and far end on \
              another.\n\n";
     text
+}
+
+/// The first line of what a command says, if it can be run.
+fn said(command: &[&str]) -> Option<String> {
+    let (program, arguments) = command.split_first()?;
+    let output = Command::new(program).args(arguments).output().ok().filter(|output| output.status.success())?;
+    String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_string)
+}
+
+/// The commit that the current directory has, where it has one.
+fn tree() -> Option<String> {
+    let commit = said(&["git", "rev-parse", "--short=12", "HEAD"])?;
+    let is_changed = said(&["git", "status", "--porcelain", "--untracked-files=no"]).is_some();
+    Some(format!("commit {commit}{}", if is_changed { ", changed" } else { "" }))
 }
 
 fn write_down(
@@ -268,9 +283,11 @@ fn write_down(
         open_loop.unwrap_or_default()
     );
     readme += &summary.markdown();
-    readme += "\n## How each was started (TLS 1.2)\n";
-    for subject in plan.subjects().into_iter().filter(|subject| !subject.is_plain()) {
-        readme += &format!("\n{}:\n\n```\n{}```\n", subject.name(), setup.settings(subject, Tls::Tls12, WORKERS));
+    for tls in &plan.tls {
+        readme += &format!("\n## How each was started, TLS {}\n", tls.name());
+        for subject in plan.subjects().into_iter().filter(|subject| !subject.is_plain()) {
+            readme += &format!("\n{}:\n\n```\n{}```\n", subject.name(), setup.settings(subject, *tls, WORKERS));
+        }
     }
     write("README.md", readme)?;
     plot::all(out, summary)
