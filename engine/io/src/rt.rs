@@ -33,6 +33,21 @@ pub fn run_on_virtual_time<F: Future>(future: F) -> io::Result<F::Output> {
     Ok(tokio::task::LocalSet::new().block_on(&runtime, future))
 }
 
+/// Runs a test in a thread of its own: a future that nobody wakes would not end, and a limit inside its runtime would not
+/// either.
+#[cfg(test)]
+pub(crate) fn tested(test: impl FnOnce() + Send + 'static) {
+    let (done, ended) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        test();
+        done.send(())
+    });
+    match ended.recv_timeout(Duration::from_secs(30)) {
+        Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("nobody was woken"),
+        _ => drop(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))),
+    }
+}
+
 /// Starts a task on this thread.
 pub fn spawn(task: impl Future<Output = ()> + 'static) {
     drop(tokio::task::spawn_local(task));

@@ -286,14 +286,16 @@ mod tests {
     }
 
     /// Runs `future` on a clock of its own; it may not take longer than a minute.
-    fn within_a_minute(future: impl Future<Output = ()>) {
-        let done = rt::run_on_virtual_time(async { rt::timeout(Duration::from_secs(60), future).await }).unwrap();
-        assert!(done.is_some(), "nobody was woken");
+    fn within_a_minute<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+        rt::tested(|| {
+            let limited = async { rt::timeout(Duration::from_secs(60), test()).await };
+            assert!(rt::run_on_virtual_time(limited).unwrap().is_some(), "nobody was woken");
+        });
     }
 
     #[test]
     fn a_hold_ends_when_nothing_has_come_for_its_time_or_up_to_twice_that() {
-        within_a_minute(async {
+        within_a_minute(|| async {
             let (hold, ms) = (Hold::default(), Duration::from_millis);
             for round in 0..3 {
                 let begun = rt::now();
@@ -318,7 +320,7 @@ mod tests {
 
     #[test]
     fn a_hold_wakes_who_waits_last_whatever_has_become_of_the_budget_of_its_task() {
-        within_a_minute(async {
+        within_a_minute(|| async {
             let hold = Hold::default();
             let noop = &mut Context::from_waker(Waker::noop());
             assert!(hold.poll_over(noop).is_pending());

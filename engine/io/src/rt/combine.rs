@@ -231,54 +231,53 @@ mod tests {
 
     #[test]
     fn a_part_is_polled_when_it_was_woken_itself_or_roused_and_not_with_the_others() {
+        rt::tested(|| rt::run_on_reactor(only_for_itself()).unwrap());
+    }
+
+    async fn only_for_itself() {
         let (signal, polls) = (Signal::default(), Cell::new(0));
         let counted = |polls_then: u32| assert_eq!(polls.get(), polls_then);
-        rt::run_on_reactor(async {
-            let waits = apart(async {
-                let mut wait = pin!(signal.wait());
-                poll_fn(|context| {
-                    polls.set(polls.get() + 1);
-                    wait.as_mut().poll(context)
-                })
-                .await;
-            });
-            let rouser = waits.rouser();
-            let others = async {
-                counted(1);
-                for _ in 0..5 {
-                    rt::yield_now().await;
-                    counted(1);
-                }
-                rouser.rouse();
-                counted(1);
+        let waits = apart(async {
+            let mut wait = pin!(signal.wait());
+            poll_fn(|context| {
+                polls.set(polls.get() + 1);
+                wait.as_mut().poll(context)
+            })
+            .await;
+        });
+        let rouser = waits.rouser();
+        let others = async {
+            counted(1);
+            for _ in 0..5 {
                 rt::yield_now().await;
-                counted(2);
-                rt::yield_now().await;
-                counted(2);
-                signal.set();
-            };
-            join(waits, others).await;
-            counted(3);
-        })
-        .unwrap();
+                counted(1);
+            }
+            rouser.rouse();
+            counted(1);
+            rt::yield_now().await;
+            counted(2);
+            rt::yield_now().await;
+            counted(2);
+            signal.set();
+        };
+        join(waits, others).await;
+        counted(3);
     }
 
     #[test]
     fn a_part_that_goes_to_another_task_wakes_that_one() {
+        rt::tested(|| rt::run_on_reactor(the_task_that_has_it()).unwrap());
+    }
+
+    async fn the_task_that_has_it() {
         let signal = Signal::default();
-        rt::run_on_reactor(async {
-            let mut waits = pin!(apart(signal.wait()));
-            let nobody = Waker::noop();
-            assert!(waits.as_mut().poll(&mut Context::from_waker(nobody)).is_pending());
-            let both = join(waits, async {
-                rt::yield_now().await;
-                signal.set();
-            });
-            assert!(
-                rt::timeout(Duration::from_secs(20), both).await.is_some(),
-                "it has woken the task it was in before"
-            );
-        })
-        .unwrap();
+        let mut waits = pin!(apart(signal.wait()));
+        let nobody = Waker::noop();
+        assert!(waits.as_mut().poll(&mut Context::from_waker(nobody)).is_pending());
+        let both = join(waits, async {
+            rt::yield_now().await;
+            signal.set();
+        });
+        assert!(rt::timeout(Duration::from_secs(20), both).await.is_some(), "it has woken the task it was in before");
     }
 }
