@@ -27,13 +27,14 @@ fn parse_status(text: &str, name: &str) -> Option<u64> {
     value.split_ascii_whitespace().next()?.parse().ok()
 }
 
-/// The ticks that a process, its threads that have ended and its children that have been waited for took, from
-/// `/proc/PID/stat`.
-fn parse_process_ticks(text: &str) -> Option<u64> {
+/// The ticks that a process took, with its threads that have ended, and with its children that have been waited for if that is
+/// asked for; from `/proc/PID/stat`.
+fn parse_process_ticks(text: &str, with_children: bool) -> Option<u64> {
     // The name, which may hold anything, is in parentheses; the state is the third field of proc_pid_stat(5).
     let fields = text.rsplit_once(')')?.1.split_ascii_whitespace().skip(14 - 3);
-    let times: Vec<u64> = fields.take(4).map_while(|field| field.parse().ok()).collect();
-    (times.len() == 4).then(|| times.iter().sum())
+    let wanted = if with_children { 4 } else { 2 };
+    let times: Vec<u64> = fields.take(wanted).map_while(|field| field.parse().ok()).collect();
+    (times.len() == wanted).then(|| times.iter().sum())
 }
 
 /// The ticks of all processors that were not idle or waiting, from `/proc/stat`.
@@ -129,7 +130,7 @@ pub(crate) fn tree(pid: u32) -> Vec<u32> {
 /// Of those that are gone, their parent says it.
 fn process_ticks(pid: u32, with_children: bool) -> u64 {
     let processes = if with_children { tree(pid) } else { vec![pid] };
-    let of = |pid| parse_process_ticks(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?);
+    let of = |pid| parse_process_ticks(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?, with_children);
     processes.into_iter().filter_map(of).sum()
 }
 
@@ -236,8 +237,9 @@ mod tests {
     #[test]
     fn a_process_has_its_own_time_and_that_of_its_dead_children() {
         let text = "7 (a) b) c) S 1 7 7 0 -1 4194560 1 2 3 4 100 20 3 4000 20 0 1 0 9 9\n";
-        assert_eq!(parse_process_ticks(text), Some(4123));
-        assert_eq!(parse_process_ticks("7 (a) S 1 7 7 0 -1 4194560 1 2 3 4 100 20 3"), None);
+        assert_eq!(parse_process_ticks(text, true), Some(4123));
+        assert_eq!(parse_process_ticks(text, false), Some(120));
+        assert_eq!(parse_process_ticks("7 (a) S 1 7 7 0 -1 4194560 1 2 3 4 100 20 3", true), None);
     }
 
     fn watch(ticks: u64) -> Watch {

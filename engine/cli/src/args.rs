@@ -318,8 +318,8 @@ pub(crate) struct TunnelOptions {
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "60", help_heading = "Network")]
     pub(crate) half_close_timeout: Duration,
 
-    /// Idle time before a peer is asked whether it is there (TCP keepalive), in seconds; 0: never. For how long it may leave that
-    /// unanswered says --ack-timeout
+    /// Idle time before a peer is asked whether it is there (TCP keepalive), in seconds; 0: never. It may leave that unanswered
+    /// for --ack-timeout, or --user-timeout if that is shorter
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds_or_off, default_value = "30", help_heading = "Network")]
     pub(crate) keepalive: Duration,
 

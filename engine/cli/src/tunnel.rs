@@ -85,7 +85,8 @@ impl TunnelOptions {
     }
 
     pub(crate) fn keep_alive(&self) -> Option<KeepAlive> {
-        keep_alive(self.keepalive, self.ack_timeout)
+        let limits = [self.ack_timeout, self.user_timeout].into_iter().filter(|limit| !limit.is_zero());
+        keep_alive(self.keepalive, limits.min())
     }
 
     pub(crate) fn user_timeout(&self) -> Option<Duration> {
@@ -105,12 +106,11 @@ impl TunnelOptions {
 
 /// Probes from the end of `idle` on, of which as many may go unanswered as fit into `unheard`: where nothing else is under way,
 /// this is all that notices a dead peer.
-fn keep_alive(idle: Duration, unheard: Duration) -> Option<KeepAlive> {
-    let third = Duration::from_secs((unheard / KEEPALIVE_COUNT).as_secs());
-    let (interval, count) = match unheard.is_zero() {
-        true => (KEEPALIVE_INTERVAL, KEEPALIVE_COUNT),
-        false => {
-            let interval = third.max(KEEPALIVE_SECOND);
+fn keep_alive(idle: Duration, unheard: Option<Duration>) -> Option<KeepAlive> {
+    let (interval, count) = match unheard {
+        None => (KEEPALIVE_INTERVAL, KEEPALIVE_COUNT),
+        Some(unheard) => {
+            let interval = Duration::from_secs((unheard / KEEPALIVE_COUNT).as_secs()).max(KEEPALIVE_SECOND);
             (interval, unheard.as_millis().div_ceil(interval.as_millis()) as u32) // at most 6
         }
     };
@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn keepalive_takes_as_long_as_acknowledgements_may_and_its_times_are_such_as_the_kernel_takes() {
         let seconds = Duration::from_secs_f64;
-        assert_eq!(keep_alive(Duration::ZERO, seconds(30.0)), None);
+        assert_eq!(keep_alive(Duration::ZERO, Some(seconds(30.0))), None);
         for (idle, unheard, wanted) in [
             (30.0, 30.0, (30, 10, 3)),
             (7200.0, 30.0, (7200, 10, 3)),
@@ -149,8 +149,9 @@ mod tests {
             (30.0, 300.0, (30, 100, 3)),
             (86_400.0, 86_400.0, (32_767, 28_800, 3)),
         ] {
-            let KeepAlive { idle: first, interval, count } = keep_alive(seconds(idle), seconds(unheard)).unwrap();
-            assert_eq!((first.as_secs(), interval.as_secs(), count), wanted, "{idle} {unheard}");
+            let unheard = Some(seconds(unheard)).filter(|unheard| !unheard.is_zero());
+            let KeepAlive { idle: first, interval, count } = keep_alive(seconds(idle), unheard).unwrap();
+            assert_eq!((first.as_secs(), interval.as_secs(), count), wanted, "{idle} {unheard:?}");
         }
     }
 }

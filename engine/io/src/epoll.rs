@@ -15,7 +15,7 @@ use crate::net::{self, ConnectOptions, Connection};
 use crate::pool::Buffer;
 use crate::rt;
 use crate::socket::Socket;
-use crate::stream::{BYTES_PER_TURN, Control, Driver, Hold, Patience, Received, Stream, held_too_long};
+use crate::stream::{BYTES_PER_TURN, Driver, Hold, Patience, Received, Stream, held_too_long};
 
 /// The driver for hosts without io_uring.
 pub struct Epoll;
@@ -130,11 +130,15 @@ impl Stream for EpollStream {
 
     async fn readable(&self) -> io::Result<()> {
         loop {
-            // Readiness is remembered from before the last byte was taken: ask the socket itself.
+            // Readiness is remembered from before the last byte was taken: ask the socket itself, in a way that leaves an
+            // error to the receive that follows.
             self.fd.readable().await?.retain_ready();
-            match self.fd.try_io(Interest::READABLE, |socket| socket.peek(&mut [0])) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                _ => return Ok(()),
+            let is_there = |socket: &Socket| match socket.is_readable() {
+                true => Ok(()),
+                false => Err(io::Error::from(io::ErrorKind::WouldBlock)),
+            };
+            if self.fd.try_io(Interest::READABLE, is_there).is_ok() {
+                return Ok(());
             }
         }
     }

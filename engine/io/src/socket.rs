@@ -107,6 +107,19 @@ impl Socket {
         if count < 0 { Err(io::Error::last_os_error()) } else { Ok(count as usize) }
     }
 
+    /// Whether a receive would bring something: bytes, the end, or an error, which is left to it.
+    pub(crate) fn is_readable(&self) -> bool {
+        self.poll(libc::POLLIN) != 0
+    }
+
+    /// What of `events`, or of what is always told, is there.
+    fn poll(&self, events: libc::c_short) -> libc::c_short {
+        let mut asked = libc::pollfd { fd: self.as_raw_fd(), events, revents: 0 };
+        // SAFETY: one entry, which the kernel fills in; without a time it does not wait. An error stays where it is.
+        let there = unsafe { libc::poll(&raw mut asked, 1, 0) };
+        if there > 0 { asked.revents } else { 0 }
+    }
+
     /// Sets whether calls on the descriptor itself wait.
     pub(crate) fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
         self.sock().set_nonblocking(nonblocking)
@@ -206,10 +219,7 @@ impl Control for Socket {
     /// The state alone would not do: a connection that has ended well in both directions is in the same one, with bytes that
     /// are still to be read.
     fn is_gone(&self) -> bool {
-        let mut asked = libc::pollfd { fd: self.as_raw_fd(), events: 0, revents: 0 };
-        // SAFETY: one entry, which the kernel fills in; without a time it does not wait. An error stays where it is.
-        let there = unsafe { libc::poll(&raw mut asked, 1, 0) };
-        there > 0 && asked.revents & libc::POLLERR != 0
+        self.poll(0) & libc::POLLERR != 0
     }
 }
 

@@ -129,7 +129,8 @@ pub trait Control: Clone + 'static {
     /// What send says.
     fn try_send(&self, bytes: &[u8]) -> io::Result<usize>;
 
-    /// Looks at the next bytes without taking them and without waiting.
+    /// Looks at the next bytes without taking them and without waiting. An error is said only once: it is gone with this
+    /// ([`Control::is_gone`] leaves it).
     ///
     /// # Errors
     /// What recv says.

@@ -95,11 +95,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
 
     /// Receives once and sends it.
     async fn turn(&mut self) -> Result<Turn, SessionError> {
-        if self.shared.plain.is_look_due() {
-            // To be the next one's, while it is still near the processor.
-            self.loan = None;
-            self.shared.plain.look().await;
-        }
+        self.let_others_run().await;
         let mut loan = match self.loan.take() {
             Some(loan) if loan.buffer.is_big() == self.want_big => loan,
             other => {
@@ -140,6 +136,14 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
                 self.want_big = self.scanner.record_bytes_left() > RECORD_PLAIN_BYTES_MAX;
                 self.wait_for_plain().await
             }
+        }
+    }
+
+    /// Their buffer is this one, while it is still near the processor.
+    async fn let_others_run(&mut self) {
+        if self.shared.plain.is_look_due() {
+            self.loan = None;
+            self.shared.plain.look().await;
         }
     }
 
@@ -298,13 +302,16 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
                 return Ok(());
             }
             let mut head = [0; 12];
-            let there = shared.plain.socket().peek(&mut head);
-            // A server that has ended, or failed, answers nothing any more: the turn finds out which.
-            let is_over = is_server
-                && match &there {
-                    Ok(count) => *count == 0,
-                    Err(error) => error.kind() != io::ErrorKind::WouldBlock,
-                };
+            // Before the look, which would take the error away from the turn.
+            let is_gone = shared.plain.socket().is_gone();
+            let there = if is_gone { Ok(0) } else { shared.plain.socket().peek(&mut head) };
+            // A server that has ended answers nothing any more, and nobody does who has failed: the turn finds out which.
+            let is_over = is_gone
+                || is_server
+                    && match &there {
+                        Ok(count) => *count == 0,
+                        Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+                    };
             let is_due =
                 there.as_ref().is_ok_and(|count| *count == head.len()) && (is_server || is_reply(&head) == Some(true));
             if !self.scanner.at_boundary() || is_over {
@@ -345,6 +352,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
 
     /// Moves the first four bytes of a record, so that the rest of it can be told from what follows.
     async fn take_record_head(&mut self) -> Result<(), SessionError> {
+        self.let_others_run().await;
         self.loan = None;
         let mut buffer = self.lender.small()?;
         self.lay_out(&mut buffer, 4)?;

@@ -286,9 +286,8 @@ impl<S: Stream> Shared<S> {
         loop {
             if self.is_resting.get() {
                 self.rest().await;
-            } else {
-                rt::sleep(tick).await;
             }
+            rt::sleep(tick).await;
             let now = rt::now();
             if now - looked > PAUSES_IN_TICKS * tick {
                 // No clock ran, or this process was stopped, and its host perhaps: nobody has read meanwhile what the
@@ -307,23 +306,24 @@ impl<S: Stream> Shared<S> {
                 flow: flow.get(),
                 owes_replies,
                 unheard: stream.socket().unheard(),
+                is_awaited: !stream.socket().is_acknowledged(),
             };
             let (plain, tls) = (facts(&self.out_flow, &self.plain, owed), facts(&self.back_flow, &self.tls, due));
             if let Some(error) = watch.look(now, times, plain, tls) {
                 return error;
             }
-            self.is_resting.set(plain.is_at_rest() && tls.is_at_rest());
+            // Where a side has ended, nobody listens to it, and an error of its socket would be heard by nobody.
+            let is_whole = !self.peer_closed.get() && !self.plain_ended.get();
+            self.is_resting.set(is_whole && plain.is_at_rest() && tls.is_at_rest());
         }
     }
 
     /// Leaves it to keepalive whether both sides are there, until something comes: an idle connection costs nothing.
     async fn rest(&self) {
-        let is_limited = !self.config.timeouts.acknowledge.is_zero();
-        let limits = [self.plain.socket(), self.tls.socket()].map(|side| (side, side.user_timeout()));
-        let limits = || limits.into_iter().filter(|(_, limit)| is_limited && limit.is_some());
-        limits().for_each(|(side, _)| side.set_user_timeout(None));
+        let limits_rest = !self.config.timeouts.acknowledge.is_zero();
+        let _without =
+            [&self.plain, &self.tls].map(|side| limits_rest.then(|| WithoutUserTimeout::begin(side.socket())));
         self.stirred.wait().await;
-        limits().for_each(|(side, limit)| side.set_user_timeout(limit));
     }
 
     /// Something has come: the clocks may have a reason to run.
@@ -344,6 +344,30 @@ impl<S: Stream> Drop for Shared<S> {
             // A panic, or the end of the process: no operation may keep the sockets.
             self.plain.socket().abort();
             self.tls.socket().abort();
+        }
+    }
+}
+
+/// A socket has no user timeout for as long as this lives.
+struct WithoutUserTimeout<'s, C: Control> {
+    socket: &'s C,
+    before: Option<Duration>,
+}
+
+impl<'s, C: Control> WithoutUserTimeout<'s, C> {
+    fn begin(socket: &'s C) -> Self {
+        let before = socket.user_timeout();
+        if before.is_some() {
+            socket.set_user_timeout(None);
+        }
+        Self { socket, before }
+    }
+}
+
+impl<C: Control> Drop for WithoutUserTimeout<'_, C> {
+    fn drop(&mut self) {
+        if self.before.is_some() {
+            self.socket.set_user_timeout(self.before);
         }
     }
 }

@@ -38,13 +38,15 @@ pub(crate) struct SideFacts {
     pub(crate) owes_replies: bool,
     /// It owes an acknowledgement, and its last one came so long ago.
     pub(crate) unheard: Option<Unheard>,
+    /// Something waits for it: on its way, or behind its closed window, where keepalive does not ask.
+    pub(crate) is_awaited: bool,
 }
 
 impl SideFacts {
     /// Whether none of its clocks has a reason to run: TCP's keepalive is enough.
     pub(crate) fn is_at_rest(&self) -> bool {
-        let Self { flow, owes_replies, unheard } = self;
-        !flow.is_sending && !flow.is_inside && !owes_replies && unheard.is_none()
+        let Self { flow, owes_replies, unheard, is_awaited } = self;
+        !flow.is_sending && !flow.is_inside && !owes_replies && unheard.is_none() && !is_awaited
     }
 }
 
@@ -123,7 +125,7 @@ impl SideClocks {
         facts: SideFacts,
         towards: Flow,
     ) -> Option<SessionError> {
-        let SideFacts { flow, owes_replies, unheard } = facts;
+        let SideFacts { flow, owes_replies, unheard, .. } = facts;
         // While the other side does not take what came from this one, nobody listens to it.
         let listened_to = !flow.is_sending;
         let silent = self.replies.read(now, (owes_replies && listened_to).then_some(flow.received));
@@ -185,6 +187,7 @@ mod tests {
             SideFacts { flow: Flow { is_sending: true, ..busy }, ..idle },
             SideFacts { flow: Flow { is_inside: true, ..busy }, ..idle },
             SideFacts { unheard: Some(Unheard::Bytes(Duration::ZERO)), ..idle },
+            SideFacts { is_awaited: true, ..idle },
         ] {
             assert!(!facts.is_at_rest(), "{facts:?}");
         }

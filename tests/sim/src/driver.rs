@@ -21,7 +21,7 @@ const GONE_INTERVAL: Duration = Duration::from_millis(250);
 /// How often, of a thousand, something is said to be readable that is not.
 const SPURIOUS: usize = 50;
 
-/// How often, of a thousand, a direction is to let others have their turn before it receives.
+/// How often, of a thousand, a direction that has received is to let others have their turn before it receives again.
 const PAUSES: usize = 50;
 
 /// Behind the bytes of a receive the kernel leaves the buffer alone; whoever reads on finds this.
@@ -45,7 +45,7 @@ impl Control for End {
     }
 
     fn peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
-        let there = Self::peek(self, bytes.len())?;
+        let there = Self::peek(self, bytes.len()).inspect_err(|error| self.has_said(error))?;
         bytes.iter_mut().zip(&there).for_each(|(to, from)| *to = *from);
         Ok(there.len())
     }
@@ -88,6 +88,7 @@ fn polled_again() -> impl Future<Output = ()> {
 pub(crate) struct SimStream {
     end: End,
     is_eager: Cell<bool>,
+    is_look_due: Cell<bool>,
 }
 
 impl Stream for SimStream {
@@ -95,7 +96,7 @@ impl Stream for SimStream {
 
     fn adopt(socket: End) -> io::Result<Self> {
         socket.begins_to_ask();
-        Ok(Self { end: socket, is_eager: Cell::new(false) })
+        Ok(Self { end: socket, is_eager: Cell::new(false), is_look_due: Cell::new(false) })
     }
 
     fn socket(&self) -> &End {
@@ -111,12 +112,14 @@ impl Stream for SimStream {
 
     /// Time goes on only while everybody waits for it.
     async fn look(&self) {
-        self.end.network().count(Fault::Pause);
+        if self.is_look_due.take() {
+            self.end.network().count(Fault::Pause);
+        }
         rt::sleep(TICK).await;
     }
 
     fn is_look_due(&self) -> bool {
-        self.end.network().chance(PAUSES)
+        self.is_look_due.get()
     }
 
     async fn readable(&self) -> io::Result<()> {
@@ -134,6 +137,7 @@ impl Stream for SimStream {
     }
 
     async fn receive(&self, mut buffer: Buffer, patience: Patience) -> (io::Result<Received>, Buffer) {
+        assert!(!self.is_look_due.get(), "a receive, though it was time to let others have their turn");
         let end = self.end.clone();
         let most = buffer.slices_bytes();
         let first = end.try_receive(most);
@@ -147,6 +151,7 @@ impl Stream for SimStream {
             Some(Ok(bytes)) if bytes.is_empty() => Ok(Received::End),
             Some(Ok(bytes)) => {
                 scatter(&mut buffer, &bytes);
+                self.is_look_due.set(end.network().chance(PAUSES));
                 Ok(Received::Bytes(bytes.len()))
             }
             Some(Err(error)) => Err(error),

@@ -156,6 +156,10 @@ struct EndState {
     closed: bool,
     /// Keepalive ended it.
     is_given_up: bool,
+    /// The kernel says only once why a connection is gone; who asks again hears of an end.
+    is_said: bool,
+    /// Its owner has received the end of the stream.
+    is_ended: bool,
     /// Keepalive is on.
     asks: bool,
     user_timeout: Option<Duration>,
@@ -360,6 +364,7 @@ impl End {
             let there = incoming.arrived.len().min(most);
             let ended = incoming.end_at.is_some_and(|at| at <= rt::now()) && incoming.flying.is_empty();
             match there {
+                0 if own.is_reset && own.is_said => Ok(0),
                 0 if own.is_reset => Err(own.reset()),
                 0 if ended || own.read_shut => Ok(0),
                 0 => Err(would_block()),
@@ -367,7 +372,10 @@ impl End {
             }
         });
         let count = match there? {
-            0 => 0,
+            0 => self.with(|_, _, own, _| {
+                own.is_ended = true;
+                0
+            }),
             there => self.network().part(there, Fault::ShortRead),
         };
         let bytes: Vec<u8> = self.with(|_, incoming, _, _| {
@@ -390,6 +398,11 @@ impl End {
                 _ => Ok(bytes),
             }
         })
+    }
+
+    /// Its owner has heard of `error`, without receiving.
+    pub(crate) fn has_said(&self, error: &io::Error) {
+        self.with(|_, _, own, _| own.is_said |= !is_would_block(error));
     }
 
     /// Sends some of `bytes`.
@@ -513,14 +526,19 @@ impl End {
     }
 
     pub(crate) fn set_user_timeout(&self, timeout: Option<Duration>) {
-        self.with(|_, _, own, _| own.user_timeout = timeout);
+        let is_ended = self.with(|_, _, own, _| {
+            own.user_timeout = timeout;
+            own.is_ended
+        });
+        assert!(!is_ended || timeout.is_some(), "left to keepalive, though nobody receives from it any more");
         self.0.shared.changed();
     }
 
     /// When keepalive gives the connection up, should nothing else be under way.
     fn given_up_at(&self) -> Option<Instant> {
         let cut_at = self.0.shared.state.borrow().cut_at?;
-        let asks = self.is_acknowledged() && self.with(|_, _, own, _| own.asks && !own.is_reset);
+        // Not while something waits behind the other end's closed window.
+        let asks = self.is_acknowledged() && self.room() > 0 && self.with(|_, _, own, _| own.asks && !own.is_reset);
         let limit = self.user_timeout().unwrap_or(KEEPALIVE + KEEPALIVE_PROBES);
         asks.then(|| cut_at + limit)
     }
