@@ -128,6 +128,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
             }
             Received::End => {
                 self.shared.plain_ended.set(true);
+                self.shared.stir();
                 self.shared.plain_first.set(!self.shared.peer_closed.get());
                 Ok(Turn::Last)
             }

@@ -158,6 +158,9 @@ impl Stream for SimStream {
         };
         end.complete().await;
         end.has_heard();
+        if matches!(outcome, Ok(Received::End)) {
+            end.has_ended();
+        }
         (outcome, buffer)
     }
 

@@ -158,7 +158,7 @@ struct EndState {
     is_given_up: bool,
     /// The kernel says only once why a connection is gone; who asks again hears of an end.
     is_said: bool,
-    /// Its owner has received the end of the stream.
+    /// Its owner knows that the stream has ended.
     is_ended: bool,
     /// Keepalive is on.
     asks: bool,
@@ -372,10 +372,7 @@ impl End {
             }
         });
         let count = match there? {
-            0 => self.with(|_, _, own, _| {
-                own.is_ended = true;
-                0
-            }),
+            0 => 0,
             there => self.network().part(there, Fault::ShortRead),
         };
         let bytes: Vec<u8> = self.with(|_, incoming, _, _| {
@@ -403,6 +400,11 @@ impl End {
     /// Its owner has heard of `error`, without receiving.
     pub(crate) fn has_said(&self, error: &io::Error) {
         self.with(|_, _, own, _| own.is_said |= !is_would_block(error));
+    }
+
+    /// Its owner knows that the stream has ended.
+    pub(crate) fn has_ended(&self) {
+        self.with(|_, _, own, _| own.is_ended = true);
     }
 
     /// Sends some of `bytes`.
