@@ -72,6 +72,9 @@ fn the_host_is_told_what_it_must_know_and_autotuning_stays_on() {
         assert_eq!(calls(&trace, "prctl(PR_SET_IO_FLUSHER, 1").len(), 1, "{driver}: {trace}");
         // Sizes set by hand would switch the kernel's tuning off.
         assert!(calls(&trace, "SO_RCVBUF").is_empty() && calls(&trace, "SO_SNDBUF").is_empty(), "{driver}: {trace}");
+        // Room for whole buffers is asked for, and taken as given: nobody waits for so many bytes.
+        let low = |bytes| calls(&trace, &format!("SO_RCVLOWAT, [{bytes}]")).len();
+        assert_eq!((low(2 << 20), low(1)), (2, 2), "{driver}: both sides: {trace}");
         // A user timeout also cuts a peer that does not read: not on loopback, and both sides are that here.
         assert!(calls(&trace, "TCP_USER_TIMEOUT").is_empty(), "{driver}: {trace}");
         assert_eq!(calls(&trace, "SO_KEEPALIVE, [1]").len(), 2, "{driver}: both sides: {trace}");

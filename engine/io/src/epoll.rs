@@ -104,6 +104,7 @@ impl Stream for EpollStream {
 
     fn adopt(socket: Socket) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
+        socket.open_window()?;
         // SAFETY: the descriptor is open as long as any clone of `socket` is, and the `AsyncFd` keeps one; a `Socket`
         // never changes its descriptor.
         let fd = unsafe { AsyncFd::register(socket) };

@@ -11,6 +11,10 @@ use socket2::{SockRef, TcpKeepalive};
 use crate::pool::Buffer;
 use crate::stream::{Control, Unheard};
 
+/// What a peer may send without being read: a big buffer that is read, and one that comes meanwhile. The kernel gives at most half of
+/// what `tcp_rmem` says.
+const WINDOW_BYTES: libc::c_int = 2 << 20;
+
 /// When TCP asks an idle peer whether it is still there.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct KeepAlive {
@@ -118,6 +122,30 @@ impl Socket {
         // SAFETY: one entry, which the kernel fills in; without a time it does not wait. An error stays where it is.
         let there = unsafe { libc::poll(&raw mut asked, 1, 0) };
         if there > 0 { asked.revents } else { 0 }
+    }
+
+    /// Has the kernel offer room for whole buffers from now on, and not only once it has seen that they are read at once, which on
+    /// a busy host it may never see: then 1 MiB comes in pieces of 64 KiB for good.
+    ///
+    /// Asking to be woken for so many bytes only makes that room (`tcp_set_rcvlowat`), and taking the wish back does not take it
+    /// away; other than by `SO_RCVBUF`, the kernel goes on to tune it.
+    pub(crate) fn open_window(&self) -> io::Result<()> {
+        for bytes in [WINDOW_BYTES, 1] {
+            // SAFETY: the kernel reads one int.
+            let done = unsafe {
+                libc::setsockopt(
+                    self.as_raw_fd(),
+                    libc::SOL_SOCKET,
+                    libc::SO_RCVLOWAT,
+                    (&raw const bytes).cast(),
+                    size_of::<libc::c_int>() as libc::socklen_t,
+                )
+            };
+            if done != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
     }
 
     /// Sets whether calls on the descriptor itself wait.

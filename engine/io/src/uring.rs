@@ -138,6 +138,7 @@ impl Stream for UringStream {
     fn adopt(socket: Socket) -> io::Result<Self> {
         // The ring waits for a socket only if its calls would wait.
         socket.set_nonblocking(false)?;
+        socket.open_window()?;
         Ok(Self {
             socket,
             poll: RefCell::new(None),
