@@ -104,6 +104,9 @@ struct Totals {
     bytes: AtomicU64,
     measuring: AtomicBool,
     stopping: AtomicBool,
+    /// What all of them send: were it one of each connection's own, many connections would send from memory and one from
+    /// the cache, and the proxy would be charged for it.
+    payload: File,
 }
 
 /// One connection, shared by its two threads.
@@ -194,7 +197,6 @@ impl Lane {
     /// Makes calls until told to stop, waits for the last reply, and closes our direction.
     fn write(&self) -> Result<()> {
         let depth = self.options.depth() as usize;
-        let payload = payload()?;
         let mut heads = Vec::new();
         let mut number = 0_u32;
         let mut slots = Vec::new();
@@ -209,7 +211,7 @@ impl Lane {
                 let (kind, size) = self.put(&mut heads, number, slot, due_ns);
                 number = number.wrapping_add(1);
                 if kind == Kind::Write && !self.options.verify {
-                    self.send_with(&heads, &payload, size as usize)?;
+                    self.send_with(&heads, size as usize)?;
                     heads.clear();
                 }
             }
@@ -260,8 +262,8 @@ impl Lane {
         (&self.stream).write_all(head).context("sending calls")
     }
 
-    /// Sends `size` bytes of the file `payload` behind `head`.
-    fn send_with(&self, mut head: &[u8], payload: &File, size: usize) -> Result<()> {
+    /// Sends `size` bytes of payload behind `head`.
+    fn send_with(&self, mut head: &[u8], size: usize) -> Result<()> {
         let socket = SockRef::from(&self.stream);
         while !head.is_empty() {
             match socket.send_with_flags(head, libc::MSG_MORE | libc::MSG_NOSIGNAL) {
@@ -272,7 +274,7 @@ impl Lane {
         }
         let mut sent = 0;
         while let Some(left) = NonZeroUsize::new(size - sent) {
-            match socket.sendfile(payload, sent, Some(left)) {
+            match socket.sendfile(&self.totals.payload, sent, Some(left)) {
                 Ok(0) => bail!("sending a payload: nothing was taken"),
                 Ok(count) => sent += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -384,8 +386,8 @@ struct Done {
 /// The first failure on any connection.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let flag = || AtomicBool::new(false);
-    let totals =
-        Arc::new(Totals { ops: AtomicU64::new(0), bytes: AtomicU64::new(0), measuring: flag(), stopping: flag() });
+    let (ops, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
+    let totals = Arc::new(Totals { ops, bytes, measuring: flag(), stopping: flag(), payload: payload()? });
     let (report, reports) = mpsc::channel();
     for _ in 0..options.connections() {
         let lane = Arc::new(Lane::open(options, &totals)?);

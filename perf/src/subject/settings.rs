@@ -54,7 +54,7 @@ fn sealane(subject: Subject, job: &Job<'_>, workers: usize) -> Started {
     let tls = tls.name();
     let args = format!(
         "client --listen {listen} --connect {connect} --server-name {SERVER_NAME} --ca-file {ca} --tls {tls} --workers {workers} \
-         --io {io} --connections-max 4096 {spin} {sealane_options}"
+         --io {io} --connections-max 2048 {spin} {sealane_options}"
     );
     Started { args: words(&args), files: Vec::new() }
 }
