@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::certificates::{self, RunDirectory};
-use crate::report::{self, Floor, Key, Measurement, Memory, Summary};
+use crate::report::{self, Floor, Floors, Key, Measurement, Memory, Spread, Summary};
 use crate::subject::{ProgramOptions, Programs, SUBJECT_CPU, Setup, Subject};
 use crate::tls::Tls;
 use crate::window::{LOAD_PATIENCE, Run, WARM_UP, WORKERS, Window, fields};
@@ -210,8 +210,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         ticks_per_second,
         rate: options.rate,
     };
-    let all = measure_all(&run, &plan, options.retries)?;
-    let floors = floors(&run, &plan)?;
+    let (all, floors) = measure_all(&run, &plan, options.retries)?;
     let calls = calls(&setup, &plan)?;
     let memory = memory(&run, &plan)?;
     let summary = Summary::new(&plan, &all, floors, calls, memory);
@@ -312,8 +311,8 @@ fn judge(bar: Option<f64>, summary: &Summary) -> ExitCode {
 }
 
 /// Every subject with every work, in turn, round by round. On a busy machine nothing is made again for ever.
-fn measure_all(run: &Run<'_>, plan: &Plan, retries: u32) -> Result<Vec<Measurement>> {
-    let mut all = Vec::new();
+fn measure_all(run: &Run<'_>, plan: &Plan, retries: u32) -> Result<(Vec<Measurement>, Floors)> {
+    let (mut all, mut alone) = (Vec::new(), Vec::new());
     let (mut retried, limit) = (Duration::ZERO, if plan.is_quick { RETRIES_FOR_QUICK } else { RETRIES_FOR });
     for round in 1..=plan.rounds {
         for key in report::keys(plan) {
@@ -331,23 +330,29 @@ fn measure_all(run: &Run<'_>, plan: &Plan, retries: u32) -> Result<Vec<Measureme
                 }
             }
         }
+        for tls in &plan.tls {
+            alone.push((*tls, aead_alone(run, *tls)?));
+        }
         eprintln!("round {round} of {} done", plan.rounds);
     }
-    Ok(all)
+    let floor = |tls: &Tls| {
+        let of_it = || alone.iter().filter(|(other, _)| other == tls).map(|(_, costs)| *costs);
+        let (seal, open) = (Spread::of(of_it().map(|(seal, _)| seal))?, Spread::of(of_it().map(|(_, open)| open))?);
+        Some((*tls, Floor { seal, open }))
+    };
+    let floors = plan.tls.iter().filter_map(floor).collect();
+    Ok((all, floors))
 }
 
-/// What sealing and opening cost alone, on the subject's processor.
-fn floors(run: &Run<'_>, plan: &Plan) -> Result<Vec<(Tls, Floor)>> {
-    let floor = |tls: &Tls| {
-        let mut aead = run.setup.start_own("aead", SUBJECT_CPU, &["aead", "--tls", tls.name()])?;
-        let line = aead.lines.recv_timeout(LOAD_PATIENCE).with_context(|| aead.log())?;
-        let fields = fields(&line);
-        let field = |name| fields.get(name).and_then(|text| text.parse().ok()).with_context(|| line.clone());
-        let floor = Floor { seal: field("seal")?, open: field("open")? };
-        aead.wait(LOAD_PATIENCE)?;
-        Ok((*tls, floor))
-    };
-    plan.tls.iter().map(floor).collect()
+/// What sealing and opening cost alone, on the subject's processor, in CPU seconds per GiB.
+fn aead_alone(run: &Run<'_>, tls: Tls) -> Result<(f64, f64)> {
+    let mut aead = run.setup.start_own("aead", SUBJECT_CPU, &["aead", "--tls", tls.name()])?;
+    let line = aead.lines.recv_timeout(LOAD_PATIENCE).with_context(|| aead.log())?;
+    let fields = fields(&line);
+    let field = |name| fields.get(name).and_then(|text| text.parse().ok()).with_context(|| line.clone());
+    let costs = (field("seal")?, field("open")?);
+    aead.wait(LOAD_PATIENCE)?;
+    Ok(costs)
 }
 
 /// What Sealane keeps resident, with the last version of TLS; nothing where that is not looked for.

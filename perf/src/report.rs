@@ -173,12 +173,15 @@ fn quantile(wanted: &str, latencies_us: &[f64; QUANTILES.len()]) -> f64 {
     QUANTILES.iter().zip(latencies_us).find(|((name, _), _)| *name == wanted).map_or(0.0, |(_, us)| *us)
 }
 
-/// What sealing and opening cost alone, in CPU seconds per GiB.
+/// What sealing and opening cost alone, in CPU seconds per GiB, over the rounds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Floor {
-    pub(crate) seal: f64,
-    pub(crate) open: f64,
+    pub(crate) seal: Spread,
+    pub(crate) open: Spread,
 }
+
+/// Those of the versions that were measured.
+pub(crate) type Floors = Vec<(Tls, Floor)>;
 
 /// Of two medians; and the least and the most that it is of two windows of the same round.
 #[derive(Clone, Copy, Debug)]
@@ -238,7 +241,7 @@ struct Bar {
 /// What a run says.
 pub(crate) struct Summary {
     pub(crate) lines: Vec<Line>,
-    floors: Vec<(Tls, Floor)>,
+    floors: Floors,
     /// System calls for each MiB.
     calls: Vec<(Key, f64)>,
     memory: Vec<Memory>,
@@ -248,7 +251,7 @@ impl Summary {
     pub(crate) fn new(
         plan: &Plan,
         all: &[Measurement],
-        floors: Vec<(Tls, Floor)>,
+        floors: Floors,
         calls: Vec<(Key, f64)>,
         memory: Vec<Memory>,
     ) -> Self {
@@ -280,7 +283,7 @@ impl Summary {
     fn to_floor(&self, line: &Line) -> Option<Ratio> {
         let relay = self.counted(line.key.tls, line.key.work).find(|it| it.key.subject == Subject::Relay)?;
         let (_, floor) = self.floors.iter().find(|(tls, _)| *tls == line.key.tls)?;
-        let cipher = if line.key.work == Work::Write { floor.seal } else { floor.open };
+        let cipher = if line.key.work == Work::Write { floor.seal.median } else { floor.open.median };
         Ratio::offset(line, relay, |point| point.cost, cipher)
     }
 
@@ -369,7 +372,11 @@ impl Summary {
         text += "\nThat nothing is allocated or copied for a MiB, tests/all/footprint.rs counts.\n";
         for (tls, Floor { seal, open }) in &self.floors {
             let name = tls.name();
-            let _ = writeln!(text, "\nAEAD alone, TLS {name}: seals at {seal:.3}, opens at {open:.3} CPU s/GiB.");
+            let _ = writeln!(
+                text,
+                "\nAEAD alone, TLS {name}: seals at {:.3} [{:.3}-{:.3}], opens at {:.3} [{:.3}-{:.3}] CPU s/GiB.",
+                seal.median, seal.min, seal.max, open.median, open.min, open.max
+            );
         }
         text
     }
@@ -477,7 +484,13 @@ mod tests {
             each_kib: 17.0,
             busy_kib: 30.0 * 1024.0,
         };
-        Summary::new(&plan, all, vec![(Tls::Tls12, Floor { seal: 0.2, open: 0.1 })], calls.to_vec(), vec![memory])
+        Summary::new(
+            &plan,
+            all,
+            vec![(Tls::Tls12, Floor { seal: Spread::one(0.2), open: Spread::one(0.1) })],
+            calls.to_vec(),
+            vec![memory],
+        )
     }
 
     #[test]
