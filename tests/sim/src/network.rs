@@ -3,36 +3,27 @@
 //! What TCP promises holds here (bytes arrive in order and once), and whatever it does not promise is decided by the seed:
 //! how much a call takes, when bytes arrive, what is lost by a reset.
 
+mod keepalive;
+mod last_word;
+mod pipe;
+
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
-use sealane_io::Unheard;
 use sealane_io::rt::{self, Signal};
 
+use self::pipe::Pipe;
 use crate::moment::{Ledger, Moment};
 use crate::random::Random;
 use crate::stats::{Fault, Stats};
 use crate::trace::{Event, Trace};
 
-/// After so long without a word TCP asks whether the other end is there.
-const KEEPALIVE: Duration = Duration::from_secs(30);
-
-/// For so long it asks.
-const KEEPALIVE_PROBES: Duration = Duration::from_secs(30);
-
-/// As the tunnel sets it, where it does.
-const USER_TIMEOUT: Duration = Duration::from_secs(180);
-
 /// No alert is longer, as a record.
 const ALERT_BYTES_MAX: usize = 64;
-
-/// Sends that may follow the last word of the other end.
-const SENDS_BEHIND_MAX: u32 = 0;
 
 /// How hostile the network is.
 #[derive(Clone, Copy, Debug)]
@@ -100,51 +91,6 @@ impl Network {
             0 => random.within(1, most.min(8)),
             _ => random.within(1, most - 1),
         }
-    }
-}
-
-/// Bytes on their way in one direction.
-#[derive(Default)]
-struct Pipe {
-    flying: VecDeque<(Instant, Vec<u8>)>,
-    flying_bytes: usize,
-    arrived: VecDeque<u8>,
-    /// When the end of the stream arrives.
-    end_at: Option<Instant>,
-    last_at: Option<Instant>,
-    /// Bytes that were ever sent, and taken.
-    sent: u64,
-    taken: u64,
-    /// Where the last word of the sender ends, if it has one.
-    last_ends_at: Option<u64>,
-    /// The sender has heard the last word of the other end, and has begun to send from this byte on.
-    is_last_heard: bool,
-    sends_behind: u32,
-    /// The sender is in the middle of a send.
-    is_sending: bool,
-    /// When the sender reset the connection, it could still have said why.
-    could_tell: bool,
-    silent_from: Option<u64>,
-}
-
-impl Pipe {
-    fn land(&mut self, now: Instant) {
-        while self.flying.front().is_some_and(|(at, _)| *at <= now) {
-            if let Some((_, bytes)) = self.flying.pop_front() {
-                self.flying_bytes -= bytes.len();
-                self.arrived.extend(bytes);
-            }
-        }
-    }
-
-    fn held(&self) -> usize {
-        self.flying_bytes + self.arrived.len()
-    }
-
-    /// When something behind `now` arrives.
-    fn next_at(&self, now: Instant) -> Option<Instant> {
-        let end = self.end_at.filter(|at| *at > now);
-        self.flying.front().map(|(at, _)| *at).or(end)
     }
 }
 
@@ -257,48 +203,6 @@ impl End {
 
     pub(crate) fn network(&self) -> &Rc<Network> {
         &self.0.shared.network
-    }
-
-    /// Behind the next `count` bytes this end says nothing: a close_notify that ends both directions.
-    pub(crate) fn says_last(&self, count: usize) {
-        self.with(|outgoing, _, _, _| outgoing.last_ends_at = Some(outgoing.sent + count as u64));
-    }
-
-    /// From which byte on the other end may say nothing, because it has heard the last of this one.
-    pub(crate) fn silent_from(&self) -> Option<u64> {
-        self.with(|_, incoming, _, _| incoming.silent_from)
-    }
-
-    /// This end has received something, and its owner knows of it.
-    pub(crate) fn has_heard(&self) {
-        self.with(|outgoing, incoming, _, _| {
-            if incoming.last_ends_at.is_some_and(|end| incoming.taken >= end) {
-                outgoing.is_last_heard = true;
-            }
-        });
-    }
-
-    /// Whether the other end, when it reset the connection, could have said why.
-    pub(crate) fn could_be_told(&self) -> bool {
-        self.with(|_, incoming, _, _| incoming.could_tell)
-    }
-
-    /// This end has sent what it wanted to.
-    pub(crate) fn ends_to_send(&self) {
-        self.with(|outgoing, _, _, _| outgoing.is_sending = false);
-    }
-
-    /// This end begins to send.
-    pub(crate) fn begins_to_send(&self) {
-        self.with(|outgoing, _, _, _| {
-            outgoing.is_sending = true;
-            if outgoing.is_last_heard {
-                outgoing.sends_behind += 1;
-            }
-            if outgoing.sends_behind > SENDS_BEHIND_MAX && outgoing.silent_from.is_none() {
-                outgoing.silent_from = Some(outgoing.sent);
-            }
-        });
     }
 
     /// Which session of the relay it belongs to: two connections make one.
@@ -504,50 +408,6 @@ impl End {
         self.with(|outgoing, _, own, _| {
             own.is_reset || (outgoing.flying.is_empty() && outgoing.end_at.is_none_or(|at| at <= rt::now()))
         })
-    }
-
-    /// As [`sealane_io::Control::unheard`]. A peer whose buffer is full answers the probes, unless the path is cut.
-    pub(crate) fn unheard(&self) -> Option<Unheard> {
-        let cut_for = self.0.shared.state.borrow().cut_at.map(|at| rt::now() - at);
-        let is_probed = cut_for.is_some() && self.room() == 0;
-        match (cut_for, self.is_acknowledged() && !is_probed) {
-            (cut_for, false) => Some(Unheard::Bytes(cut_for.unwrap_or_default())),
-            // From then on TCP asks.
-            (Some(cut_for), true) => cut_for.checked_sub(KEEPALIVE).map(Unheard::Probes),
-            (None, true) => None,
-        }
-    }
-
-    /// From now on TCP asks whether the other end is there.
-    pub(crate) fn begins_to_ask(&self) {
-        self.with(|_, _, own, _| (own.asks, own.user_timeout) = (true, Some(USER_TIMEOUT)));
-    }
-
-    pub(crate) fn user_timeout(&self) -> Option<Duration> {
-        self.with(|_, _, own, _| own.user_timeout)
-    }
-
-    pub(crate) fn set_user_timeout(&self, timeout: Option<Duration>) {
-        let is_ended = self.with(|_, _, own, _| {
-            own.user_timeout = timeout;
-            own.is_ended
-        });
-        assert!(!is_ended || timeout.is_some(), "left to keepalive, though nobody receives from it any more");
-        self.0.shared.changed();
-    }
-
-    /// When keepalive gives the connection up, should nothing else be under way.
-    fn given_up_at(&self) -> Option<Instant> {
-        let cut_at = self.0.shared.state.borrow().cut_at?;
-        // Not while something waits behind the other end's closed window.
-        let asks = self.is_acknowledged() && self.room() > 0 && self.with(|_, _, own, _| own.asks && !own.is_reset);
-        let limit = self.user_timeout().unwrap_or(KEEPALIVE + KEEPALIVE_PROBES);
-        asks.then(|| cut_at + limit)
-    }
-
-    fn give_up(&self) {
-        self.with(|_, _, own, _| (own.is_reset, own.is_given_up) = (true, true));
-        self.0.shared.changed();
     }
 
     /// Waits until `done` gives something; asks again whenever this connection changes, and when bytes arrive.
