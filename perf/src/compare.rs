@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::certificates::{self, RunDirectory};
-use crate::report::{self, Floor, Floors, Key, Measurement, Memory, Spread, Summary};
+use crate::report::{self, Floor, Floors, Key, Measurement, Memory, Summary};
 use crate::subject::{ProgramOptions, Programs, SUBJECT_CPU, Setup, Subject};
 use crate::tls::Tls;
 use crate::window::{LOAD_PATIENCE, Run, WARM_UP, WORKERS, Window, fields};
@@ -335,13 +335,7 @@ fn measure_all(run: &Run<'_>, plan: &Plan, retries: u32) -> Result<(Vec<Measurem
         }
         eprintln!("round {round} of {} done", plan.rounds);
     }
-    let floor = |tls: &Tls| {
-        let of_it = || alone.iter().filter(|(other, _)| other == tls).map(|(_, costs)| *costs);
-        let (seal, open) = (Spread::of(of_it().map(|(seal, _)| seal))?, Spread::of(of_it().map(|(_, open)| open))?);
-        Some((*tls, Floor { seal, open }))
-    };
-    let floors = plan.tls.iter().filter_map(floor).collect();
-    Ok((all, floors))
+    Ok((all, plan.tls.iter().filter_map(|tls| Some((*tls, Floor::of(&alone, *tls)?))).collect()))
 }
 
 /// What sealing and opening cost alone, on the subject's processor, in CPU seconds per GiB.
