@@ -10,6 +10,7 @@ mod fence;
 pub mod host;
 pub mod net;
 mod pool;
+mod reading;
 mod ring_rules;
 pub mod rt;
 pub mod sandbox;

@@ -1,7 +1,7 @@
 //! What a driver offers to the relay: streams that receive into and send from buffers that they own meanwhile.
 
 use std::cell::{Cell, RefCell};
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -19,12 +19,6 @@ use crate::socket::SocketOptions;
 /// A stream is to let the other tasks of its thread run after moving so much, which takes about a millisecond. Calls that succeed at
 /// once never wait, so without this a fast connection would hold its worker.
 pub(crate) const BYTES_PER_TURN: usize = 2 << 20;
-
-/// Ends when it is polled for the second time: whoever wants a stream to be eager does that.
-pub(crate) fn polled_again() -> impl Future<Output = ()> {
-    let mut was_polled = false;
-    poll_fn(move |_| if std::mem::replace(&mut was_polled, true) { Poll::Ready(()) } else { Poll::Pending })
-}
 
 /// Whether a receive that is polled all the time has held its buffer for [`Patience::HOLD_MS`]; `until` is set at the first
 /// call.
@@ -280,6 +274,8 @@ pub trait Driver: Sized + 'static {
 #[cfg(test)]
 #[cfg(feature = "simulation")]
 mod tests {
+    use std::future::poll_fn;
+
     use super::*;
 
     fn over(hold: &Hold) -> impl Future<Output = ()> {

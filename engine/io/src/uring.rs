@@ -1,34 +1,36 @@
-//! The io_uring driver, over tokio-uring: receives and sends are one call each, for up to a whole buffer; where a call would wait,
-//! the ring does: for readiness, and with the rest of a send.
+//! The io_uring driver, over tokio-uring: receives and sends are one call each, for up to a whole buffer; what a send's call does
+//! not take goes through the ring, which waits for room and goes on by itself.
+//!
+//! That something has come is told by the reactor, which the thread waits in anyway: a wait in the ring would be a submission
+//! and a completion more for each message, because tokio-uring waits for its ring in the reactor too.
 //!
 //! tokio-uring has no `readv`, and its `writev` takes a `Vec` per call. So operations are built here, as
 //! [`tokio_uring::UnsubmittedOneshot`], from the message header that belongs to the buffer. Only operations with one
 //! completion can go that way: a SEND_ZC would end the thread at its second one.
 
 use std::cell::{Cell, RefCell};
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
 
 use io_uring::types::Fd;
 use io_uring::{Probe, cqueue, opcode};
-use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
+use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 
 use crate::net::{self, ConnectOptions, Connection};
 use crate::pool::Buffer;
+use crate::reading::Reading;
 use crate::ring_rules;
 use crate::rt;
 use crate::socket::Socket;
-use crate::stream::{BYTES_PER_TURN, Control, Driver, Hold, Patience, Received, Stream, held_too_long, polled_again};
+use crate::stream::{Driver, Patience, Received, Stream};
 
-/// Submission entries for each stream: a send, the readiness wait, and a look. With so many the queue is not full before
-/// the thread waits, which is when it is submitted; if it were, it would be submitted sooner.
-const ENTRIES_PER_STREAM: usize = 4;
+/// Submission entries for each stream: a send and a look. With so many the queue is not full before the thread waits, which
+/// is when it is submitted; if it were, it would be submitted sooner.
+const ENTRIES_PER_STREAM: usize = 2;
 const ENTRIES_MIN: usize = 64;
 /// A ring to look at what the kernel has; small, because what it takes (RLIMIT_MEMLOCK) is given back late.
 const PROBE_ENTRIES: u32 = 4;
@@ -118,19 +120,8 @@ impl Driver for Uring {
     }
 }
 
-/// A socket whose bytes go through the ring.
-pub struct UringStream {
-    socket: Socket,
-    /// The readiness wait, of which at most one is in the ring. It belongs to the stream, not to the future that waits
-    /// for it: dropping the future leaves it, and the next wait goes on with it.
-    poll: RefCell<Option<InFlightOneshot<Socket, PollDone>>>,
-    is_eager: Cell<bool>,
-    hold: Hold,
-    /// The last receive took all that was there.
-    is_drained: Cell<bool>,
-    /// Bytes received since the last look.
-    moved: Cell<usize>,
-}
+/// A socket whose sends go through the ring when they would wait.
+pub struct UringStream(Reading);
 
 impl Stream for UringStream {
     type Socket = Socket;
@@ -138,82 +129,37 @@ impl Stream for UringStream {
     fn adopt(socket: Socket) -> io::Result<Self> {
         // The ring waits for a socket only if its calls would wait.
         socket.set_nonblocking(false)?;
-        socket.open_window()?;
-        Ok(Self {
-            socket,
-            poll: RefCell::new(None),
-            is_eager: Cell::new(false),
-            hold: Hold::default(),
-            is_drained: Cell::new(false),
-            moved: Cell::new(0),
-        })
+        Reading::new(socket).map(Self)
     }
 
     fn socket(&self) -> &Socket {
-        &self.socket
-    }
-
-    fn readable(&self) -> impl Future<Output = io::Result<()>> {
-        poll_fn(|context| self.poll_readable(context))
+        self.0.socket()
     }
 
     async fn look(&self) {
-        self.moved.set(0);
+        self.0.note_look();
         look().await;
     }
 
     fn is_look_due(&self) -> bool {
-        self.moved.get() >= BYTES_PER_TURN
+        self.0.is_look_due()
     }
 
     fn set_eager(&self, is_eager: bool) {
-        self.is_eager.set(is_eager);
+        self.0.set_eager(is_eager);
     }
 
-    async fn receive(&self, mut buffer: Buffer, patience: Patience) -> (io::Result<Received>, Buffer) {
-        let mut hold_until = None;
-        loop {
-            // After a short count the next call would find nothing, as a rule. The ring's wait looks too, when it begins.
-            let is_to_wait = self.is_drained.take() && patience == Patience::Hold && !self.is_eager.get();
-            if !is_to_wait {
-                match self.socket.receive_message(&mut buffer) {
-                    Ok(0) => return (Ok(Received::End), buffer),
-                    Ok(count) => {
-                        self.is_drained.set(count < buffer.slices_bytes());
-                        self.hold.note();
-                        self.moved.set(self.moved.get() + count);
-                        return (Ok(Received::Bytes(count)), buffer);
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => return (Err(error), buffer),
-                    Err(_) if patience == Patience::None => return (Ok(Received::Nothing), buffer),
-                    Err(_) => {}
-                }
-            }
-            if self.is_eager.get() {
-                if held_too_long(&mut hold_until) {
-                    return (Ok(Received::Nothing), buffer);
-                }
-                polled_again().await;
-                continue;
-            }
-            let waited = poll_fn(|context| match self.poll_readable(context) {
-                Poll::Ready(readable) => Poll::Ready(Some(readable)),
-                // What waits when somebody begins to poll all the time goes over to that.
-                Poll::Pending if self.is_eager.get() => Poll::Ready(Some(Ok(()))),
-                Poll::Pending => self.hold.poll_over(context).map(|()| None),
-            });
-            match waited.await {
-                None => return (Ok(Received::Nothing), buffer),
-                Some(Err(error)) => return (Err(error), buffer),
-                Some(Ok(())) => {}
-            }
-        }
+    fn readable(&self) -> impl Future<Output = io::Result<()>> {
+        self.0.readable()
+    }
+
+    fn receive(&self, buffer: Buffer, patience: Patience) -> impl Future<Output = (io::Result<Received>, Buffer)> {
+        self.0.receive(buffer, patience)
     }
 
     async fn send(&self, mut buffer: Buffer) -> (io::Result<()>, Buffer) {
         while buffer.slices_bytes() > 0 {
-            let sent = match self.socket.send_message(&mut buffer) {
+            let sent = match self.socket().send_message(&mut buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let (sent, back) = self.send_by_ring(buffer).await;
                     buffer = back;
@@ -232,33 +178,14 @@ impl Stream for UringStream {
 }
 
 impl UringStream {
-    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut slot = self.poll.borrow_mut();
-        let poll = slot.get_or_insert_with(|| {
-            let entry = opcode::PollAdd::new(Fd(self.socket.as_raw_fd()), libc::POLLIN as u32).build();
-            UnsubmittedOneshot::new(self.socket.clone(), PollDone, entry).submit()
-        });
-        let result = ready!(Pin::new(poll).poll(context));
-        *slot = None;
-        Poll::Ready(result)
-    }
-
     /// With MSG_WAITALL the ring itself goes on after a short count (Linux 5.19); before, the caller does.
     async fn send_by_ring(&self, mut buffer: Buffer) -> (io::Result<usize>, Buffer) {
-        let entry = opcode::SendMsg::new(Fd(self.socket.as_raw_fd()), buffer.message().cast_const())
+        let entry = opcode::SendMsg::new(Fd(self.socket().as_raw_fd()), buffer.message().cast_const())
             .flags((libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32)
             .build();
-        let transfer = Transfer { buffer, _socket: self.socket.clone() };
+        let transfer = Transfer { buffer, _socket: self.socket().clone() };
+        SUBMITTED.set(SUBMITTED.get() + 1);
         UnsubmittedOneshot::new(transfer, Moved, entry).submit().await
-    }
-}
-
-impl Drop for UringStream {
-    fn drop(&mut self) {
-        if self.poll.get_mut().is_some() {
-            // The wait holds the descriptor: let it end, or the socket would never be closed.
-            self.socket.shutdown_read();
-        }
     }
 }
 
@@ -286,6 +213,9 @@ impl OneshotOutputTransform for Moved {
 thread_local! {
     /// An eventfd that always has something to read; from when the driver runs on this thread.
     static READY: RefCell<Option<Rc<OwnedFd>>> = const { RefCell::new(None) };
+    /// Sends that were put into the ring of this thread, and how many of them have begun for certain.
+    static SUBMITTED: Cell<u64> = const { Cell::new(0) };
+    static BEGUN: Cell<u64> = const { Cell::new(0) };
 }
 
 fn always_ready() -> io::Result<OwnedFd> {
@@ -298,17 +228,21 @@ fn always_ready() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Returns when the ring has answered, so when all that was put into it before has begun.
+/// Lets the other tasks of this thread run, and returns when what was put into the ring before has begun.
 ///
 /// tokio-uring submits only when the thread is about to wait, and tokio does not let it wait while a task has merely
-/// yielded. Streams that yield in turn would keep the operations of all others from beginning for ever: so none yields.
+/// yielded. Streams that yield in turn would keep the sends of all others from beginning for ever: so while any has not
+/// begun, none yields, but each waits for an answer of the ring.
 async fn look() {
-    match READY.with(|ready| ready.borrow().clone()) {
+    let submitted = SUBMITTED.get();
+    let ready = if BEGUN.get() == submitted { None } else { READY.with(|ready| ready.borrow().clone()) };
+    match ready {
         Some(ready) => {
             let entry = opcode::PollAdd::new(Fd(ready.as_raw_fd()), libc::POLLIN as u32).build();
             UnsubmittedOneshot::new(ready, Looked, entry).submit().await;
+            BEGUN.set(BEGUN.get().max(submitted));
         }
-        // Not under this driver, so not with a ring.
+        // Nothing is in the ring that begins only when the thread waits.
         None => rt::yield_now().await,
     }
 }
@@ -320,15 +254,4 @@ impl OneshotOutputTransform for Looked {
     type StoredData = Rc<OwnedFd>;
 
     fn transform_oneshot_output(self, _: Rc<OwnedFd>, _: cqueue::Entry) {}
-}
-
-struct PollDone;
-
-impl OneshotOutputTransform for PollDone {
-    type Output = io::Result<()>;
-    type StoredData = Socket;
-
-    fn transform_oneshot_output(self, _: Socket, completion: cqueue::Entry) -> Self::Output {
-        outcome(&completion).map(|_| ())
-    }
 }

@@ -63,7 +63,7 @@ fn not_run(what: &str) {
 }
 
 #[test]
-fn two_thousand_operations_are_pending_in_a_ring_of_256_entries() {
+fn a_thousand_sends_are_pending_in_a_ring_of_128_entries() {
     let layout = PoolLayout {
         small_bytes: SENT_BYTES,
         small_count: 2 * PAIRS,
@@ -75,7 +75,7 @@ fn two_thousand_operations_are_pending_in_a_ring_of_256_entries() {
     };
     sealane_io::host::raise_open_files().unwrap();
     let (near, mut far) = pairs();
-    // 64 streams: 256 entries. All of these are pushed before the thread parks for the first time.
+    // 64 streams: 128 entries. All of these are pushed before the thread parks for the first time.
     let served = Uring::run(64, async {
         let pool = Pool::new(layout).unwrap();
         let (sent, received) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
@@ -124,6 +124,52 @@ fn two_thousand_operations_are_pending_in_a_ring_of_256_entries() {
     });
     match served {
         Ok(()) => {}
-        Err(error) => not_run(&format!("two_thousand_operations_are_pending_in_a_ring_of_256_entries: {error}")),
+        Err(error) => not_run(&format!("a_thousand_sends_are_pending_in_a_ring_of_128_entries: {error}")),
+    }
+}
+
+#[test]
+fn a_send_that_waits_in_the_ring_begins_though_others_never_let_the_thread_wait() {
+    const BYTES: usize = 4 << 20;
+    let layout = PoolLayout {
+        small_bytes: 4096,
+        small_count: 1,
+        small_slices: 1,
+        big_bytes: BYTES,
+        big_count: 1,
+        big_slices: 1,
+        small_prefaulted: 0,
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let connect = || {
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (near, listener.accept().unwrap().0)
+    };
+    let (near, mut far) = connect();
+    SockRef::from(&near).set_send_buffer_size(16 << 10).unwrap();
+    let others: Vec<_> = (0..2).map(|_| connect()).collect();
+    let sent = Uring::run(4, async {
+        let adopt = |socket: &TcpStream| UringStream::adopt(Socket::new(socket.try_clone().unwrap())).unwrap();
+        for (near, _) in &others {
+            let stream = adopt(near);
+            rt::spawn(async move {
+                loop {
+                    stream.look().await;
+                }
+            });
+        }
+        let stream = adopt(&near);
+        let mut buffer = Pool::new(layout).unwrap().big().unwrap();
+        assert!(buffer.slices().push(0..BYTES));
+        let reader = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            far.read_exact(&mut vec![0; BYTES]).unwrap();
+        });
+        let sent = rt::timeout(Duration::from_secs(10), stream.send(buffer)).await;
+        sent.expect("it never began").0.unwrap();
+        reader.join().unwrap();
+    });
+    if let Err(error) = sent {
+        not_run(&format!("a_send_that_waits_in_the_ring_begins_though_others_never_let_the_thread_wait: {error}"));
     }
 }
