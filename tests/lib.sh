@@ -47,22 +47,35 @@ sealane_binary() {
 }
 
 # Where copies of the tree are changed and built, so that a test can be seen to fail.
-copies=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/target/copies
+original=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+copies=$original/target/copies
 
 # copy_tree: the workspace, as git knows its files, afresh at $copies/tree; fuzz/ is another workspace. The files are new
 # (tar -m): cargo goes by their times, and must not take what was built from an earlier copy for built.
 copy_tree() {
   rm -rf "$copies/tree"
   mkdir -p "$copies/tree"
-  (cd "$copies/../.." && git ls-files -z -- . ':!fuzz' | tar --null -cf - -T -) | tar -xmf - -C "$copies/tree"
+  (cd "$original" && git ls-files -z -- . ':!fuzz' | tar --null -cf - -T -) | tar -xmf - -C "$copies/tree"
 }
 
-# build_copy PACKAGE: builds it to $copies/debug. Nobody waits for the optimizer forty times: what is to be noticed is so
-# within seconds.
+# build_copy PROGRAM: builds it to $copies/debug. What is not of this workspace is taken from the original's own debug build,
+# where it is the same (--workspace: the same features). What is to be noticed in a copy is so within seconds, for which
+# nobody waits for the optimizer forty times.
 build_copy() {
-  local package options=(--config 'profile.dev.package."*".opt-level=1')
+  local package options=()
   for package in sealane-io sealane-relay sealane-sim; do options+=(--config "profile.dev.package.$package.opt-level=0"); done
-  (cd "$copies/tree" && RUSTFLAGS=-Awarnings CARGO_TARGET_DIR=$copies cargo build --locked --quiet "${options[@]}" -p "$1")
+  [[ -e $copies/debug ]] || take_built
+  (cd "$copies/tree" && CARGO_TARGET_DIR=$copies cargo build --locked --quiet "${options[@]}" --workspace --bin "$1" \
+    2>"$copies/build.log") || { cat "$copies/build.log"; return 1; }
+}
+
+# take_built: what the original has built already, to $copies/debug. A copy, because cargo writes into its files in place.
+take_built() {
+  local from=$original/target/debug part
+  mkdir -p "$copies/debug/deps"
+  for part in .fingerprint build; do [[ ! -e $from/$part ]] || cp -a "$from/$part" "$copies/debug/"; done
+  find "$from/deps" -maxdepth 1 -type f \( -name '*.rlib' -o -name '*.rmeta' -o -name '*.so' -o -name '*.d' \) \
+    -exec cp -a -t "$copies/debug/deps" {} + 2>/dev/null || true
 }
 
 # make_ca DIR: the key and the certificate of a CA, ca.key and ca.pem.
