@@ -69,13 +69,15 @@ build_copy() {
     2>"$copies/build.log") || { cat "$copies/build.log"; return 1; }
 }
 
-# take_built: what the original has built already, to $copies/debug. A copy, because cargo writes into its files in place.
+# take_built: what the original has built of others' packages, to $copies/debug. A copy, because cargo writes into its files in
+# place; and without this workspace's, which a change made in between would leave to be taken for the changed tree's.
 take_built() {
   local from=$original/target/debug part
   mkdir -p "$copies/debug/deps"
   for part in .fingerprint build; do [[ ! -e $from/$part ]] || cp -a "$from/$part" "$copies/debug/"; done
-  find "$from/deps" -maxdepth 1 -type f \( -name '*.rlib' -o -name '*.rmeta' -o -name '*.so' -o -name '*.d' \) \
-    -exec cp -a -t "$copies/debug/deps" {} + 2>/dev/null || true
+  rm -rf "$copies"/debug/.fingerprint/sealane* "$copies"/debug/build/sealane*
+  find "$from/deps" -maxdepth 1 -type f ! -name '*sealane*' \
+    \( -name '*.rlib' -o -name '*.rmeta' -o -name '*.so' -o -name '*.d' \) -exec cp -a -t "$copies/debug/deps" {} + 2>/dev/null || true
 }
 
 # make_ca DIR: the key and the certificate of a CA, ca.key and ca.pem.

@@ -1,4 +1,4 @@
-//! The io_uring driver: hosts without it, more operations than entries, and key bytes that do not stay in memory.
+//! The io_uring driver: hosts without it, more connections than tasks run at a time, and key bytes that do not stay in memory.
 
 use std::hint::black_box;
 use std::io::{Read, Write};
@@ -188,7 +188,7 @@ fn a_thousand_connections_become_busy_at_once() {
     for driver in DRIVERS {
         let listener = PeerListener::bind(&rustls::version::TLS13);
         let sealane = Sealane::start(driver, listener.port(), &["--workers", "1"]);
-        // Each connection waits for both sides: two operations.
+        // Each connection waits for both sides.
         let mut pairs: Vec<(std::net::TcpStream, Peer)> = (0..1000)
             .map(|index| {
                 let mut client = sealane.connect();
@@ -197,7 +197,7 @@ fn a_thousand_connections_become_busy_at_once() {
             })
             .collect();
         for round in 0..2 {
-            // All become busy at once: more submissions in one turn than there are entries.
+            // All become busy at once: more tasks than tokio runs at a time.
             for (index, (client, peer)) in pairs.iter_mut().enumerate() {
                 client.write_all(&call(index as u32, &[round; 16])).unwrap();
                 peer.send(&reply(index as u32, &[round; 16]));

@@ -187,7 +187,7 @@ fn nobody_waits_for_streams_that_never_do() {
             let end = now() + Duration::from_secs(3);
             let mut slowest = Duration::ZERO;
             while now() < end {
-                // Longer than a receive keeps its buffer: from then on it waits in the ring.
+                // Longer than a receive keeps its buffer: from then on it waits without one.
                 std::thread::sleep(PAUSE);
                 let began = now();
                 calls_one_at_a_time(&mut lone, &mut lone_peer, 1, Duration::ZERO);

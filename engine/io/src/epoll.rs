@@ -47,7 +47,7 @@ impl Stream for EpollStream {
 
     fn adopt(socket: Socket) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        Reading::new(socket).map(Self)
+        Reading::new(socket, Interest::READABLE | Interest::WRITABLE).map(Self)
     }
 
     fn socket(&self) -> &Socket {

@@ -24,12 +24,12 @@ pub(crate) struct Reading {
 }
 
 impl Reading {
-    /// Takes over a connected socket.
-    pub(crate) fn new(socket: Socket) -> io::Result<Self> {
+    /// Takes over a connected socket; `interest` is what the reactor is to tell of.
+    pub(crate) fn new(socket: Socket, interest: Interest) -> io::Result<Self> {
         socket.open_window()?;
         // SAFETY: the descriptor is open as long as any clone of `socket` is, and the `AsyncFd` keeps one; a `Socket`
         // never changes its descriptor.
-        let fd = unsafe { AsyncFd::register(socket) };
+        let fd = unsafe { AsyncFd::register_with_interest(socket, interest) };
         let fd = fd.map_err(|error| error.into_parts().1)?;
         Ok(Self { fd, is_eager: Cell::new(false), hold: Hold::default(), moved: Cell::new(0) })
     }

@@ -173,12 +173,12 @@ pub trait Stream: Sized + 'static {
     /// again each time, and need not tell. Or from now on not any more: then what waits is to be polled once more.
     fn set_eager(&self, _is_eager: bool) {}
 
-    /// Lets the other tasks of this thread run and its reactor look, with all that the driver does before it waits: whoever
+    /// Lets the other tasks of this thread run and its reactor look, and sees that what was put into the ring begins: whoever
     /// goes on without waiting is to call this now and then.
     fn look(&self) -> impl Future<Output = ()>;
 
-    /// Whether so much has been received since the last [`Stream::look`] that it is time for the next, best between two
-    /// buffers: what is in one is still near the processor.
+    /// Whether so much has been received since the last [`Stream::look`], or a send may have been waiting for one so long, that it
+    /// is time for the next, best between two buffers: what is in one is still near the processor.
     fn is_look_due(&self) -> bool;
 
     /// Waits, without a buffer, until a receive would bring something: bytes, the end, or an error.

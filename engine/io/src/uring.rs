@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use io_uring::types::Fd;
 use io_uring::{Probe, cqueue, opcode};
+use tokio::io::Interest;
 use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 
 use crate::net::{self, ConnectOptions, Connection};
@@ -129,7 +130,7 @@ impl Stream for UringStream {
     fn adopt(socket: Socket) -> io::Result<Self> {
         // The ring waits for a socket only if its calls would wait.
         socket.set_nonblocking(false)?;
-        Reading::new(socket).map(Self)
+        Reading::new(socket, Interest::READABLE).map(Self)
     }
 
     fn socket(&self) -> &Socket {
@@ -142,7 +143,7 @@ impl Stream for UringStream {
     }
 
     fn is_look_due(&self) -> bool {
-        self.0.is_look_due()
+        self.0.is_look_due() || is_submission_overdue()
     }
 
     fn set_eager(&self, is_eager: bool) {
@@ -154,6 +155,7 @@ impl Stream for UringStream {
     }
 
     fn receive(&self, buffer: Buffer, patience: Patience) -> impl Future<Output = (io::Result<Received>, Buffer)> {
+        RECEIVES.set(RECEIVES.get().saturating_add(1));
         self.0.receive(buffer, patience)
     }
 
@@ -184,8 +186,12 @@ impl UringStream {
             .flags((libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32)
             .build();
         let transfer = Transfer { buffer, _socket: self.socket().clone() };
-        SUBMITTED.set(SUBMITTED.get() + 1);
-        UnsubmittedOneshot::new(transfer, Moved, entry).submit().await
+        let number = SUBMITTED.get() + 1;
+        SUBMITTED.set(number);
+        RECEIVES.set(0);
+        let sent = UnsubmittedOneshot::new(transfer, Moved, entry).submit().await;
+        have_begun(number);
+        sent
     }
 }
 
@@ -216,6 +222,22 @@ thread_local! {
     /// Sends that were put into the ring of this thread, and how many of them have begun for certain.
     static SUBMITTED: Cell<u64> = const { Cell::new(0) };
     static BEGUN: Cell<u64> = const { Cell::new(0) };
+    /// Receives on this thread since the last of them was put in.
+    static RECEIVES: Cell<u32> = const { Cell::new(0) };
+}
+
+/// So many receives of all streams, and a look is due while a send has perhaps not begun.
+const RECEIVES_MAX: u32 = 32;
+
+/// Whether the thread may have had no reason to wait, and so to submit, since a send was put into the ring. With more tasks at
+/// work than tokio runs at a time (61) it has none, though no task yields.
+fn is_submission_overdue() -> bool {
+    BEGUN.get() != SUBMITTED.get() && RECEIVES.get() >= RECEIVES_MAX
+}
+
+/// The first `number` sends have begun: the ring takes them in order.
+fn have_begun(number: u64) {
+    BEGUN.set(BEGUN.get().max(number));
 }
 
 fn always_ready() -> io::Result<OwnedFd> {
@@ -231,8 +253,8 @@ fn always_ready() -> io::Result<OwnedFd> {
 /// Lets the other tasks of this thread run, and returns when what was put into the ring before has begun.
 ///
 /// tokio-uring submits only when the thread is about to wait, and tokio does not let it wait while a task has merely
-/// yielded. Streams that yield in turn would keep the sends of all others from beginning for ever: so while any has not
-/// begun, none yields, but each waits for an answer of the ring.
+/// yielded, or more are at work than it runs at a time. Such streams would keep the sends of all others from beginning for
+/// ever: so while any has not begun, none yields, but each waits for an answer of the ring.
 async fn look() {
     let submitted = SUBMITTED.get();
     let ready = if BEGUN.get() == submitted { None } else { READY.with(|ready| ready.borrow().clone()) };
@@ -240,7 +262,7 @@ async fn look() {
         Some(ready) => {
             let entry = opcode::PollAdd::new(Fd(ready.as_raw_fd()), libc::POLLIN as u32).build();
             UnsubmittedOneshot::new(ready, Looked, entry).submit().await;
-            BEGUN.set(BEGUN.get().max(submitted));
+            have_begun(submitted);
         }
         // Nothing is in the ring that begins only when the thread waits.
         None => rt::yield_now().await,
