@@ -186,9 +186,11 @@ impl UringStream {
             .flags((libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32)
             .build();
         let transfer = Transfer { buffer, _socket: self.socket().clone() };
+        if BEGUN.get() == SUBMITTED.get() {
+            RECEIVES.set(0);
+        }
         let number = SUBMITTED.get() + 1;
         SUBMITTED.set(number);
-        RECEIVES.set(0);
         let sent = UnsubmittedOneshot::new(transfer, Moved, entry).submit().await;
         have_begun(number);
         sent
@@ -222,7 +224,7 @@ thread_local! {
     /// Sends that were put into the ring of this thread, and how many of them have begun for certain.
     static SUBMITTED: Cell<u64> = const { Cell::new(0) };
     static BEGUN: Cell<u64> = const { Cell::new(0) };
-    /// Receives on this thread since the last of them was put in.
+    /// Receives on this thread since the first of those was put in that have perhaps not begun.
     static RECEIVES: Cell<u32> = const { Cell::new(0) };
 }
 
