@@ -316,7 +316,7 @@ fn measure_all(run: &Run<'_>, plan: &Plan, retries: u32) -> Result<(Vec<Measurem
     let (mut retried, limit) = (Duration::ZERO, if plan.is_quick { RETRIES_FOR_QUICK } else { RETRIES_FOR });
     for round in 1..=plan.rounds {
         for key in report::keys(plan) {
-            let window = Window { round, key, connections: None, run };
+            let window = Window { round, key, connections: None, depth: None, run };
             for attempt in 0..=retries {
                 let name =
                     || format!("TLS {} {} {} round {round}", key.tls.name(), key.work.name(), key.subject.name());
@@ -364,7 +364,7 @@ fn memory(run: &Run<'_>, plan: &Plan) -> Result<Vec<Memory>> {
         };
         let busy = |work| {
             let key = Key { tls, work, subject };
-            anyhow::Ok(Window { round: 0, key, connections: Some(4), run }.measure()?.resident_kib as f64)
+            anyhow::Ok(Window { round: 0, key, connections: Some(4), depth: None, run }.measure()?.resident_kib as f64)
         };
         let [none, some, many] = [idle(0)?, idle(100)?, idle(1000)?];
         let busy_kib = busy(Work::Read)?.max(busy(Work::Write)?);

@@ -51,6 +51,14 @@ pub(crate) struct Options {
     #[arg(long, default_value = "5", value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
 
+    /// Calls outstanding on each busy connection [default: as in the comparison, 4 of READ and WRITE and 16 of GETATTR]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    depth: Option<u32>,
+
+    /// Leave idle and new connections out
+    #[arg(long)]
+    busy_only: bool,
+
     /// For how long Sealane's idle connections are watched
     #[arg(long, default_value = "60", value_parser = crate::compare::parse_seconds)]
     idle_seconds: Duration,
@@ -115,8 +123,10 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     eprintln!("about a quarter of an hour with five rounds");
     let mut points = busy(options, &setup, &subjects)?;
     let proxies: Vec<Subject> = subjects.into_iter().filter(|it| *it != Subject::Relay).collect();
-    points.extend(idle(options, &setup, &proxies)?);
-    points.extend(new(options, &setup, &proxies)?);
+    if !options.busy_only {
+        points.extend(idle(options, &setup, &proxies)?);
+        points.extend(new(options, &setup, &proxies)?);
+    }
     let text = markdown(&points);
     print!("{text}");
     if let Some(out) = &options.out {
@@ -148,7 +158,7 @@ fn busy(options: &Options, setup: &Setup, subjects: &[Subject]) -> Result<Vec<Po
         for round in 1..=options.rounds {
             for (subject, connections, [costs, rates]) in &mut all {
                 let key = Key { tls: options.tls, work, subject: *subject };
-                let window = Window { round, key, connections: Some(*connections), run: &run };
+                let window = Window { round, key, connections: Some(*connections), depth: options.depth, run: &run };
                 for _ in 0..TRIES {
                     let measured = window.measure().with_context(|| format!("{cost}, {connections} connections"));
                     let measured = match measured {

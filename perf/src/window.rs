@@ -48,6 +48,8 @@ pub(crate) struct Window<'r> {
     pub(crate) key: Key,
     /// Connections instead of those of the work.
     pub(crate) connections: Option<u32>,
+    /// Calls outstanding on each instead of those of the work.
+    pub(crate) depth: Option<u32>,
     pub(crate) run: &'r Run<'r>,
 }
 
@@ -84,8 +86,10 @@ impl Window<'_> {
         let args = ["load", "--connect", &connect, "--work", &name, "--connections", &count];
         let rate = self.run.rate.map(|rate| rate.to_string());
         let open_loop = rate.as_ref().map_or(Vec::new(), |rate| vec!["--rate", rate]);
+        let depth = self.depth.map(|depth| depth.to_string());
+        let depth = depth.as_ref().map_or(Vec::new(), |depth| vec!["--depth", depth]);
         let times = ["--seconds", &seconds, "--warm-up", &warm_up];
-        let mut load = setup.start_load(&[&args[..], &times, &open_loop].concat())?;
+        let mut load = setup.start_load(&[&args[..], &times, &open_loop, &depth].concat())?;
         let deadline = now() + deadline;
         // Of each connection both ends of both halves; without a subject there is one half.
         let ends = if process.is_some() { 4 } else { 2 } * connections as usize;
