@@ -8,16 +8,18 @@ use sealane_cli::fuzzing as cli;
 use sealane_proto::fuzzing as proto;
 use sealane_relay::fuzzing as relay;
 use sealane_selftest::fuzzing as selftest;
+use sealane_trust::fuzzing as trust;
 
 use crate::support::process::now;
 
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 10] = [
+const TARGETS: [Target; 11] = [
     ("command_line", cli::command_line),
     ("handshake", relay::handshake),
     ("handshake_client", relay::handshake_client),
     ("handshake_server", relay::handshake_server),
+    ("ocsp", trust::ocsp),
     ("open", proto::open),
     ("records", proto::records),
     ("seal", proto::seal),
@@ -89,6 +91,11 @@ fn records_open_to_what_was_sent_however_they_come() {
 #[test]
 fn record_boundaries_are_found_however_the_stream_is_cut() {
     replay("records");
+}
+
+#[test]
+fn nobody_without_the_key_makes_an_answer_about_a_certificate() {
+    replay("ocsp");
 }
 
 #[test]

@@ -79,6 +79,7 @@ fn printing_what_holds_keys_shows_none() {
         key: text,
         client_cas: Vec::new(),
         versions: TlsVersions::Both,
+        staple: None,
     };
     shows_none(&options, &[body.as_bytes(), &secret]);
     // All that makes the connections of a tunnel, rustls' configuration with the private key among it.

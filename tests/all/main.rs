@@ -18,6 +18,7 @@ mod far_ends;
 mod faults;
 mod footprint;
 mod many;
+mod ocsp;
 mod oracle;
 mod patience;
 mod record_rules;

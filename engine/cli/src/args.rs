@@ -10,6 +10,8 @@ use rustls::pki_types::ServerName;
 use sealane_io::sandbox::Demand;
 use sealane_relay::{Endpoint, IoChoice, ProxyProtocol, Spin, TlsVersions};
 
+use crate::ocsp::{OcspArguments, StapleArguments};
+
 /// A userspace TLS tunnel for NFS
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true, after_help = FIRST_STEPS)]
@@ -214,6 +216,9 @@ pub(crate) struct ClientOptions {
     pub(crate) insecure_no_verify: bool,
 
     #[command(flatten)]
+    pub(crate) ocsp: OcspArguments,
+
+    #[command(flatten)]
     pub(crate) tunnel: TunnelOptions,
 }
 
@@ -238,6 +243,9 @@ pub(crate) struct ServerOptions {
     /// Demand a client certificate that a CA in this PEM file has signed; repeatable [default: any client may connect]
     #[arg(long, value_name = "FILE", help_heading = "Trust")]
     pub(crate) client_ca: Vec<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) staple: StapleArguments,
 
     /// TLS handshakes in progress at the same time, in equal shares for the threads; one more ends the one that has got
     /// least far
@@ -504,7 +512,7 @@ fn parse_window(text: &str) -> Result<Duration, String> {
 }
 
 /// Seconds, at least a millisecond and at most a day.
-fn parse_seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_seconds(text: &str) -> Result<Duration, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.001..=86_400.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
         _ => Err(format!("'{text}' is not a number of seconds from 0.001 to 86400")),

@@ -6,10 +6,13 @@ use anyhow::Result;
 use rustls::pki_types::ServerName;
 use sealane_io::SocketOptions;
 use sealane_io::net::ConnectOptions;
-use sealane_relay::{ClientMode, ConfigError, Mode, PemSource, TlsClientOptions, TunnelConfig, client_config};
+use sealane_relay::{
+    ClientMode, ConfigError, Mode, OcspOptions, PemSource, TlsClientOptions, TunnelConfig, client_config,
+};
 
 use crate::args::ClientOptions;
 use crate::log;
+use crate::ocsp::connects_to;
 use crate::sandbox;
 use crate::tunnel::{self, debug_panic_mark, source_port};
 
@@ -31,6 +34,7 @@ pub(crate) fn run(options: &ClientOptions) -> Result<()> {
         &options.connect,
         options.ca_file.iter().chain(&options.cert).chain(&options.key),
         options.ca_file.is_empty() && !options.insecure_no_verify,
+        &connects_to(&ocsp(options)?),
     )?;
     tunnel::serve(config, &policy, options.tunnel.sandbox_probe)
 }
@@ -63,6 +67,17 @@ pub(crate) fn config(options: &ClientOptions, pem: fn(PathBuf) -> PemSource) -> 
     })
 }
 
+/// Of certificates that nobody verifies it does not matter whether they were revoked.
+fn ocsp(options: &ClientOptions) -> Result<OcspOptions, ConfigError> {
+    let ocsp = options.ocsp.options()?;
+    if options.insecure_no_verify && ocsp.mode.asks() {
+        return Err(ConfigError(
+            "--insecure-no-verify accepts any certificate: it does not go with --ocsp soft or hard".into(),
+        ));
+    }
+    Ok(ocsp)
+}
+
 /// What is accepted here is plain text, and carried on with our certificate: only for this host, unless asked for.
 fn check_listener(options: &ClientOptions) -> Result<(), ConfigError> {
     let address = options.listen.ip();
@@ -86,6 +101,7 @@ fn client_mode(options: &ClientOptions, pem: fn(PathBuf) -> PemSource) -> Result
         identity: identity.map(|(certificate, key)| (pem(certificate), pem(key))),
         versions: options.tunnel.tls.into(),
         insecure_no_verify: options.insecure_no_verify,
+        ocsp: ocsp(options)?,
     })?;
     let server_name = match &options.server_name {
         Some(name) => name.clone(),

@@ -17,6 +17,7 @@ mod demo;
 pub mod fuzzing;
 mod local;
 mod log;
+mod ocsp;
 mod sandbox;
 mod server;
 mod tunnel;

@@ -102,7 +102,7 @@ pub(crate) fn front(
     versions: TlsVersions,
     io: IoChoice,
 ) -> Result<Running> {
-    let tls = server_config(&TlsServerOptions { certificate, key, client_cas: Vec::new(), versions })?;
+    let tls = server_config(&TlsServerOptions { certificate, key, client_cas: Vec::new(), versions, staple: None })?;
     let per_address = PerAddress::UNLIMITED;
     let mode = ServerMode { tls, handshakes_max: CONNECTIONS_MAX, per_address, proxy_protocol: None };
     Running::start(tunnel_config(Mode::Server(mode), nfs, io))

@@ -39,7 +39,8 @@ const ROOT_DIRECTORIES: [&str; 6] = [
 /// DNS over TCP, where an answer is too long for a datagram.
 const DOMAIN_PORT: u16 = 53;
 
-/// What a tunnel to `connect` with these PEM files needs. `host_roots`: it trusts the host's roots.
+/// What a tunnel to `connect` with these PEM files needs. `host_roots`: it trusts the host's roots. `others`: whom it connects to
+/// besides, where a host of `*` is any.
 ///
 /// # Errors
 /// A user or a group that this host does not know; with `--sandbox on`, a file in the root directory.
@@ -48,13 +49,15 @@ pub(crate) fn policy<'f>(
     connect: &Endpoint,
     files: impl IntoIterator<Item = &'f PathBuf>,
     host_roots: bool,
+    others: &[Endpoint],
 ) -> Result<Policy> {
     let account = options.user.as_deref().map(|user| Account::find(user, options.group.as_deref())).transpose();
     let files: Vec<PathBuf> = files.into_iter().cloned().collect();
     let mut readable: Vec<PathBuf> = files.iter().flat_map(|file| directories_of(file)).collect();
-    let mut connect_ports = vec![connect.port];
+    let mut connect_ports: Vec<u16> = others.iter().map(|other| other.port).chain([connect.port]).collect();
+    let is_name = |endpoint: &Endpoint| endpoint.host.parse::<IpAddr>().is_err();
     let address = connect.host.split_once('%').map_or(connect.host.as_str(), |(address, _)| address);
-    if address.parse::<IpAddr>().is_err() {
+    if address.parse::<IpAddr>().is_err() || others.iter().any(is_name) {
         readable.extend(NAME_SERVICE_DIRECTORIES.map(PathBuf::from));
         readable.extend(resolver_directory(Path::new("/etc/resolv.conf")));
         connect_ports.push(DOMAIN_PORT);
@@ -66,6 +69,8 @@ pub(crate) fn policy<'f>(
     }
     readable.sort();
     readable.dedup();
+    connect_ports.sort_unstable();
+    connect_ports.dedup();
     let demand = options.sandbox.into();
     if demand != Demand::Off {
         check_readable(demand, &files, &readable)?;
@@ -81,7 +86,7 @@ pub(crate) fn policy<'f>(
         account: account.context("--user")?,
         files,
         readable,
-        names: connect.host.parse::<IpAddr>().is_err(),
+        names: is_name(connect) || others.iter().any(is_name),
         connect_ports,
         bind_ports,
         privileged_ports: source_port == SourcePort::Privileged,

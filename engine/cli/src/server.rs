@@ -22,11 +22,16 @@ pub(crate) fn run(options: &ServerOptions) -> Result<()> {
     if matches!(&config.mode, Mode::Server(mode) if !mode.tls.verifies_clients()) {
         tracing::info!("any TLS client may connect; --client-ca FILE demands a certificate");
     }
+    let responders = match &config.mode {
+        Mode::Server(mode) => options.staple.connects_to(&mode.tls.responders())?,
+        Mode::Client(_) => Vec::new(),
+    };
     let policy = sandbox::policy(
         &options.tunnel,
         &options.connect,
         [&options.cert, &options.key].into_iter().chain(&options.client_ca),
         false,
+        &responders,
     )?;
     tunnel::serve(config, &policy, options.tunnel.sandbox_probe)
 }
@@ -41,6 +46,7 @@ pub(crate) fn config(options: &ServerOptions, pem: fn(PathBuf) -> PemSource) -> 
         key: pem(options.key.clone()),
         client_cas: options.client_ca.iter().cloned().map(pem).collect(),
         versions: options.tunnel.tls.into(),
+        staple: options.staple.options()?,
     })?;
     let tunnel = &options.tunnel;
     Ok(TunnelConfig {

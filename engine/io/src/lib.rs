@@ -8,6 +8,7 @@
 mod epoll;
 mod fence;
 pub mod host;
+pub mod http;
 pub mod net;
 mod pool;
 mod reading;

@@ -19,7 +19,10 @@ pub use combine::{Apart, CatchPanic, Either, Join, Limited, Race, Rouser, apart,
 pub fn run_on_reactor<F: Future>(future: F) -> io::Result<F::Output> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // The set polls its own future whenever any task runs.
-    Ok(tokio::task::LocalSet::new().block_on(&runtime, apart(future)))
+    let output = tokio::task::LocalSet::new().block_on(&runtime, apart(future));
+    // The system's resolver cannot be told to stop, and nobody waits for it.
+    runtime.shutdown_background();
+    Ok(output)
 }
 
 /// Runs `future`, and the tasks that it spawns, on this thread and on a clock of its own: when every task waits for a time,

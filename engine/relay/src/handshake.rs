@@ -21,6 +21,7 @@ use sealane_proto::tls::{Inbound, Role, Sealer, Version};
 
 use crate::explain::{Explained, peer_of};
 use crate::keys::{ByRustls, KeySchedule, TicketSink, TlsFacts, traffic_key};
+use crate::tls_client::take_staple;
 
 /// The most unread handshake bytes: a message of 64 KiB in small records, and one record more.
 const INPUT_BYTES_MAX: usize = 160 * 1024;
@@ -101,6 +102,8 @@ pub struct Handshake {
     input: Vec<u8>,
     filled: usize,
     yields: Yields,
+    /// The OCSP response that came with the peer's certificate (RFC 6066 section 8).
+    staple: Vec<u8>,
 }
 
 /// What comes out of rustls.
@@ -139,7 +142,7 @@ impl Handshake {
     }
 
     fn new(ends: Ends) -> Self {
-        Self { ends, input: Vec::new(), filled: 0, yields: Yields::default() }
+        Self { ends, input: Vec::new(), filled: 0, yields: Yields::default(), staple: Vec::new() }
     }
 
     /// Which end this is.
@@ -212,6 +215,11 @@ impl Handshake {
         shown.unwrap_or_default()
     }
 
+    /// The OCSP response that the server has stapled; empty: none, or the session was resumed.
+    pub fn staple(&self) -> &[u8] {
+        &self.staple
+    }
+
     /// Whether a former session was resumed.
     pub fn is_resumed(&self) -> bool {
         let kind = match &self.ends {
@@ -227,7 +235,7 @@ impl Handshake {
     /// The handshake is not done.
     pub fn establish(self) -> Result<Established, HandshakeError> {
         let (role, resumed) = (self.role(), self.is_resumed());
-        let Self { ends, mut input, filled, yields: Yields { early, peer_closed, .. } } = self;
+        let Self { ends, mut input, filled, yields: Yields { early, peer_closed, .. }, staple: _ } = self;
         input.truncate(filled);
         let wrong = |error| HandshakeError::Tls(role, error);
         let (sealer, inbound, keys, facts) = match ends {
@@ -247,10 +255,16 @@ impl Handshake {
 
     fn step(&mut self) -> Result<Step, HandshakeError> {
         let role = self.role();
-        let Self { ends, input, filled, yields } = self;
+        let Self { ends, input, filled, yields, staple } = self;
         let there = input.get_mut(..*filled).unwrap_or_default();
         let (discard, step) = match ends {
-            Ends::Client(connection) => yields.take(role, connection.process_tls_records(there)),
+            Ends::Client(connection) => {
+                let taken = yields.take(role, connection.process_tls_records(there));
+                // At most one of all looks verifies.
+                *staple =
+                    Some(take_staple()).filter(|found| !found.is_empty()).unwrap_or_else(|| std::mem::take(staple));
+                taken
+            }
             Ends::Server(connection) => yields.take(role, connection.process_tls_records(there)),
         };
         input.copy_within(discard.min(*filled)..*filled, 0);
@@ -270,7 +284,7 @@ impl Handshake {
     /// After an error rustls may have an alert to send, behind what it had queued before. If it has none it looks at the
     /// input again, and panics if that does not begin with the half message that it has already seen.
     fn put_alert(&mut self) {
-        let Self { ends, input, filled, yields: Yields { output, .. } } = self;
+        let Self { ends, input, filled, yields: Yields { output, .. }, .. } = self;
         let there = input.get_mut(..*filled).unwrap_or_default();
         output.clear();
         match ends {

@@ -32,6 +32,7 @@ mod session;
 #[doc(hidden)]
 pub mod simulation;
 mod spinning;
+mod status;
 mod throttle;
 mod tls_client;
 mod tls_config;
@@ -50,6 +51,7 @@ pub use error::{SessionError, Side, StartError};
 pub use handshake::{Established, Handshake, HandshakeError, Wanted};
 pub use keys::{KeySchedule, TlsFacts};
 pub use proxy_protocol::ProxyProtocol;
+pub use status::{HttpUrl, OcspMode, OcspOptions, Proxy, StatusError, Unaccepted};
 pub use tls_client::{TlsClient, TlsClientOptions, client_config};
 pub use tls_config::{PemSource, TlsConfigError};
 pub use tls_server::{TlsServer, TlsServerOptions, server_config};

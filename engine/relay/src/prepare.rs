@@ -11,7 +11,7 @@ use crate::admission::{Admitted, Stage};
 use crate::config::{ClientMode, ServerMode};
 use crate::handshake::{Established, HandshakeError, shake_hands};
 use crate::throttle::Loudness;
-use crate::upstream::{self, UpstreamError};
+use crate::upstream::{self, Reached, UpstreamError};
 use crate::worker::{Context, Full, Seat, Worker};
 
 /// An alert of two bytes, sealed by any suite of either version: 33 at most.
@@ -45,7 +45,7 @@ pub(crate) async fn as_client<D: Driver>(
         return None;
     }
     let reaching = upstream::reach_tls::<D>(config, mode);
-    let (outgoing, established, server) = match reach(reaching, &client, false, peer, context, stop).await {
+    let reached = match reach(reaching, &client, false, peer, context, stop).await {
         Ok(reached) => reached,
         Err(Farewell::Gone) => return None,
         Err(Farewell::Refused(_)) => {
@@ -53,6 +53,22 @@ pub(crate) async fn as_client<D: Driver>(
             return None;
         }
     };
+    let Reached { connection: outgoing, mut established, address: server, outlook } = reached;
+    // The clock of `reaching` does not run here: this has one of its own, and nothing is to be tried again.
+    let settling =
+        async { mode.tls.settle(outlook).await.map_err(|source| UpstreamError::Status { address: server, source }) };
+    match reach(settling, &client, false, peer, context, stop).await {
+        Ok(()) => {}
+        Err(Farewell::Gone) => {
+            refuse(outgoing, &mut established, AlertDescription::CLOSE_NOTIFY);
+            return None;
+        }
+        Err(Farewell::Refused(alert)) => {
+            refuse(outgoing, &mut established, alert);
+            client.reset();
+            return None;
+        }
+    }
     if !mode.verified {
         tracing::warn!(%peer, %server, "the server's certificate was NOT verified (--insecure-no-verify)");
     }
@@ -142,7 +158,7 @@ async fn reach<T, L: Link>(
         Either::Left(Err(error)) => {
             counters.upstream_failures_total.add(1);
             tracing::error!(%peer, server = %config.connect, "closed: {error}");
-            Err(Farewell::Refused(AlertDescription::INTERNAL_ERROR))
+            Err(Farewell::Refused(error.alert()))
         }
         Either::Right(Either::Right(())) => {
             tracing::info!(%peer, "closed: the tunnel stops");
@@ -233,7 +249,7 @@ fn complain(peer: SocketAddr, worker: &Worker, why: &str) {
     }
 }
 
-/// Tells a client that its connection ends here, if there is room for that in its socket; then resets it.
+/// Tells a TLS peer that its connection ends here, if there is room for that in its socket; then resets it.
 fn refuse(client: impl Link, established: &mut Established, alert: AlertDescription) {
     if let Ok(socket) = client.into_socket() {
         let mut record = [0; ALERT_RECORD_BYTES_MAX];

@@ -1,6 +1,7 @@
 //! The client's end of TLS: from files and options to rustls' configuration. Verification is on unless it was switched off
 //! by name.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -14,6 +15,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, NamedGroup, SignatureScheme};
 
 use crate::config::TlsVersions;
 use crate::handshake::{Handshake, HandshakeError};
+use crate::status::{self, OcspMode, OcspOptions, Outlook, Statuses, Unaccepted};
 use crate::tls_config::{
     PemSource, TlsConfigError, certificates, pair_error, private_key, protocol_versions, provider, roots,
 };
@@ -29,6 +31,8 @@ pub struct TlsClientOptions {
     pub versions: TlsVersions,
     /// Accept any certificate.
     pub insecure_no_verify: bool,
+    /// Whether revoked certificates are noticed.
+    pub ocsp: OcspOptions,
 }
 
 /// What all connections to servers share: keys, trust, and the cache of sessions to resume.
@@ -40,12 +44,29 @@ pub struct TlsClient {
     pub(crate) fresh: Arc<ClientConfig>,
     /// Judges certificates; again when a session is resumed, because rustls does not.
     pub(crate) verifier: Arc<dyn ServerCertVerifier>,
+    /// What is known of certificates that may have been revoked.
+    pub(crate) statuses: Arc<Statuses>,
 }
 
 impl TlsClient {
     /// A handshake with the server `name`; in full if `fresh`.
     pub(crate) fn handshake(&self, name: &ServerName<'static>, fresh: bool) -> Result<Handshake, HandshakeError> {
         Handshake::client(if fresh { &self.fresh } else { &self.config }, name)
+    }
+
+    /// What is known of the status of the certificates behind a handshake that is done.
+    pub(crate) fn look(&self, done: &Handshake) -> Result<Outlook, Unaccepted> {
+        self.statuses.look(done.peer_certificates(), done.staple(), done.is_resumed())
+    }
+
+    /// Asks OCSP responders for the workers of a tunnel, on its main thread. Never returns.
+    pub(crate) fn answer_workers(&self) -> impl Future<Output = ()> + 'static {
+        status::serve(Arc::clone(&self.statuses))
+    }
+
+    /// Waits for what is not known yet.
+    pub(crate) async fn settle(&self, outlook: Result<Outlook, Unaccepted>) -> Result<(), Unaccepted> {
+        self.statuses.settle(outlook?).await
     }
 
     /// rustls verifies in full handshakes only: a resumed session could outlive its certificate.
@@ -69,12 +90,16 @@ pub fn client_config(options: &TlsClientOptions) -> Result<TlsClient, TlsConfigE
     let provider = provider();
     let versions = protocol_versions(options.versions);
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions)?;
-    let verifier: Arc<dyn ServerCertVerifier> = if options.insecure_no_verify {
-        Arc::new(AnyCertificate(provider))
+    let algorithms = provider.signature_verification_algorithms.all;
+    let (verifier, statuses): (Arc<dyn ServerCertVerifier>, _) = if options.insecure_no_verify {
+        let nothing = OcspOptions { mode: OcspMode::Off, ..options.ocsp.clone() };
+        (Arc::new(AnyCertificate(provider)), Statuses::new(nothing, Vec::new(), algorithms))
     } else {
         let roots = Arc::new(roots(&options.ca_files)?);
+        let statuses = Statuses::new(options.ocsp.clone(), roots.roots.clone(), algorithms);
         let built = WebPkiServerVerifier::builder_with_provider(roots, provider).build();
-        built.map_err(|error| TlsConfigError::Rustls(rustls::Error::General(error.to_string())))?
+        let chain = built.map_err(|error| TlsConfigError::Rustls(rustls::Error::General(error.to_string())))?;
+        (Arc::new(KeepsStaple(chain)), statuses)
     };
     // "Dangerous" only for a verifier that verifies less than rustls' own, which this one is unless asked for by name.
     let builder = builder.dangerous().with_custom_certificate_verifier(Arc::clone(&verifier));
@@ -89,7 +114,7 @@ pub fn client_config(options: &TlsClientOptions) -> Result<TlsClient, TlsConfigE
     config.resumption = Resumption::store(Arc::clone(&sessions));
     let mut fresh = config.clone();
     fresh.resumption = Resumption::store(Arc::new(WriteOnly(sessions)));
-    Ok(TlsClient { config: Arc::new(config), fresh: Arc::new(fresh), verifier })
+    Ok(TlsClient { config: Arc::new(config), fresh: Arc::new(fresh), verifier, statuses: Arc::new(statuses) })
 }
 
 /// Sessions that can be resumed later; each server gives several tickets.
@@ -126,6 +151,57 @@ impl ClientSessionStore for WriteOnly {
 
     fn take_tls13_ticket(&self, _server_name: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
         None
+    }
+}
+
+thread_local! {
+    /// What came stapled to the certificate that this thread is verifying: rustls shows it to its verifier, to nobody else.
+    static STAPLE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What was stapled to the certificate that this thread has just verified; once.
+pub(crate) fn take_staple() -> Vec<u8> {
+    STAPLE.take()
+}
+
+/// Verifies the chain and the name, and keeps what is stapled for after the handshake: only then is it known that the peer
+/// has the key, and only then may anybody wait.
+#[derive(Debug)]
+struct KeepsStaple(Arc<WebPkiServerVerifier>);
+
+impl ServerCertVerifier for KeepsStaple {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        STAPLE.with_borrow_mut(|staple| *staple = ocsp_response.to_vec());
+        self.0.verify_server_cert(end_entity, intermediates, server_name, &[], now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
     }
 }
 

@@ -55,7 +55,7 @@ impl PemSource {
         }
     }
 
-    fn error(&self, what: impl fmt::Display) -> TlsConfigError {
+    pub(crate) fn error(&self, what: impl fmt::Display) -> TlsConfigError {
         TlsConfigError::File { file: self.name().into(), what: what.to_string() }
     }
 }

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use rustls::ServerConfig;
 use rustls::pki_types::UnixTime;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{ServerSessionMemoryCache, WebPkiClientVerifier};
+use rustls::server::{ResolvesServerCert, ServerSessionMemoryCache, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 use crate::config::TlsVersions;
 use crate::handshake::{Handshake, HandshakeError};
+use crate::status::{OcspOptions, Stapled};
 use crate::tls_config::{
     PemSource, TlsConfigError, certificates, pair_error, private_key, protocol_versions, provider, roots,
 };
@@ -28,6 +30,8 @@ pub struct TlsServerOptions {
     pub client_cas: Vec<PemSource>,
     /// Which versions.
     pub versions: TlsVersions,
+    /// How the status of our certificate is asked for, to be stapled; `None`: it is not.
+    pub staple: Option<OcspOptions>,
 }
 
 /// What all connections of clients share: our certificate, trust, ticket keys, sessions to be resumed.
@@ -36,12 +40,19 @@ pub struct TlsServer {
     pub(crate) config: Arc<ServerConfig>,
     /// Judges clients' certificates; again when a session is resumed, because rustls does not.
     verifier: Option<Arc<dyn ClientCertVerifier>>,
+    /// What is stapled to our certificate.
+    pub(crate) stapled: Option<Arc<Stapled>>,
 }
 
 impl TlsServer {
     /// Whether clients must show a certificate.
     pub fn verifies_clients(&self) -> bool {
         self.verifier.is_some()
+    }
+
+    /// The OCSP responders that are asked about our certificate.
+    pub fn responders(&self) -> Vec<String> {
+        self.stapled.as_ref().map(|stapled| stapled.urls()).unwrap_or_default()
     }
 
     pub(crate) fn handshake(&self) -> Result<Handshake, HandshakeError> {
@@ -64,27 +75,39 @@ impl TlsServer {
 /// # Errors
 /// The first file that is missing, unreadable, or does not contain what it should.
 pub fn server_config(options: &TlsServerOptions) -> Result<TlsServer, TlsConfigError> {
-    let TlsServerOptions { certificate, key, client_cas, versions } = options;
+    let TlsServerOptions { certificate, key, client_cas, versions, staple } = options;
     let provider = provider();
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(protocol_versions(*versions))?;
     let verifier = if client_cas.is_empty() {
         None
     } else {
-        let built = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(client_cas)?), provider).build();
+        let built =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots(client_cas)?), Arc::clone(&provider)).build();
         Some(built.map_err(|error| TlsConfigError::Rustls(rustls::Error::General(error.to_string())))?)
     };
     let builder = match &verifier {
         Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
         None => builder.with_no_client_auth(),
     };
-    let mut config = builder
-        .with_single_cert(certificates(certificate)?, private_key(key)?)
+    let chain = certificates(certificate)?;
+    let pair = CertifiedKey::from_der(chain, private_key(key)?, &provider)
         .map_err(|error| pair_error(certificate, key, &error))?;
+    let (shown, stapled): (Arc<dyn ResolvesServerCert>, _) = match staple {
+        None => (Arc::new(SingleCertAndKey::from(pair)), None),
+        Some(staple) => {
+            let algorithms = provider.signature_verification_algorithms.all;
+            let stapled = Stapled::new(pair, staple.clone(), algorithms)
+                .map_err(|why| certificate.error(format!("--ocsp-staple: {why}")))?;
+            let stapled = Arc::new(stapled);
+            (Arc::clone(&stapled) as Arc<dyn ResolvesServerCert>, Some(stapled))
+        }
+    };
+    let mut config = builder.with_cert_resolver(shown);
     config.enable_secret_extraction = true;
     // Data before the client's Finished would go out under keys that the record layer does not have yet.
     config.send_half_rtt_data = false;
     config.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);
     config.ticketer = rustls::crypto::ring::Ticketer::new()?;
-    Ok(TlsServer { config: Arc::new(config), verifier })
+    Ok(TlsServer { config: Arc::new(config), verifier, stapled })
 }

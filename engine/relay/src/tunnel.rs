@@ -18,6 +18,7 @@ use crate::config::{IoChoice, Mode, TunnelConfig};
 use crate::counters::Counters;
 use crate::error::{NoUring, StartError};
 use crate::throttle::{Loudness, Throttle};
+use crate::tls_server::TlsServer;
 use crate::worker::{self, Assigned, Context, Place, STOP_MAX, WorkerError};
 
 /// After an accept that failed for want of descriptors or memory.
@@ -215,8 +216,14 @@ impl Tunnel {
         rt::run_on_reactor(async {
             let acceptor = listener.register()?;
             let (complaints, refusals) = (Throttle::new(1), Throttle::new(1));
+            if let Mode::Client(mode) = &config.mode {
+                rt::spawn(mode.tls.answer_workers());
+            }
             let mut hand_out = HandOut { config, counters, workers, addresses, complaints, refusals };
             let accepting = async {
+                if let Mode::Server(mode) = &hand_out.config.mode {
+                    staple(&mode.tls).await;
+                }
                 loop {
                     match acceptor.accept().await {
                         Ok((accepted, peer)) => hand_out.assign(accepted, peer)?,
@@ -235,6 +242,16 @@ impl Tunnel {
             hand_out.stop().await;
             stopped
         })?
+    }
+}
+
+/// Has the status of our certificate stapled. For the first answer clients wait, at most `--ocsp-timeout`: one that is told that
+/// there will be a staple refuses a connection without.
+async fn staple(tls: &TlsServer) {
+    if let Some(stapled) = &tls.stapled {
+        let mut failures = 0;
+        let pause = stapled.ask(&mut failures).await;
+        rt::spawn(Arc::clone(stapled).keep(pause, failures));
     }
 }
 

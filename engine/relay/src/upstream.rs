@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use sealane_io::net::ConnectOptions;
 use sealane_io::{Driver, rt};
+use sealane_proto::tls::AlertDescription;
 
 use crate::config::{ClientMode, Endpoint, TunnelConfig, socket_options_for};
 use crate::handshake::{Established, HandshakeError, shake_hands};
+use crate::status::{Outlook, Unaccepted};
 
 /// The next address is tried when the one before has not answered for so long (RFC 8305 section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -47,6 +49,14 @@ pub enum UpstreamError {
         /// Why.
         source: HandshakeError,
     },
+    /// A certificate has been revoked, or is not known to be good.
+    #[error("TLS with {address}: {source}")]
+    Status {
+        /// With whom.
+        address: SocketAddr,
+        /// Which, and why.
+        source: Unaccepted,
+    },
     /// The server did not finish the handshake.
     #[error("TLS handshake with {address}: nothing for {} s", .limit.as_secs())]
     HandshakeTimeout {
@@ -77,6 +87,14 @@ impl fmt::Display for Tries<'_> {
 }
 
 impl UpstreamError {
+    /// What a TLS peer is told, whose connection comes to nothing by this.
+    pub(crate) fn alert(&self) -> AlertDescription {
+        match self {
+            Self::Status { source, .. } => source.why.alert(),
+            _ => AlertDescription::INTERNAL_ERROR,
+        }
+    }
+
     /// Whether the same attempt may work a moment later.
     pub fn is_transient(&self) -> bool {
         match self {
@@ -86,9 +104,18 @@ impl UpstreamError {
                 !matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput)
             }),
             Self::Handshake { source, .. } => source.is_transient(),
-            Self::GaveUp { .. } => false,
+            Self::GaveUp { .. } | Self::Status { .. } => false,
         }
     }
+}
+
+/// A TLS server whose handshake is done.
+pub(crate) struct Reached<L> {
+    pub(crate) connection: L,
+    pub(crate) established: Established,
+    pub(crate) address: SocketAddr,
+    /// What is known of its certificates; nothing may be relayed before that is settled.
+    pub(crate) outlook: Result<Outlook, Unaccepted>,
 }
 
 /// Reaches the TLS server, trying again after transient failures until [`crate::Timeouts::retry`] is over.
@@ -97,7 +124,7 @@ impl UpstreamError {
 pub(crate) async fn reach_tls<D: Driver>(
     config: &TunnelConfig,
     mode: &ClientMode,
-) -> Result<(D::Link, Established, SocketAddr), UpstreamError> {
+) -> Result<Reached<D::Link>, UpstreamError> {
     persist(config, async || {
         let mut left = addresses::<D>(config).await?;
         loop {
@@ -109,7 +136,7 @@ pub(crate) async fn reach_tls<D: Driver>(
                 Err(error) if error.is_transient() && !left.is_empty() => {
                     tracing::debug!("{error}; trying the next address");
                 }
-                done => return done.map(|(connection, established)| (connection, established, address)),
+                done => return done,
             }
         }
     })
@@ -161,14 +188,14 @@ async fn addresses<D: Driver>(config: &TunnelConfig) -> Result<Vec<SocketAddr>, 
     Ok(interleave(addresses))
 }
 
-/// Shakes hands; once more in full when the resumed session's certificate has run out.
+/// Shakes hands; once more in full when the resumed session's certificate has run out, or its status has.
 async fn handshake<D: Driver>(
     mut connection: D::Link,
     address: SocketAddr,
     config: &TunnelConfig,
     mode: &ClientMode,
     limit: Duration,
-) -> Result<(D::Link, Established), UpstreamError> {
+) -> Result<Reached<D::Link>, UpstreamError> {
     let ClientMode { tls, server_name, .. } = mode;
     let mut fresh = false;
     loop {
@@ -176,20 +203,24 @@ async fn handshake<D: Driver>(
             let mut handshake = tls.handshake(server_name, fresh)?;
             shake_hands(&mut connection, &mut handshake, || {}).await?;
             tls.verify_again(&handshake, server_name)?;
-            handshake.establish()
+            let outlook = tls.look(&handshake);
+            Ok((handshake.establish()?, outlook))
         });
         match done.await {
             None => return Err(UpstreamError::HandshakeTimeout { address, limit }),
             Some(Err(error @ HandshakeError::Stale(..))) if !fresh => {
                 tracing::debug!("{error}; shaking hands in full");
-                fresh = true;
-                connection = D::connect(address, &options_for(address, &config.outgoing))
-                    .await
-                    .map_err(|error| UpstreamError::Connect(vec![(address, error)]))?;
+            }
+            Some(Ok((_, Ok(Outlook::InFull)))) if !fresh => {
+                tracing::debug!("the OCSP response of the resumed session has run out; shaking hands in full");
             }
             Some(Err(source)) => return Err(UpstreamError::Handshake { address, source }),
-            Some(Ok(established)) => return Ok((connection, established)),
+            Some(Ok((established, outlook))) => return Ok(Reached { connection, established, address, outlook }),
         }
+        fresh = true;
+        connection = D::connect(address, &options_for(address, &config.outgoing))
+            .await
+            .map_err(|error| UpstreamError::Connect(vec![(address, error)]))?;
     }
 }
 

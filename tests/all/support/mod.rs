@@ -1,5 +1,6 @@
 //! What the scenarios share: certificates, processes, peers, bytes.
 
+pub mod authority;
 pub mod bytes;
 pub mod dns;
 pub mod openssl;

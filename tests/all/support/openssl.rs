@@ -19,7 +19,11 @@ impl SServer {
     }
 
     pub fn with_identity(identity: &Identity, args: &[&str]) -> Self {
-        let port = free_port();
+        Self::at(free_port(), identity, args)
+    }
+
+    /// The same on a port that somebody knows.
+    pub fn at(port: u16, identity: &Identity, args: &[&str]) -> Self {
         let mut command = Command::new("openssl");
         command.args(["s_server", "-accept", &format!("127.0.0.1:{port}")]);
         command.arg("-cert").arg(&identity.cert).arg("-key").arg(&identity.key).args(args);

@@ -12,7 +12,7 @@ use sealane_proto::tls::{
     ContentType, Inbound, Pieces, Progress, Role, Sealer, Suite, TlsError, TrafficKey, Version, Window,
 };
 
-use super::pki::{NAME, Pki};
+use super::pki::{Identity, NAME, Pki, server_config_of};
 use super::process::SOON;
 
 pub fn traffic_key(version: Version, secrets: &(u64, ConnectionTrafficSecrets)) -> TrafficKey {
@@ -58,6 +58,11 @@ impl PeerListener {
             config: Pki::get().server_config(version),
             version: version_of(version),
         }
+    }
+
+    /// The same with another certificate.
+    pub fn with_identity(version: &'static SupportedProtocolVersion, identity: &Identity) -> Self {
+        Self { config: server_config_of(identity, version, None), ..Self::bind(version) }
     }
 
     /// The same on a port that somebody waits for.

@@ -101,19 +101,28 @@ impl Pki {
         version: &'static rustls::SupportedProtocolVersion,
         suite: Option<rustls::CipherSuite>,
     ) -> Arc<rustls::ServerConfig> {
-        let mut provider = rustls::crypto::ring::default_provider();
-        provider.cipher_suites.retain(|candidate| suite.is_none_or(|suite| candidate.suite() == suite));
-        let chain: Vec<_> = CertificateDer::pem_file_iter(&self.server.cert).unwrap().map(Result::unwrap).collect();
-        let key = PrivateKeyDer::from_pem_file(&self.server.key).unwrap();
-        let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(provider))
-            .with_protocol_versions(&[version])
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .unwrap();
-        config.enable_secret_extraction = true;
-        Arc::new(config)
+        server_config_of(&self.server, version, suite)
     }
+}
+
+/// A rustls server with any certificate.
+pub fn server_config_of(
+    identity: &Identity,
+    version: &'static rustls::SupportedProtocolVersion,
+    suite: Option<rustls::CipherSuite>,
+) -> Arc<rustls::ServerConfig> {
+    let mut provider = rustls::crypto::ring::default_provider();
+    provider.cipher_suites.retain(|candidate| suite.is_none_or(|suite| candidate.suite() == suite));
+    let chain: Vec<_> = CertificateDer::pem_file_iter(&identity.cert).unwrap().map(Result::unwrap).collect();
+    let key = PrivateKeyDer::from_pem_file(&identity.key).unwrap();
+    let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    config.enable_secret_extraction = true;
+    Arc::new(config)
 }
 
 fn authority(dir: &Path, name: &str) -> (PathBuf, Issuer<'static, KeyPair>) {

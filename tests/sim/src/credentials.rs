@@ -9,7 +9,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use sealane_proto::tls::Role;
 use sealane_proto::tls::Version;
 use sealane_relay::{
-    ClientMode, Mode, PemSource, PerAddress, ServerMode, TlsClientOptions, TlsServerOptions, TlsVersions,
+    ClientMode, Mode, OcspOptions, PemSource, PerAddress, ServerMode, TlsClientOptions, TlsServerOptions, TlsVersions,
     client_config, server_config,
 };
 
@@ -53,6 +53,7 @@ pub(crate) fn mode(role: Role) -> Mode {
                 identity: None,
                 versions: TlsVersions::Both,
                 insecure_no_verify: false,
+                ocsp: OcspOptions::default(),
             };
             let tls = client_config(&options).expect("a configuration");
             Mode::Client(ClientMode { tls, server_name: name(), verified: true })
@@ -63,6 +64,7 @@ pub(crate) fn mode(role: Role) -> Mode {
                 key: text("key", key),
                 client_cas: Vec::new(),
                 versions: TlsVersions::Both,
+                staple: None,
             };
             let tls = server_config(&options).expect("a configuration");
             let per_address = PerAddress::UNLIMITED;

@@ -15,8 +15,12 @@ impl AlertDescription {
     pub const BAD_RECORD_MAC: Self = Self(20);
     /// A record that is too long.
     pub const RECORD_OVERFLOW: Self = Self(22);
+    /// A certificate that was revoked.
+    pub const CERTIFICATE_REVOKED: Self = Self(44);
     /// A certificate that has run out.
     pub const CERTIFICATE_EXPIRED: Self = Self(45);
+    /// A certificate that is not accepted for another reason.
+    pub const CERTIFICATE_UNKNOWN: Self = Self(46);
     /// A message that cannot be parsed.
     pub const DECODE_ERROR: Self = Self(50);
     /// The sender fails for a reason of its own.
@@ -25,6 +29,8 @@ impl AlertDescription {
     pub const USER_CANCELED: Self = Self(90);
     /// TLS 1.2: the answer to a HelloRequest that is refused.
     pub const NO_RENEGOTIATION: Self = Self(100);
+    /// A stapled OCSP response that cannot be used.
+    pub const BAD_CERTIFICATE_STATUS_RESPONSE: Self = Self(113);
 
     /// The name that the RFCs use, where there is one.
     pub fn name(self) -> Option<&'static str> {

@@ -1,0 +1,121 @@
+//! The status of our own certificate, stapled for clients (RFC 6066 section 8): asked for when the tunnel starts, and again
+//! before it runs out.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustls::pki_types::UnixTime;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use sealane_io::rt;
+use sealane_trust::{Algorithms, Answer, Certified, Date, Fingerprint, Hints, Status};
+
+use crate::status::ask::{Asked, ask_all};
+use crate::status::cache::refresh_at;
+use crate::status::{OcspOptions, Question, StatusError};
+
+/// The first pause after a responder that gave no answer; it doubles.
+const PAUSE_MIN: Duration = Duration::from_secs(30);
+const PAUSE_MAX: Duration = Duration::from_secs(3600);
+
+/// Our certificate, with what is stapled to it at the time.
+pub(crate) struct Stapled {
+    options: OcspOptions,
+    algorithms: &'static Algorithms,
+    question: Question,
+    shown: Mutex<Shown>,
+}
+
+struct Shown {
+    key: Arc<CertifiedKey>,
+    /// When what is stapled to it runs out.
+    until: Option<Date>,
+}
+
+impl fmt::Debug for Stapled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stapled").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl ResolvesServerCert for Stapled {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        // What has run out is worse than nothing: clients refuse it.
+        if shown.until.is_some_and(|until| until.0 < UnixTime::now().as_secs()) {
+            *shown = Shown { key: with_staple(&shown.key, None), until: None };
+        }
+        Some(Arc::clone(&shown.key))
+    }
+}
+
+fn with_staple(key: &CertifiedKey, ocsp: Option<Vec<u8>>) -> Arc<CertifiedKey> {
+    Arc::new(CertifiedKey { ocsp, ..key.clone() })
+}
+
+impl Stapled {
+    /// `key` with nothing stapled to it yet.
+    ///
+    /// # Errors
+    /// Its issuer is not in the chain, or nobody is named who could be asked.
+    pub(crate) fn new(
+        key: CertifiedKey,
+        options: OcspOptions,
+        algorithms: &'static Algorithms,
+    ) -> Result<Self, StatusError> {
+        let (own, others) = key.cert.split_first().ok_or(StatusError::NoIssuer)?;
+        let certified = Certified::find(own, others, &[], algorithms)?.ok_or(StatusError::NoIssuer)?;
+        let urls = Hints::of(own)?.ocsp_urls;
+        if options.url.is_none() && urls.is_empty() {
+            return Err(StatusError::NoResponder);
+        }
+        let fingerprint = Fingerprint::of(own);
+        // What our own certificate names is the administrator's choice.
+        let question = Question { fingerprint, certified, urls, is_ours: true, what: "our certificate" };
+        Ok(Self { options, algorithms, question, shown: Mutex::new(Shown { key: Arc::new(key), until: None }) })
+    }
+
+    /// Whom it asks.
+    pub(crate) fn urls(&self) -> Vec<String> {
+        self.options.url.as_ref().map_or_else(|| self.question.urls.clone(), |url| vec![url.to_string()])
+    }
+
+    /// Asks once, within `--ocsp-timeout`, and shows what is answered; returns how long that is good for at most, as the pause
+    /// before it is asked again. `failures`: how often in a row nothing came of it.
+    pub(crate) async fn ask(&self, failures: &mut u32) -> Duration {
+        let pause = PAUSE_MIN.saturating_mul(1 << (*failures).min(7)).min(PAUSE_MAX);
+        let why = match ask_all(&self.options, self.algorithms, &self.question).await {
+            Ok(Asked { answer: Answer { status: Status::Unknown, .. }, .. }) => StatusError::Unknown,
+            Err(why) => why,
+            Ok(Asked { answer, response }) => {
+                *failures = 0;
+                return self.show(&answer, response);
+            }
+        };
+        *failures += 1;
+        tracing::warn!("no new OCSP response to staple, next attempt in {} s: {why}", pause.as_secs());
+        pause
+    }
+
+    fn show(&self, answer: &Answer, response: Vec<u8>) -> Duration {
+        let (now, until) = (UnixTime::now().as_secs(), answer.valid_until());
+        match &answer.status {
+            // Clients are told as well.
+            Status::Revoked(revocation) => tracing::error!("our certificate was {revocation}"),
+            _ => tracing::info!("an OCSP response of {} is stapled, good until {until}", answer.this_update),
+        }
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        *shown = Shown { key: with_staple(&shown.key, Some(response)), until: Some(until) };
+        let jitter = sealane_trust::nonce().map_or(0, |[first, ..]| first);
+        refresh_at(answer, jitter, now).map_or(PAUSE_MIN, |at| Duration::from_secs(at.saturating_sub(now)))
+    }
+
+    /// Asks again before what is stapled runs out. Never returns.
+    pub(crate) async fn keep(self: Arc<Self>, mut pause: Duration, mut failures: u32) {
+        loop {
+            rt::sleep(pause).await;
+            pause = self.ask(&mut failures).await;
+        }
+    }
+}

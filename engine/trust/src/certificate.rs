@@ -1,0 +1,202 @@
+//! What a certificate says, read out of the bytes that were received: its issuer's signature covers these and no others.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use der::asn1::{AnyRef, BitStringRef, Int, ObjectIdentifier};
+use der::{Decode, Reader, SliceReader, Tag, TagNumber, Tagged};
+use ring::digest;
+use rustls_pki_types::{CertificateDer, TrustAnchor};
+use webpki::{RawPublicKeyEntity, anchor_from_trusted_cert, spki_for_anchor};
+use x509_cert::ext::Extension;
+use x509_cert::ext::pkix::AuthorityInfoAccessSyntax;
+use x509_cert::ext::pkix::name::GeneralName;
+use x509_cert::serial_number::SerialNumber;
+
+use crate::Algorithms;
+
+/// RFC 5280 section 4.2.2.1.
+const ID_PE_AUTHORITY_INFO_ACCESS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.1.1");
+const ID_AD_OCSP: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.48.1");
+/// RFC 7633 section 4.
+const ID_PE_TLS_FEATURE: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.1.24");
+/// RFC 6066 section 8.
+const STATUS_REQUEST: u64 = 5;
+
+/// A certificate that is not what RFC 5280 says, and where.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the certificate cannot be read: {0}")]
+pub struct Unreadable(String);
+
+impl From<der::Error> for Unreadable {
+    fn from(error: der::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// The SHA-256 of a certificate.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Fingerprint([u8; digest::SHA256_OUTPUT_LEN]);
+
+impl Fingerprint {
+    /// That of `certificate`, or of any other bytes.
+    pub fn of(certificate: &[u8]) -> Self {
+        let mut fingerprint = [0; digest::SHA256_OUTPUT_LEN];
+        fingerprint.copy_from_slice(digest::digest(&digest::SHA256, certificate).as_ref());
+        Self(fingerprint)
+    }
+}
+
+/// What a certificate says about where its status is to be had.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Hints {
+    /// Where OCSP responders are, in the certificate's order (RFC 5280 section 4.2.2.1).
+    pub ocsp_urls: Vec<String>,
+    /// The server has to staple its status (RFC 7633).
+    pub must_staple: bool,
+}
+
+impl Hints {
+    /// Those of `certificate`.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn of(certificate: &[u8]) -> Result<Self, Unreadable> {
+        let mut hints = Self::default();
+        for extension in Parts::read(certificate)?.extensions()? {
+            let value = extension.extn_value.as_bytes();
+            match extension.extn_id {
+                ID_PE_AUTHORITY_INFO_ACCESS => {
+                    let all = AuthorityInfoAccessSyntax::from_der(value)?.0.into_iter();
+                    hints.ocsp_urls.extend(all.filter(|access| access.access_method == ID_AD_OCSP).filter_map(
+                        |access| match access.access_location {
+                            GeneralName::UniformResourceIdentifier(url) => Some(url.to_string()),
+                            _ => None,
+                        },
+                    ));
+                }
+                ID_PE_TLS_FEATURE => hints.must_staple = Vec::<u64>::from_der(value)?.contains(&STATUS_REQUEST),
+                _ => {}
+            }
+        }
+        Ok(hints)
+    }
+}
+
+/// A certificate and who has issued it.
+#[derive(Clone, Debug)]
+pub struct Certified {
+    pub(crate) serial: SerialNumber,
+    /// The issuer's name as the certificate has it, a whole DER `Name`.
+    pub(crate) issuer_name: Vec<u8>,
+    pub(crate) issuer: TrustAnchor<'static>,
+    /// Where in the chain that was shown the issuer is; `None`: it is a root.
+    pub issuer_at: Option<usize>,
+}
+
+impl Certified {
+    /// `certificate`, with its issuer from among `roots` and the certificates that were shown: by its name, and by the
+    /// signature. `None` when it is not there.
+    ///
+    /// # Errors
+    /// The certificate cannot be read.
+    pub fn find(
+        certificate: &[u8],
+        shown: &[CertificateDer<'_>],
+        roots: &[TrustAnchor<'static>],
+        algorithms: &Algorithms,
+    ) -> Result<Option<Self>, Unreadable> {
+        let parts = Parts::read(certificate)?;
+        let name = AnyRef::from_der(parts.issuer)?.value();
+        let is_issuer = |candidate: &TrustAnchor<'_>| {
+            candidate.subject.as_ref() == name
+                && is_signed_by(candidate, algorithms, parts.algorithm, parts.tbs, parts.signature)
+        };
+        let root = roots.iter().find(|root| is_issuer(root)).map(|root| (root.clone(), None));
+        let found = root.or_else(|| {
+            let anchors = shown.iter().enumerate().filter_map(|(index, certificate)| {
+                let anchor = anchor_from_trusted_cert(certificate).ok().filter(is_issuer)?;
+                Some((anchor.to_owned(), Some(index)))
+            });
+            anchors.into_iter().next()
+        });
+        let Some((issuer, issuer_at)) = found else { return Ok(None) };
+        let serial = SerialNumber::from_der(parts.serial)?;
+        Ok(Some(Self { serial, issuer_name: parts.issuer.into(), issuer, issuer_at }))
+    }
+}
+
+/// Whether `issuer` has signed `message`.
+pub(crate) fn is_signed_by(
+    issuer: &TrustAnchor<'_>,
+    algorithms: &Algorithms,
+    algorithm: &[u8],
+    message: &[u8],
+    signature: &[u8],
+) -> bool {
+    let key = spki_for_anchor(issuer);
+    let Ok(key) = RawPublicKeyEntity::try_from(&key) else { return false };
+    // One identifier of ECDSA signatures stands for several curves.
+    let mut fitting = algorithms.iter().filter(|known| known.signature_alg_id().as_ref() == algorithm);
+    fitting.any(|known| key.verify_signature(*known, message, signature).is_ok())
+}
+
+/// The fields of a certificate (RFC 5280 section 4.1) as they were received.
+struct Parts<'c> {
+    tbs: &'c [u8],
+    /// The contents of the AlgorithmIdentifier.
+    algorithm: &'c [u8],
+    signature: &'c [u8],
+    serial: &'c [u8],
+    issuer: &'c [u8],
+    /// A sequence of extensions.
+    extensions: Option<&'c [u8]>,
+}
+
+impl<'c> Parts<'c> {
+    fn read(certificate: &'c [u8]) -> Result<Self, Unreadable> {
+        let mut outer = open(certificate, Tag::Sequence)?;
+        let tbs = outer.tlv_bytes()?;
+        let algorithm = AnyRef::decode(&mut outer)?.value();
+        let signature = bits(BitStringRef::decode(&mut outer)?)?;
+        let mut fields = open(tbs, Tag::Sequence)?;
+        let mut serial = fields.tlv_bytes()?;
+        if is_numbered(serial, TagNumber::N0) {
+            serial = fields.tlv_bytes()?;
+        }
+        Int::from_der(serial)?;
+        let _signature_algorithm = fields.tlv_bytes()?;
+        let issuer = fields.tlv_bytes()?;
+        let [_validity, _subject, _key] = [fields.tlv_bytes()?, fields.tlv_bytes()?, fields.tlv_bytes()?];
+        let mut extensions = None;
+        while !fields.is_finished() {
+            let field = fields.tlv_bytes()?;
+            if is_numbered(field, TagNumber::N3) {
+                extensions = Some(AnyRef::from_der(field)?.value());
+            }
+        }
+        Ok(Self { tbs, algorithm, signature, serial, issuer, extensions })
+    }
+
+    fn extensions(&self) -> Result<Vec<Extension>, Unreadable> {
+        Ok(self.extensions.map(Vec::<Extension>::from_der).transpose()?.unwrap_or_default())
+    }
+}
+
+/// The contents of `tlv`.
+pub(crate) fn open(tlv: &[u8], tag: Tag) -> der::Result<SliceReader<'_>> {
+    let any = AnyRef::from_der(tlv)?;
+    any.tag().assert_eq(tag)?;
+    SliceReader::new(any.value())
+}
+
+/// Whether `tlv` has the constructed, context-specific tag with this number.
+pub(crate) fn is_numbered(tlv: &[u8], number: TagNumber) -> bool {
+    let tag = AnyRef::from_der(tlv).map(|any| any.tag());
+    tag == Ok(Tag::ContextSpecific { constructed: true, number })
+}
+
+/// A signature: whole bytes.
+pub(crate) fn bits(string: BitStringRef<'_>) -> der::Result<&[u8]> {
+    string.as_bytes().ok_or_else(|| der::ErrorKind::Value { tag: Tag::BitString }.into())
+}
