@@ -18,8 +18,8 @@ use sealane_io::{Buffer, Control, Patience, Received, Stream, Unheard};
 use sealane_proto::tls::{AlertDescription, ContentType, Inbound, Role, Sealer, Suite, TrafficKey, Version};
 use sealane_relay::simulation::Stage;
 use sealane_relay::{
-    ClientMode, Endpoint, Established, IoChoice, KeySchedule, Memory, Mode, OcspOptions, PemSource, SessionError, Spin,
-    Timeouts, TlsClientOptions, TlsFacts, TlsVersions, TunnelConfig, client_config,
+    ClientMode, Endpoint, Established, IoChoice, KeySchedule, Memory, Mode, PemSource, SessionError, Spin, Timeouts,
+    TlsClientOptions, TlsFacts, TlsVersions, TunnelConfig, client_config,
 };
 
 use crate::parts::message;
@@ -307,10 +307,8 @@ fn mode() -> Mode {
         let ca = params.self_signed(&KeyPair::generate().expect("a key")).expect("a CA");
         let options = TlsClientOptions {
             ca_files: vec![PemSource::Text { name: "ca", pem: ca.pem() }],
-            identity: None,
             versions: TlsVersions::Both,
-            insecure_no_verify: false,
-            ocsp: OcspOptions::default(),
+            ..TlsClientOptions::default()
         };
         let tls = client_config(&options).expect("a configuration");
         Mode::Client(ClientMode { tls, server_name: ServerName::try_from("nfs.test").expect("a name"), verified: true })

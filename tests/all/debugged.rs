@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 use sealane_proto::tls::{Suite, TrafficKey, Version};
-use sealane_relay::{PemSource, TlsServerOptions, TlsVersions, server_config};
+use sealane_relay::{CrlOptions, PemSource, TlsServerOptions, TlsVersions, server_config};
 
 use crate::support::pki::Pki;
 
@@ -80,6 +80,7 @@ fn printing_what_holds_keys_shows_none() {
         client_cas: Vec::new(),
         versions: TlsVersions::Both,
         staple: None,
+        crls: CrlOptions::default(),
     };
     shows_none(&options, &[body.as_bytes(), &secret]);
     // All that makes the connections of a tunnel, rustls' configuration with the private key among it.

@@ -19,14 +19,14 @@ use crate::support::process::{SOON, eventually, free_port, have, now, scratch};
 use crate::support::sealane::{DRIVERS, Sealane, command, expect_reset, server_command};
 
 /// An OpenSSL server with a certificate and what it staples.
-fn server(identity: &Identity, staple: Option<&Path>, more: &[&str]) -> SServer {
+pub fn server(identity: &Identity, staple: Option<&Path>, more: &[&str]) -> SServer {
     let staple = staple.map(|file| file.display().to_string());
     let mut args: Vec<&str> = staple.iter().flat_map(|file| ["-status_file", file]).collect();
     args.extend(more);
     SServer::with_identity(identity, &args)
 }
 
-fn tunnel(driver: &str, ca: &Authority, server: &SServer, args: &[&str]) -> Sealane {
+pub fn tunnel(driver: &str, ca: &Authority, server: &SServer, args: &[&str]) -> Sealane {
     let ca = ca.ca();
     let mut all = vec!["--ca-file", &ca];
     all.extend(args);
@@ -34,13 +34,13 @@ fn tunnel(driver: &str, ca: &Authority, server: &SServer, args: &[&str]) -> Seal
 }
 
 /// A connection that is let through: what it says arrives.
-fn expect_through(tunnel: &Sealane, server: &SServer, tag: &str) {
+pub fn expect_through(tunnel: &Sealane, server: &SServer, tag: &str) {
     let _client = tunnel.connect_and_say(format!("through {tag}\n").as_bytes());
     server.process.wait_for(&format!("through {tag}"));
 }
 
 /// A connection that is not: nothing arrives, it is reset, and the log says why.
-fn expect_refused(tunnel: &Sealane, server: &SServer, why: &str) {
+pub fn expect_refused(tunnel: &Sealane, server: &SServer, why: &str) {
     let mut client = tunnel.connect_and_say(b"not through\n");
     expect_reset(&mut client, SOON);
     tunnel.wait_for(why);

@@ -8,8 +8,9 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rustls::pki_types::ServerName;
 use sealane_io::sandbox::Demand;
-use sealane_relay::{Endpoint, IoChoice, ProxyProtocol, Spin, TlsVersions};
+use sealane_relay::{Endpoint, IoChoice, Pin, ProxyProtocol, Spin, TlsVersions};
 
+use crate::crl::CrlArguments;
 use crate::ocsp::{OcspArguments, StapleArguments};
 
 /// A userspace TLS tunnel for NFS
@@ -199,9 +200,22 @@ pub(crate) struct ClientOptions {
     #[arg(long, value_name = "FILE", help_heading = "Trust")]
     pub(crate) ca_file: Vec<PathBuf>,
 
-    /// The name or address that the server's certificate must be valid for [default: the host of --connect]
+    /// The name or address that the server's certificate must be valid for; repeatable: one of them [default: the host of
+    /// --connect]
     #[arg(long, value_name = "NAME", value_parser = parse_name, help_heading = "Trust")]
-    pub(crate) server_name: Option<ServerName<'static>>,
+    pub(crate) server_name: Vec<ServerName<'static>>,
+
+    /// By which name the server is asked for (SNI), or off [default: the first --server-name]
+    #[arg(long, value_name = "NAME|off", value_parser = parse_sni, help_heading = "Trust")]
+    pub(crate) sni: Option<Sni>,
+
+    /// The server's key must have this hash, besides all else: SHA-256 of its SubjectPublicKeyInfo; repeatable: one of them
+    #[arg(long, value_name = "sha256/BASE64", value_parser = parse_pin, conflicts_with = "insecure_no_verify", help_heading = "Trust")]
+    pub(crate) pin: Vec<Pin>,
+
+    /// A pinned key is enough, whoever has signed its certificate, for whichever name, until whenever: for self-signed ones
+    #[arg(long, requires = "pin", conflicts_with_all = ["ca_file", "server_name", "insecure_no_verify"], help_heading = "Trust")]
+    pub(crate) pin_only: bool,
 
     /// Our certificate chain in PEM, for servers that want one
     #[arg(long, value_name = "FILE", requires = "key", help_heading = "Trust")]
@@ -217,6 +231,9 @@ pub(crate) struct ClientOptions {
 
     #[command(flatten)]
     pub(crate) ocsp: OcspArguments,
+
+    #[command(flatten)]
+    pub(crate) crl: CrlArguments,
 
     #[command(flatten)]
     pub(crate) tunnel: TunnelOptions,
@@ -246,6 +263,9 @@ pub(crate) struct ServerOptions {
 
     #[command(flatten)]
     pub(crate) staple: StapleArguments,
+
+    #[command(flatten)]
+    pub(crate) crl: CrlArguments,
 
     /// TLS handshakes in progress at the same time, in equal shares for the threads; one more ends the one that has got
     /// least far
@@ -491,6 +511,25 @@ fn parse_spin(text: &str) -> Result<Spin, String> {
 fn parse_name(text: &str) -> Result<ServerName<'static>, String> {
     let wrong = |_| format!("'{text}' is neither a DNS name nor an IP address");
     ServerName::try_from(text.to_string()).map_err(wrong)
+}
+
+/// By which name a server is asked for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Sni {
+    Off,
+    Name(ServerName<'static>),
+}
+
+fn parse_sni(text: &str) -> Result<Sni, String> {
+    match (text, parse_name(text)?) {
+        ("off", _) => Ok(Sni::Off),
+        (_, name @ ServerName::DnsName(_)) => Ok(Sni::Name(name)),
+        _ => Err(format!("'{text}' is an address; only names can be asked for (RFC 6066 section 3)")),
+    }
+}
+
+fn parse_pin(text: &str) -> Result<Pin, String> {
+    text.parse().map_err(|error: sealane_relay::ConfigError| error.to_string())
 }
 
 fn parse_source(text: &str) -> Result<IpAddr, String> {

@@ -10,7 +10,7 @@ use sealane_relay::{
     ClientMode, ConfigError, Mode, OcspOptions, PemSource, TlsClientOptions, TunnelConfig, client_config,
 };
 
-use crate::args::ClientOptions;
+use crate::args::{ClientOptions, Sni};
 use crate::log;
 use crate::ocsp::connects_to;
 use crate::sandbox;
@@ -32,8 +32,8 @@ pub(crate) fn run(options: &ClientOptions) -> Result<()> {
     let policy = sandbox::policy(
         &options.tunnel,
         &options.connect,
-        options.ca_file.iter().chain(&options.cert).chain(&options.key),
-        options.ca_file.is_empty() && !options.insecure_no_verify,
+        options.ca_file.iter().chain(&options.cert).chain(&options.key).chain(options.crl.files()),
+        options.ca_file.is_empty() && !options.insecure_no_verify && !options.pin_only,
         &connects_to(&ocsp(options)?),
     )?;
     tunnel::serve(config, &policy, options.tunnel.sandbox_probe)
@@ -70,6 +70,11 @@ pub(crate) fn config(options: &ClientOptions, pem: fn(PathBuf) -> PemSource) -> 
 /// Of certificates that nobody verifies it does not matter whether they were revoked.
 fn ocsp(options: &ClientOptions) -> Result<OcspOptions, ConfigError> {
     let ocsp = options.ocsp.options()?;
+    if options.pin_only && ocsp.mode.asks() {
+        return Err(ConfigError(
+            "--pin-only accepts whoever has the key: it does not go with --ocsp soft or hard".into(),
+        ));
+    }
     if options.insecure_no_verify && ocsp.mode.asks() {
         return Err(ConfigError(
             "--insecure-no-verify accepts any certificate: it does not go with --ocsp soft or hard".into(),
@@ -96,21 +101,39 @@ fn check_listener(options: &ClientOptions) -> Result<(), ConfigError> {
 
 fn client_mode(options: &ClientOptions, pem: fn(PathBuf) -> PemSource) -> Result<ClientMode> {
     let identity = options.cert.clone().zip(options.key.clone());
+    let host = || {
+        ServerName::try_from(options.connect.host.clone()).map_err(|_| {
+            let host = &options.connect.host;
+            ConfigError(format!(
+                "--connect: '{host}' is neither a DNS name nor an IP address; name the certificate with --server-name"
+            ))
+        })
+    };
+    let names = options.server_name.clone();
+    let server_name = match (&options.sni, names.first()) {
+        (Some(Sni::Name(name)), _) | (_, Some(name)) => name.clone(),
+        _ => host()?,
+    };
+    // Who is asked for by another name is judged by its own.
+    let names = if names.is_empty() && matches!(options.sni, Some(Sni::Name(_))) { vec![host()?] } else { names };
+    let crls = options.crl.options(pem);
+    if !crls.is_empty() && (options.insecure_no_verify || options.pin_only) {
+        return Err(ConfigError(
+            "CRLs are asked about a chain, which is not verified: leave --crl-file and --crl-dir out".into(),
+        )
+        .into());
+    }
     let tls = client_config(&TlsClientOptions {
         ca_files: options.ca_file.iter().cloned().map(pem).collect(),
         identity: identity.map(|(certificate, key)| (pem(certificate), pem(key))),
         versions: options.tunnel.tls.into(),
         insecure_no_verify: options.insecure_no_verify,
+        names,
+        pins: options.pin.clone(),
+        pin_only: options.pin_only,
+        without_sni: options.sni == Some(Sni::Off),
         ocsp: ocsp(options)?,
+        crls,
     })?;
-    let server_name = match &options.server_name {
-        Some(name) => name.clone(),
-        None => ServerName::try_from(options.connect.host.clone()).map_err(|_| {
-            let host = &options.connect.host;
-            ConfigError(format!(
-                "--connect: '{host}' is neither a DNS name nor an IP address; name the certificate with --server-name"
-            ))
-        })?,
-    };
     Ok(ClientMode { tls, server_name, verified: !options.insecure_no_verify })
 }

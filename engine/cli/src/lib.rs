@@ -6,6 +6,7 @@
 mod args;
 mod bench;
 mod client;
+mod crl;
 mod demo;
 #[doc(hidden)]
 #[allow(

@@ -10,8 +10,8 @@ use sealane_io::SocketOptions;
 use sealane_io::net::ConnectOptions;
 use sealane_io::rt::{self, Sender};
 use sealane_relay::{
-    Endpoint, IoChoice, Memory, Mode, PerAddress, ServerMode, TlsServerOptions, TlsVersions, Tunnel, TunnelConfig,
-    server_config,
+    CrlOptions, Endpoint, IoChoice, Memory, Mode, PerAddress, ServerMode, TlsServerOptions, TlsVersions, Tunnel,
+    TunnelConfig, server_config,
 };
 
 use serde_json::{Value, json};
@@ -102,7 +102,14 @@ pub(crate) fn front(
     versions: TlsVersions,
     io: IoChoice,
 ) -> Result<Running> {
-    let tls = server_config(&TlsServerOptions { certificate, key, client_cas: Vec::new(), versions, staple: None })?;
+    let tls = server_config(&TlsServerOptions {
+        certificate,
+        key,
+        client_cas: Vec::new(),
+        versions,
+        staple: None,
+        crls: CrlOptions::default(),
+    })?;
     let per_address = PerAddress::UNLIMITED;
     let mode = ServerMode { tls, handshakes_max: CONNECTIONS_MAX, per_address, proxy_protocol: None };
     Running::start(tunnel_config(Mode::Server(mode), nfs, io))

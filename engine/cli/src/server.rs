@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use anyhow::Result;
 use sealane_io::SocketOptions;
 use sealane_io::net::ConnectOptions;
-use sealane_relay::{Mode, PemSource, PerAddress, ServerMode, TlsServerOptions, TunnelConfig, server_config};
+use sealane_relay::{
+    ConfigError, Mode, PemSource, PerAddress, ServerMode, TlsServerOptions, TunnelConfig, server_config,
+};
 
 use crate::args::ServerOptions;
 use crate::log;
@@ -29,7 +31,7 @@ pub(crate) fn run(options: &ServerOptions) -> Result<()> {
     let policy = sandbox::policy(
         &options.tunnel,
         &options.connect,
-        [&options.cert, &options.key].into_iter().chain(&options.client_ca),
+        [&options.cert, &options.key].into_iter().chain(&options.client_ca).chain(options.crl.files()),
         false,
         &responders,
     )?;
@@ -41,12 +43,20 @@ pub(crate) fn run(options: &ServerOptions) -> Result<()> {
 /// # Errors
 /// A file that cannot be used.
 pub(crate) fn config(options: &ServerOptions, pem: fn(PathBuf) -> PemSource) -> Result<TunnelConfig> {
+    let crls = options.crl.options(pem);
+    if !crls.is_empty() && options.client_ca.is_empty() {
+        return Err(ConfigError(
+            "--crl-file and --crl-dir are about clients' certificates: demand these with --client-ca".into(),
+        )
+        .into());
+    }
     let tls = server_config(&TlsServerOptions {
         certificate: pem(options.cert.clone()),
         key: pem(options.key.clone()),
         client_cas: options.client_ca.iter().cloned().map(pem).collect(),
         versions: options.tunnel.tls.into(),
         staple: options.staple.options()?,
+        crls,
     })?;
     let tunnel = &options.tunnel;
     Ok(TunnelConfig {

@@ -2,8 +2,10 @@
 
 use std::fmt;
 
-use rustls::{AlertDescription, CertificateError, PeerIncompatible};
+use rustls::{AlertDescription, CertificateError, OtherError, PeerIncompatible};
 use sealane_proto::tls::Role;
+
+use crate::server_judge::NotPinned;
 
 /// What the other end of a connection is called.
 pub(crate) fn peer_of(role: Role) -> &'static str {
@@ -78,6 +80,21 @@ fn certificate(f: &mut fmt::Formatter<'_>, role: Role, cause: &CertificateError,
                 Role::Server => "clientAuth",
             };
             write!(f, "{peer}'s certificate is for another purpose: its extendedKeyUsage lacks {purpose} ({error})")
+        }
+        CertificateError::Revoked => write!(f, "{peer}'s certificate has been revoked, says a CRL (Revoked)"),
+        CertificateError::UnknownRevocationStatus => write!(
+            f,
+            "there is no CRL of an issuer in its chain (UnknownRevocationStatus): {peer}'s certificate may have been revoked; \
+             give that CRL too, or --crl-check own"
+        ),
+        CertificateError::ExpiredRevocationList | CertificateError::ExpiredRevocationListContext { .. } => {
+            write!(
+                f,
+                "the CRL that {peer}'s certificate wants has expired ({error}): renew it, or --crl-expired accept"
+            )
+        }
+        CertificateError::Other(OtherError(other)) if other.is::<NotPinned>() => {
+            write!(f, "{peer}'s certificate is not accepted: {other}")
         }
         CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
             write!(

@@ -21,7 +21,7 @@ use sealane_proto::tls::{Inbound, Role, Sealer, Version};
 
 use crate::explain::{Explained, peer_of};
 use crate::keys::{ByRustls, KeySchedule, TicketSink, TlsFacts, traffic_key};
-use crate::tls_client::take_staple;
+use crate::server_judge::take_staple;
 
 /// The most unread handshake bytes: a message of 64 KiB in small records, and one record more.
 const INPUT_BYTES_MAX: usize = 160 * 1024;

@@ -11,6 +11,7 @@ mod addresses;
 mod admission;
 mod config;
 mod counters;
+mod crl;
 mod error;
 mod explain;
 #[doc(hidden)]
@@ -28,6 +29,7 @@ mod lending;
 mod outbound;
 mod prepare;
 mod proxy_protocol;
+mod server_judge;
 mod session;
 #[doc(hidden)]
 pub mod simulation;
@@ -47,10 +49,12 @@ pub use config::{
     ClientMode, ConfigError, Endpoint, IoChoice, Memory, Mode, ServerMode, Spin, Timeouts, TlsVersions, TunnelConfig,
 };
 pub use counters::Counters;
+pub use crl::CrlOptions;
 pub use error::{SessionError, Side, StartError};
 pub use handshake::{Established, Handshake, HandshakeError, Wanted};
 pub use keys::{KeySchedule, TlsFacts};
 pub use proxy_protocol::ProxyProtocol;
+pub use server_judge::Pin;
 pub use status::{HttpUrl, OcspMode, OcspOptions, Proxy, StatusError, Unaccepted};
 pub use tls_client::{TlsClient, TlsClientOptions, client_config};
 pub use tls_config::{PemSource, TlsConfigError};

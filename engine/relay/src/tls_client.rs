@@ -1,20 +1,21 @@
 //! The client's end of TLS: from files and options to rustls' configuration. Verification is on unless it was switched off
 //! by name.
 
-use std::cell::RefCell;
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{
     ClientSessionMemoryCache, ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
     WebPkiServerVerifier,
 };
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, NamedGroup, SignatureScheme};
+use rustls::pki_types::{ServerName, UnixTime};
+use rustls::{ClientConfig, NamedGroup, RootCertStore};
 
 use crate::config::TlsVersions;
+use crate::crl::CrlOptions;
 use crate::handshake::{Handshake, HandshakeError};
+use crate::server_judge::{Pin, ServerJudge};
 use crate::status::{self, OcspMode, OcspOptions, Outlook, Statuses, Unaccepted};
 use crate::tls_config::{
     PemSource, TlsConfigError, certificates, pair_error, private_key, protocol_versions, provider, roots,
@@ -31,8 +32,18 @@ pub struct TlsClientOptions {
     pub versions: TlsVersions,
     /// Accept any certificate.
     pub insecure_no_verify: bool,
-    /// Whether revoked certificates are noticed.
+    /// The names of which the certificate must have one; none: the one that the server is asked for by.
+    pub names: Vec<ServerName<'static>>,
+    /// The server's key must be one of these; none: any.
+    pub pins: Vec<Pin>,
+    /// A pinned key is enough: chain, name and dates are not looked at.
+    pub pin_only: bool,
+    /// The server is not told by which name it is asked for (SNI).
+    pub without_sni: bool,
+    /// Whether revoked certificates are noticed by asking for their status.
     pub ocsp: OcspOptions,
+    /// Whether they are noticed by lists.
+    pub crls: CrlOptions,
 }
 
 /// What all connections to servers share: keys, trust, and the cache of sessions to resume.
@@ -91,16 +102,17 @@ pub fn client_config(options: &TlsClientOptions) -> Result<TlsClient, TlsConfigE
     let versions = protocol_versions(options.versions);
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions)?;
     let algorithms = provider.signature_verification_algorithms.all;
-    let (verifier, statuses): (Arc<dyn ServerCertVerifier>, _) = if options.insecure_no_verify {
+    let (chain, statuses) = if options.insecure_no_verify || options.pin_only {
+        // Without a chain there is no issuer, and nobody to say that a certificate was revoked.
         let nothing = OcspOptions { mode: OcspMode::Off, ..options.ocsp.clone() };
-        (Arc::new(AnyCertificate(provider)), Statuses::new(nothing, Vec::new(), algorithms))
+        (None, Statuses::new(nothing, Vec::new(), algorithms))
     } else {
         let roots = Arc::new(roots(&options.ca_files)?);
         let statuses = Statuses::new(options.ocsp.clone(), roots.roots.clone(), algorithms);
-        let built = WebPkiServerVerifier::builder_with_provider(roots, provider).build();
-        let chain = built.map_err(|error| TlsConfigError::Rustls(rustls::Error::General(error.to_string())))?;
-        (Arc::new(KeepsStaple(chain)), statuses)
+        (Some(chain_verifier(roots, &options.crls, &provider)?), statuses)
     };
+    let (names, pins) = (options.names.clone(), options.pins.clone());
+    let verifier: Arc<dyn ServerCertVerifier> = Arc::new(ServerJudge { chain, names, pins, provider });
     // "Dangerous" only for a verifier that verifies less than rustls' own, which this one is unless asked for by name.
     let builder = builder.dangerous().with_custom_certificate_verifier(Arc::clone(&verifier));
     let mut config = match &options.identity {
@@ -110,11 +122,28 @@ pub fn client_config(options: &TlsClientOptions) -> Result<TlsClient, TlsConfigE
             .map_err(|error| pair_error(certificate, key, &error))?,
     };
     config.enable_secret_extraction = true;
+    config.enable_sni = !options.without_sni;
     let sessions: Arc<dyn ClientSessionStore> = Arc::new(ClientSessionMemoryCache::new(SESSIONS_MAX));
     config.resumption = Resumption::store(Arc::clone(&sessions));
     let mut fresh = config.clone();
     fresh.resumption = Resumption::store(Arc::new(WriteOnly(sessions)));
     Ok(TlsClient { config: Arc::new(config), fresh: Arc::new(fresh), verifier, statuses: Arc::new(statuses) })
+}
+
+fn chain_verifier(
+    roots: Arc<RootCertStore>,
+    crls: &CrlOptions,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<WebPkiServerVerifier>, TlsConfigError> {
+    let lists = crls.read(&roots, provider)?;
+    let mut builder = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider)).with_crls(lists);
+    if crls.own_only {
+        builder = builder.only_check_end_entity_revocation();
+    }
+    if !crls.accept_expired {
+        builder = builder.enforce_revocation_expiration();
+    }
+    builder.build().map_err(|error| TlsConfigError::Rustls(rustls::Error::General(error.to_string())))
 }
 
 /// Sessions that can be resumed later; each server gives several tickets.
@@ -151,95 +180,5 @@ impl ClientSessionStore for WriteOnly {
 
     fn take_tls13_ticket(&self, _server_name: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
         None
-    }
-}
-
-thread_local! {
-    /// What came stapled to the certificate that this thread is verifying: rustls shows it to its verifier, to nobody else.
-    static STAPLE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// What was stapled to the certificate that this thread has just verified; once.
-pub(crate) fn take_staple() -> Vec<u8> {
-    STAPLE.take()
-}
-
-/// Verifies the chain and the name, and keeps what is stapled for after the handshake: only then is it known that the peer
-/// has the key, and only then may anybody wait.
-#[derive(Debug)]
-struct KeepsStaple(Arc<WebPkiServerVerifier>);
-
-impl ServerCertVerifier for KeepsStaple {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        STAPLE.with_borrow_mut(|staple| *staple = ocsp_response.to_vec());
-        self.0.verify_server_cert(end_entity, intermediates, server_name, &[], now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
-    }
-}
-
-/// Accepts any certificate, but not a handshake that its key did not sign.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

@@ -48,7 +48,7 @@ impl PemSource {
         }
     }
 
-    fn read(&self) -> Result<Vec<u8>, TlsConfigError> {
+    pub(crate) fn read(&self) -> Result<Vec<u8>, TlsConfigError> {
         match self {
             Self::File(file) => std::fs::read(file).map_err(|error| self.error(error)),
             Self::Text { pem, .. } => Ok(pem.clone().into_bytes()),

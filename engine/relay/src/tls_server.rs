@@ -9,6 +9,7 @@ use rustls::server::{ResolvesServerCert, ServerSessionMemoryCache, WebPkiClientV
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 use crate::config::TlsVersions;
+use crate::crl::CrlOptions;
 use crate::handshake::{Handshake, HandshakeError};
 use crate::status::{OcspOptions, Stapled};
 use crate::tls_config::{
@@ -32,6 +33,8 @@ pub struct TlsServerOptions {
     pub versions: TlsVersions,
     /// How the status of our certificate is asked for, to be stapled; `None`: it is not.
     pub staple: Option<OcspOptions>,
+    /// Clients' certificates that were revoked.
+    pub crls: CrlOptions,
 }
 
 /// What all connections of clients share: our certificate, trust, ticket keys, sessions to be resumed.
@@ -75,16 +78,23 @@ impl TlsServer {
 /// # Errors
 /// The first file that is missing, unreadable, or does not contain what it should.
 pub fn server_config(options: &TlsServerOptions) -> Result<TlsServer, TlsConfigError> {
-    let TlsServerOptions { certificate, key, client_cas, versions, staple } = options;
+    let TlsServerOptions { certificate, key, client_cas, versions, staple, crls } = options;
     let provider = provider();
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(protocol_versions(*versions))?;
     let verifier = if client_cas.is_empty() {
         None
     } else {
-        let built =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots(client_cas)?), Arc::clone(&provider)).build();
-        Some(built.map_err(|error| TlsConfigError::Rustls(rustls::Error::General(error.to_string())))?)
+        let roots = Arc::new(roots(client_cas)?);
+        let lists = crls.read(&roots, &provider)?;
+        let mut builder = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider)).with_crls(lists);
+        if crls.own_only {
+            builder = builder.only_check_end_entity_revocation();
+        }
+        if !crls.accept_expired {
+            builder = builder.enforce_revocation_expiration();
+        }
+        Some(builder.build().map_err(|error| TlsConfigError::Rustls(rustls::Error::General(error.to_string())))?)
     };
     let builder = match &verifier {
         Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),

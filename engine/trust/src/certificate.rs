@@ -3,6 +3,7 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use base64ct::{Base64, Encoding};
 use der::asn1::{AnyRef, BitStringRef, Int, ObjectIdentifier};
 use der::{Decode, Reader, SliceReader, Tag, TagNumber, Tagged};
 use ring::digest;
@@ -44,6 +45,18 @@ impl Fingerprint {
         let mut fingerprint = [0; digest::SHA256_OUTPUT_LEN];
         fingerprint.copy_from_slice(digest::digest(&digest::SHA256, certificate).as_ref());
         Self(fingerprint)
+    }
+
+    /// As pins are written (RFC 7469 section 2.4).
+    pub fn to_base64(&self) -> String {
+        Base64::encode_string(&self.0)
+    }
+
+    /// The same the other way; `None`: it is not such a text.
+    pub fn from_base64(text: &str) -> Option<Self> {
+        let mut fingerprint = [0; digest::SHA256_OUTPUT_LEN];
+        let decoded = Base64::decode(text, &mut fingerprint).ok()?;
+        (decoded.len() == digest::SHA256_OUTPUT_LEN).then_some(Self(fingerprint))
     }
 }
 

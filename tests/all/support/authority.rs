@@ -27,8 +27,13 @@ const SERVER: &str = "subjectAltName=DNS:nfs.test,IP:127.0.0.1";
 
 impl Authority {
     pub fn new() -> Self {
+        Self::named("root")
+    }
+
+    /// With a name of its own: CRLs go by their issuer's name.
+    pub fn named(name: &str) -> Self {
         let dir = scratch("authority");
-        openssl(&dir, &format!("req -x509 {KEY} -keyout ca.key -out ca.pem -days 30 -subj /CN=root"));
+        openssl(&dir, &format!("req -x509 {KEY} -keyout ca.key -out ca.pem -days 30 -subj /CN={name}"));
         std::fs::write(dir.join("index.txt"), "").unwrap();
         let authority = Self { dir, serial: AtomicUsize::new(1) };
         authority.issue("responder", "ca", "extendedKeyUsage=OCSPSigning");
@@ -78,6 +83,23 @@ impl Authority {
             false => format!("{line}\n"),
         });
         std::fs::write(self.file("index.txt"), lines.collect::<String>()).unwrap();
+    }
+
+    /// A CRL of `issuer` with all that was revoked so far; its file.
+    pub fn crl(&self, issuer: &str, name: &str, times: &[&str]) -> PathBuf {
+        let text = format!(
+            "[ca]\ndefault_ca=d\n[d]\ndatabase=index.txt\ncertificate={issuer}.pem\nprivate_key={issuer}.key\ndefault_md=sha256\n\
+             crlnumber=crlnumber\ncrl_extensions=e\n[e]\nauthorityKeyIdentifier=keyid:always\n"
+        );
+        std::fs::write(self.file("ca.cnf"), text).unwrap();
+        std::fs::write(self.file("crlnumber"), "01\n").unwrap();
+        self.run(&format!("ca -config ca.cnf -gencrl -out {name}.crl {}", times.join(" ")));
+        self.file(&format!("{name}.crl"))
+    }
+
+    /// One of OpenSSL's programs in the authority's directory.
+    pub fn run(&self, args: &str) {
+        openssl(&self.dir, args);
     }
 
     /// Has the responder forget a certificate.

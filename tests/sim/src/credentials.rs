@@ -9,7 +9,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use sealane_proto::tls::Role;
 use sealane_proto::tls::Version;
 use sealane_relay::{
-    ClientMode, Mode, OcspOptions, PemSource, PerAddress, ServerMode, TlsClientOptions, TlsServerOptions, TlsVersions,
+    ClientMode, CrlOptions, Mode, PemSource, PerAddress, ServerMode, TlsClientOptions, TlsServerOptions, TlsVersions,
     client_config, server_config,
 };
 
@@ -50,10 +50,8 @@ pub(crate) fn mode(role: Role) -> Mode {
         Role::Client => {
             let options = TlsClientOptions {
                 ca_files: vec![text("ca", ca)],
-                identity: None,
                 versions: TlsVersions::Both,
-                insecure_no_verify: false,
-                ocsp: OcspOptions::default(),
+                ..TlsClientOptions::default()
             };
             let tls = client_config(&options).expect("a configuration");
             Mode::Client(ClientMode { tls, server_name: name(), verified: true })
@@ -65,6 +63,7 @@ pub(crate) fn mode(role: Role) -> Mode {
                 client_cas: Vec::new(),
                 versions: TlsVersions::Both,
                 staple: None,
+                crls: CrlOptions::default(),
             };
             let tls = server_config(&options).expect("a configuration");
             let per_address = PerAddress::UNLIMITED;

@@ -6,7 +6,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
 
 use crate::config::TlsVersions;
-use crate::status::OcspOptions;
+use crate::crl::CrlOptions;
 use crate::tls_client::{TlsClient, TlsClientOptions, client_config};
 use crate::tls_config::PemSource;
 use crate::tls_server::{TlsServer, TlsServerOptions, server_config};
@@ -42,12 +42,12 @@ impl Ends {
             ca_files: vec![text("ca", CA)],
             identity: is_mutual.then(identity),
             versions,
-            insecure_no_verify: false,
-            ocsp: OcspOptions::default(),
+            ..TlsClientOptions::default()
         };
         let (certificate, key) = identity();
         let client_cas = if is_mutual { vec![text("ca", CA)] } else { vec![] };
-        let server = TlsServerOptions { certificate, key, client_cas, versions, staple: None };
+        let server =
+            TlsServerOptions { certificate, key, client_cas, versions, staple: None, crls: CrlOptions::default() };
         Self {
             client: client_config(&client).expect("the client's configuration"),
             server: server_config(&server).expect("the server's configuration"),
