@@ -8,7 +8,7 @@ use crate::support::pki::{Identity, Pki};
 use crate::support::sealane::{Sealane, command};
 
 /// The pin of a certificate's key, by OpenSSL.
-fn pin(identity: &Identity) -> String {
+pub fn pin(identity: &Identity) -> String {
     let cert = identity.cert.display();
     let hash = format!(
         "openssl x509 -in {cert} -noout -pubkey | openssl pkey -pubin -outform DER | openssl dgst -sha256 -binary | openssl base64"

@@ -1,10 +1,11 @@
 //! Whether a server's certificate still stands, asked of OpenSSL's responder and of hostile ones, and stapled by OpenSSL's
 //! server.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::far_ends::echo_server;
@@ -15,7 +16,7 @@ use crate::support::not_run;
 use crate::support::openssl::SServer;
 use crate::support::peer::{PeerListener, VERSIONS};
 use crate::support::pki::Identity;
-use crate::support::process::{SOON, eventually, free_port, have, now, scratch};
+use crate::support::process::{SOON, eventually, eventually_within, free_port, have, now, scratch};
 use crate::support::sealane::{DRIVERS, Sealane, command, expect_reset, server_command};
 
 /// An OpenSSL server with a certificate and what it staples.
@@ -248,50 +249,110 @@ fn one_answer_serves_all_connections_and_one_request_all_that_wait() {
 #[test]
 fn only_the_connection_with_nothing_to_go_by_waits_for_a_slow_responder() {
     let ca = Arc::new(Authority::new());
-    let identity = ca.server("good");
+    let [quick, slow] = ["quick", "slow"].map(|name| ca.server(name));
+    let slow_serial = ca.serial("slow");
     let answering = Arc::clone(&ca);
     let responder = Responder::start(move |request| {
-        std::thread::sleep(Duration::from_secs(2));
+        if request.windows(slow_serial.len()).any(|bytes| bytes == slow_serial) {
+            std::thread::sleep(Duration::from_secs(2));
+        }
         Reply::Response(answering.answer(request))
     });
     for driver in DRIVERS {
-        let slow = PeerListener::with_identity(VERSIONS[1], &identity);
+        // One server, which shows one certificate or the other.
+        let listener = PeerListener::with_identity(VERSIONS[1], &quick);
+        let other = listener.with_other_identity(VERSIONS[1], &slow);
         let args = ["--ca-file", &ca.ca(), "--ocsp", "hard", "--ocsp-url", &responder.url(), "--workers", "1"];
-        let sealane = Sealane::start(driver, slow.port(), &args);
-        // The first connection learns; a stapled certificate needs not ask at all, so its tunnel has another server behind
-        // the same address.
-        let first = sealane.connect();
-        let peer = slow.accept();
-        let before = now();
-        // While the first waits, its worker carries on: a client that comes and goes is noticed at once.
-        drop(sealane.connect());
-        sealane.wait_for("closed: the client went away");
-        assert!(now() - before < Duration::from_secs(1), "its worker waited with it");
-        assert_eq!(sealane.process.count("opened: "), 0, "it waits for its verdict");
-        sealane.wait_for("opened: ");
-        drop((first, peer));
+        let sealane = Sealane::start(driver, listener.port(), &args);
+        let first = (sealane.connect(), listener.accept());
+        eventually("the quick one is known", || sealane.process.count("opened: ") == 1);
+        let waiting = (sealane.connect(), other.accept());
+        let started = now();
+        let known = (sealane.connect(), listener.accept());
+        eventually("the one that is known is open", || sealane.process.count("opened: ") == 2);
+        assert!(now() - started < Duration::from_millis(1500), "it waited with the other");
+        assert_eq!(sealane.process.count("opened: "), 2, "the other waits for its verdict");
+        eventually("the slow one is open", || sealane.process.count("opened: ") == 3);
+        assert!(now() - started > Duration::from_millis(1500), "it did not wait");
+        drop((first, waiting, known));
     }
 }
 
 #[test]
 fn every_certificate_of_a_chain_is_asked_about_when_that_is_wanted() {
-    let ca = Authority::new();
-    ca.issue("between", "ca", "basicConstraints=critical,CA:TRUE\nkeyUsage=keyCertSign");
+    let ca = Arc::new(Authority::new());
+    let is_ca = "basicConstraints=critical,CA:TRUE\nkeyUsage=keyCertSign,digitalSignature";
+    ca.issue("between", "ca", is_ca);
     let below = ca.issue("below", "between", "subjectAltName=DNS:nfs.test");
-    ca.revoke("between");
-    let responder = ca.responder();
+    // Somebody who has the intermediate's key makes another certificate for it, which nobody can revoke.
+    ca.run("req -x509 -key between.key -subj /CN=between -days 20 -out decoy.pem");
+    let serial_below = ca.serial("below");
+    let answering = Arc::clone(&ca);
+    let responder = Responder::start(move |request| {
+        let is_below = request.windows(serial_below.len()).any(|bytes| bytes == serial_below);
+        Reply::Response(answering.answer_of(if is_below { "between" } else { "ca" }, request))
+    });
     let url = responder.url();
-    let chain = ca.file("between.pem").display().to_string();
-    let server = server(&below, None, &["-cert_chain", &chain]);
-    // The responder speaks for the root: of what lies below the intermediate it knows nothing.
-    let args = ["--ocsp", "soft", "--ocsp-url", &url];
-    expect_through(&tunnel("epoll", &ca, &server, &args), &server, "once");
-    let whole = tunnel("uring", &ca, &server, &[&args[..], &["--ocsp-chain"]].concat());
-    expect_refused(
-        &whole,
-        &server,
-        "an intermediate certificate of the server's chain is not accepted: it was revoked",
-    );
+    let [chain, decoy] = ["between.pem", "decoy.pem"].map(|name| std::fs::read_to_string(ca.file(name)).unwrap());
+    std::fs::write(ca.file("chain.pem"), &chain).unwrap();
+    std::fs::write(ca.file("with-decoy.pem"), decoy + &chain).unwrap();
+    let [chain, with_decoy] = ["chain.pem", "with-decoy.pem"].map(|name| ca.file(name).display().to_string());
+    let revoked = "an intermediate certificate of the server's chain is not accepted: it was revoked";
+    for is_revoked in [false, true] {
+        if is_revoked {
+            ca.revoke("between");
+        }
+        for (index, (mode, chain)) in
+            [("hard", &chain), ("soft", &chain), ("hard", &with_decoy), ("soft", &with_decoy)].into_iter().enumerate()
+        {
+            let server = server(&below, None, &["-cert_chain", chain]);
+            let args = ["--ocsp", mode, "--ocsp-url", &url];
+            expect_through(&tunnel(DRIVERS[index % 2], &ca, &server, &args), &server, "its own only");
+            let whole = tunnel(DRIVERS[index % 2], &ca, &server, &[&args[..], &["--ocsp-chain"]].concat());
+            match is_revoked {
+                false => expect_through(&whole, &server, "all of it"),
+                true => expect_refused(&whole, &server, revoked),
+            }
+        }
+    }
+}
+
+#[test]
+fn an_answer_is_renewed_before_it_runs_out_and_while_it_counts_nobody_waits_for_a_responder_that_is_gone() {
+    let ca = Arc::new(Authority::new());
+    let identity = ca.issue("renewed", "ca", "subjectAltName=DNS:nfs.test");
+    let chain = [&identity.cert, &ca.file("ca.pem")].map(|file| std::fs::read_to_string(file).unwrap()).concat();
+    std::fs::write(ca.file("chain.pem"), chain).unwrap();
+    let answering = Arc::clone(&ca);
+    let is_gone = Arc::new(AtomicBool::new(false));
+    let goes = Arc::clone(&is_gone);
+    // An answer counts for a minute.
+    let responder = Responder::start(move |request| match goes.load(Ordering::Relaxed) {
+        false => Reply::Response(answering.answer_for(1, request)),
+        true => Reply::Silence,
+    });
+    let (chain, key, url) = (ca.file("chain.pem"), identity.key.display().to_string(), responder.url());
+    let args = ["--cert", &chain.display().to_string(), "--key", &key, "--ocsp-staple", "--ocsp-url", &url];
+    let server = Sealane::server("epoll", echo_server(), &args);
+    server.wait_for("is stapled, good until");
+    let stapled = responder.requests().len();
+    let args = ["--ca-file", &ca.ca(), "--ocsp", "hard", "--ocsp-url", &url, "--ocsp-nonce"];
+    let client = Sealane::start("uring", server.port, &args);
+    let connect = |opened: usize| {
+        let started = now();
+        drop(client.connect_and_say(b"there"));
+        eventually("it is open", || client.process.count("opened: ") == opened);
+        now() - started
+    };
+    connect(1);
+    connect(2);
+    let asked = responder.requests().len();
+    assert_eq!((stapled, asked), (1, 2), "each has asked once");
+    // Half a minute to three quarters later, each asks again, and no connection has asked for that.
+    eventually_within(Duration::from_secs(55), "both ask again", || responder.requests().len() >= asked + 2);
+    eventually("the new one is stapled", || server.process.count("is stapled, good until") == 2);
+    is_gone.store(true, Ordering::Relaxed);
+    assert!(connect(3) < Duration::from_secs(1), "it waited for nobody");
 }
 
 #[test]
@@ -326,26 +387,44 @@ fn a_certificate_sends_nobody_to_this_host_and_a_proxy_is_asked_for_others() {
 }
 
 #[test]
-fn a_revocation_outlives_its_answer_and_a_staple_that_says_otherwise() {
+fn a_revocation_is_taken_back_by_a_later_answer_and_by_no_other() {
     let ca = Authority::new();
     let identity = ca.server("turncoat");
-    let good = ca.staple("turncoat");
+    let before = ca.staple("turncoat");
+    let kept = ca.file("before");
+    std::fs::copy(&before, &kept).unwrap();
     ca.revoke("turncoat");
     let responder = ca.responder();
     let url = responder.url();
     let plain = server(&identity, None, &[]);
-    let tunnel = tunnel("epoll", &ca, &plain, &["--ocsp", "hard", "--ocsp-url", &url]);
-    expect_refused(&tunnel, &plain, "it was revoked");
     let port = plain.port;
+    let tunnels = [
+        tunnel("epoll", &ca, &plain, &["--ocsp", "hard", "--ocsp-url", &url]),
+        tunnel("uring", &ca, &plain, &["--ocsp", "staple"]),
+    ];
+    expect_refused(&tunnels[0], &plain, "it was revoked");
     drop(plain);
-    // The same server again, now with an answer from before.
-    let good = good.display().to_string();
-    let again = SServer::at(port, &identity, &["-status_file", &good]);
-    let mut client = tunnel.connect();
-    client.write_all(b"not through\n").unwrap();
-    expect_reset(&mut client, SOON);
-    eventually("it is refused again", || tunnel.process.count("it was revoked") >= 2);
-    assert!(!again.process.output().contains("not through"));
+    let again = |staple: &Path| SServer::at(port, &identity, &["-status_file", &staple.display().to_string()]);
+    let revoking = again(&ca.staple("turncoat"));
+    expect_refused(&tunnels[1], &revoking, "it was revoked");
+    drop(revoking);
+    // The same server with an answer from before.
+    let old = again(&kept);
+    for tunnel in &tunnels {
+        let refusals = tunnel.process.count("it was revoked");
+        let mut client = tunnel.connect_and_say(b"not through\n");
+        expect_reset(&mut client, SOON);
+        eventually("it is refused again", || tunnel.process.count("it was revoked") > refusals);
+    }
+    assert!(!old.process.output().contains("not through"));
+    drop(old);
+    // It was only on hold. Dates are of whole seconds.
+    std::thread::sleep(Duration::from_millis(1100));
+    ca.restore("turncoat");
+    let new = again(&ca.staple("turncoat"));
+    for (tunnel, tag) in tunnels.iter().zip(["asking", "looking"]) {
+        expect_through(tunnel, &new, tag);
+    }
 }
 
 /// What one more connection through the tunnel is in system calls, the waits aside: how often a thread sleeps is not its

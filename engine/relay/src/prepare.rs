@@ -1,6 +1,7 @@
 //! From an accepted connection to two sockets and the keys of one of them: what comes before a session, in either mode.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use sealane_io::net::FirstLook;
 use sealane_io::rt::{self, Broadcast, Either};
@@ -16,6 +17,9 @@ use crate::worker::{Context, Full, Seat, Worker};
 
 /// An alert of two bytes, sealed by any suite of either version: 33 at most.
 const ALERT_RECORD_BYTES_MAX: usize = 64;
+
+/// A server that was reached at the last moment still has so much time for its certificate's status to be known.
+const SETTLE_MIN: Duration = Duration::from_secs(1);
 
 /// What a session is made of.
 pub(crate) struct Prepared<Socket> {
@@ -44,6 +48,7 @@ pub(crate) async fn as_client<D: Driver>(
         tracing::debug!(%peer, "closed: the client went away without a byte");
         return None;
     }
+    let began = rt::now();
     let reaching = upstream::reach_tls::<D>(config, mode);
     let reached = match reach(reaching, &client, false, peer, context, stop).await {
         Ok(reached) => reached,
@@ -54,9 +59,11 @@ pub(crate) async fn as_client<D: Driver>(
         }
     };
     let Reached { connection: outgoing, mut established, address: server, outlook } = reached;
-    // The clock of `reaching` does not run here: this has one of its own, and nothing is to be tried again.
-    let settling =
-        async { mode.tls.settle(outlook).await.map_err(|source| UpstreamError::Status { address: server, source }) };
+    // Within the same limit, but for a second that there is in any case; and nothing is to be tried again.
+    let left = config.timeouts.retry.saturating_sub(rt::now() - began).max(SETTLE_MIN);
+    let settling = async {
+        mode.tls.settle(outlook, left).await.map_err(|source| UpstreamError::Status { address: server, source })
+    };
     match reach(settling, &client, false, peer, context, stop).await {
         Ok(()) => {}
         Err(Farewell::Gone) => {

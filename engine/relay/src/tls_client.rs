@@ -2,6 +2,7 @@
 //! by name.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{
@@ -76,8 +77,8 @@ impl TlsClient {
     }
 
     /// Waits for what is not known yet.
-    pub(crate) async fn settle(&self, outlook: Result<Outlook, Unaccepted>) -> Result<(), Unaccepted> {
-        self.statuses.settle(outlook?).await
+    pub(crate) async fn settle(&self, outlook: Result<Outlook, Unaccepted>, limit: Duration) -> Result<(), Unaccepted> {
+        self.statuses.settle(outlook?, limit).await
     }
 
     /// rustls verifies in full handshakes only: a resumed session could outlive its certificate.

@@ -7,8 +7,8 @@ use base64ct::{Base64, Encoding};
 use der::asn1::{AnyRef, BitStringRef, Int, ObjectIdentifier};
 use der::{Decode, Reader, SliceReader, Tag, TagNumber, Tagged};
 use ring::digest;
-use rustls_pki_types::{CertificateDer, TrustAnchor};
-use webpki::{RawPublicKeyEntity, anchor_from_trusted_cert, spki_for_anchor};
+use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use webpki::{EndEntityCert, KeyUsage, RawPublicKeyEntity, anchor_from_trusted_cert, spki_for_anchor};
 use x509_cert::ext::Extension;
 use x509_cert::ext::pkix::AuthorityInfoAccessSyntax;
 use x509_cert::ext::pkix::name::GeneralName;
@@ -60,6 +60,11 @@ impl Fingerprint {
     }
 }
 
+/// No chain leads from a certificate to a root.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("no chain leads from it to a trusted CA: {0}")]
+pub struct Unverified(String);
+
 /// What a certificate says about where its status is to be had.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Hints {
@@ -70,7 +75,7 @@ pub struct Hints {
 }
 
 impl Hints {
-    /// Those of `certificate`.
+    /// Those of `certificate`. An extension that names responders and cannot be read names none; one that may promise a staple does.
     ///
     /// # Errors
     /// It cannot be read.
@@ -80,7 +85,8 @@ impl Hints {
             let value = extension.extn_value.as_bytes();
             match extension.extn_id {
                 ID_PE_AUTHORITY_INFO_ACCESS => {
-                    let all = AuthorityInfoAccessSyntax::from_der(value)?.0.into_iter();
+                    let all =
+                        AuthorityInfoAccessSyntax::from_der(value).map(|all| all.0).unwrap_or_default().into_iter();
                     hints.ocsp_urls.extend(all.filter(|access| access.access_method == ID_AD_OCSP).filter_map(
                         |access| match access.access_location {
                             GeneralName::UniformResourceIdentifier(url) => Some(url.to_string()),
@@ -88,7 +94,9 @@ impl Hints {
                         },
                     ));
                 }
-                ID_PE_TLS_FEATURE => hints.must_staple = Vec::<u64>::from_der(value)?.contains(&STATUS_REQUEST),
+                ID_PE_TLS_FEATURE => {
+                    hints.must_staple = Vec::<u64>::from_der(value).map_or(true, |all| all.contains(&STATUS_REQUEST))
+                }
                 _ => {}
             }
         }
@@ -103,20 +111,60 @@ pub struct Certified {
     /// The issuer's name as the certificate has it, a whole DER `Name`.
     pub(crate) issuer_name: Vec<u8>,
     pub(crate) issuer: TrustAnchor<'static>,
-    /// Where in the chain that was shown the issuer is; `None`: it is a root.
-    pub issuer_at: Option<usize>,
+}
+
+/// A certificate of a chain that was verified, below the root.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// As it was received.
+    pub certificate: CertificateDer<'static>,
+    /// What it says and who has issued it.
+    pub certified: Certified,
 }
 
 impl Certified {
-    /// `certificate`, with its issuer from among `roots` and the certificates that were shown: by its name, and by the
-    /// signature. `None` when it is not there.
+    /// The chain of the server's certificate `shown` first: the one that webpki has verified, and not what of the others looks
+    /// like it. Among what a server shows can be namesakes of its issuers, with their keys.
+    ///
+    /// # Errors
+    /// There is none, or a certificate of it cannot be read.
+    pub fn path(
+        shown: &[CertificateDer<'_>],
+        roots: &[TrustAnchor<'static>],
+        now: UnixTime,
+        algorithms: &Algorithms,
+    ) -> Result<Vec<Link>, Unverified> {
+        let unverified = |error: &dyn core::fmt::Display| Unverified(error.to_string());
+        let (own, others) = shown.split_first().ok_or_else(|| Unverified("there is no certificate".into()))?;
+        let end = EndEntityCert::try_from(own).map_err(|error| unverified(&error))?;
+        let usage = KeyUsage::server_auth();
+        let path = end.verify_for_usage(algorithms, roots, others, now, usage, None, None);
+        let path = path.map_err(|error| unverified(&error))?;
+        let above = path.intermediate_certificates().map(|certificate| certificate.der().into_owned());
+        let all: Vec<_> = core::iter::once(own.clone().into_owned()).chain(above).collect();
+        let issuers = all.iter().skip(1).map(|issuer| anchor_from_trusted_cert(issuer).map(|issuer| issuer.to_owned()));
+        let issuers: Result<Vec<_>, _> = issuers.chain([Ok(path.anchor().to_owned())]).collect();
+        let issuers = issuers.map_err(|error| unverified(&error))?;
+        let links = all.into_iter().zip(issuers).map(|(certificate, issuer)| {
+            let certified = Self::by(&Parts::read(&certificate)?, issuer)?;
+            Ok::<_, Unreadable>(Link { certificate, certified })
+        });
+        links.collect::<Result<_, _>>().map_err(|error| unverified(&error))
+    }
+
+    fn by(parts: &Parts<'_>, issuer: TrustAnchor<'static>) -> Result<Self, Unreadable> {
+        let serial = SerialNumber::from_der(parts.serial)?;
+        Ok(Self { serial, issuer_name: parts.issuer.into(), issuer })
+    }
+
+    /// A certificate of our own, with its issuer from among `others`: by its name, and by the signature. `None` when it is not
+    /// there.
     ///
     /// # Errors
     /// The certificate cannot be read.
     pub fn find(
         certificate: &[u8],
-        shown: &[CertificateDer<'_>],
-        roots: &[TrustAnchor<'static>],
+        others: &[CertificateDer<'_>],
         algorithms: &Algorithms,
     ) -> Result<Option<Self>, Unreadable> {
         let parts = Parts::read(certificate)?;
@@ -125,17 +173,8 @@ impl Certified {
             candidate.subject.as_ref() == name
                 && is_signed_by(candidate, algorithms, parts.algorithm, parts.tbs, parts.signature)
         };
-        let root = roots.iter().find(|root| is_issuer(root)).map(|root| (root.clone(), None));
-        let found = root.or_else(|| {
-            let anchors = shown.iter().enumerate().filter_map(|(index, certificate)| {
-                let anchor = anchor_from_trusted_cert(certificate).ok().filter(is_issuer)?;
-                Some((anchor.to_owned(), Some(index)))
-            });
-            anchors.into_iter().next()
-        });
-        let Some((issuer, issuer_at)) = found else { return Ok(None) };
-        let serial = SerialNumber::from_der(parts.serial)?;
-        Ok(Some(Self { serial, issuer_name: parts.issuer.into(), issuer, issuer_at }))
+        let mut anchors = others.iter().filter_map(|other| anchor_from_trusted_cert(other).ok());
+        anchors.find(is_issuer).map(|issuer| Self::by(&parts, issuer.to_owned())).transpose()
     }
 }
 

@@ -12,7 +12,7 @@ use rcgen::{
     KeyPair, SigningKey, date_time_ymd,
 };
 use ring::digest;
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use spki::AlgorithmIdentifierOwned;
 use webpki::{anchor_from_trusted_cert, ring as algorithms};
 use x509_cert::Certificate as X509;
@@ -54,8 +54,14 @@ impl Authority {
     }
 
     fn certify(&self, certificate: &Certificate) -> Certified {
-        let root = anchor_from_trusted_cert(self.certificate.der()).unwrap().to_owned();
-        Certified::find(certificate.der(), &[], &[root], ALGORITHMS).unwrap().unwrap()
+        let shown = [certificate.der().clone()];
+        let path =
+            Certified::path(&shown, &[self.root()], UnixTime::since_unix_epoch(Duration::from_secs(NOW)), ALGORITHMS);
+        path.unwrap().remove(0).certified
+    }
+
+    fn root(&self) -> TrustAnchor<'static> {
+        anchor_from_trusted_cert(self.certificate.der()).unwrap().to_owned()
     }
 }
 
@@ -325,18 +331,44 @@ fn hints_are_read_and_issuers_found() {
     );
     let (bare, _) = ca.issue(|_| {});
     assert_eq!(Hints::of(bare.der()).unwrap(), Hints::default());
+    // What cannot be read takes no promise back.
+    let [odd_feature, odd_access] =
+        [24, 1].map(|last| CustomExtension::from_oid_content(&[1, 3, 6, 1, 5, 5, 7, 1, last], [5, 0].into()));
+    let (odd, _) = ca.issue(|params| params.custom_extensions = [odd_feature, odd_access].into());
+    assert_eq!(Hints::of(odd.der()).unwrap(), Hints { ocsp_urls: Vec::new(), must_staple: true });
     assert_ne!(Fingerprint::of(full.der()), Fingerprint::of(bare.der()));
 
-    // Among those that were shown; a namesake with another key has not issued it.
+    // Of our own chain; a namesake with another key has not issued it.
     let namesake = Authority::new("ca");
-    let shown: Vec<CertificateDer<'_>> =
+    let others: Vec<CertificateDer<'_>> =
         [&bare, &namesake.certificate, &ca.certificate].map(|certificate| certificate.der().clone()).into();
-    let found = Certified::find(full.der(), &shown, &[], ALGORITHMS).unwrap().unwrap();
-    assert_eq!(found.issuer_at, Some(2));
-    assert!(Certified::find(full.der(), &shown[..2], &[], ALGORITHMS).unwrap().is_none());
-    assert!(Certified::find(full.der(), &shown, &[], &[]).unwrap().is_none(), "no algorithm");
+    assert!(Certified::find(full.der(), &others, ALGORITHMS).unwrap().is_some());
+    assert!(Certified::find(full.der(), &others[..2], ALGORITHMS).unwrap().is_none());
+    assert!(Certified::find(full.der(), &others, &[]).unwrap().is_none(), "no algorithm");
     for end in 0..full.der().len() {
         assert!(Hints::of(&full.der()[..end]).is_err(), "the first {end} bytes");
     }
     assert!(format!("{}", Hints::of(b"x").unwrap_err()).contains("cannot be read"));
+}
+
+#[test]
+fn the_chain_is_the_one_that_was_verified_and_not_its_namesakes() {
+    let ca = Authority::new("ca");
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, "between");
+    let key = KeyPair::generate().unwrap();
+    let real = params.signed_by(&key, &ca.issuer).unwrap();
+    // The same name and the same key, signed by itself: what somebody has made who has that key.
+    let decoy = params.self_signed(&key).unwrap();
+    let between = Authority { certificate: real, issuer: Issuer::new(params, key) };
+    let (own, _) = between.issue(|_| {});
+    let der = |certificate: &Certificate| certificate.der().clone();
+    let shown = [der(&own), der(&decoy), der(&between.certificate), der(&ca.certificate)];
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(NOW));
+    let path = Certified::path(&shown, &[ca.root()], now, ALGORITHMS).unwrap();
+    let certificates: Vec<_> = path.iter().map(|link| link.certificate.clone()).collect();
+    assert_eq!(certificates, [der(&own), der(&between.certificate)]);
+    assert_eq!(path[1].certified.issuer.subject, ca.root().subject);
+    assert!(Certified::path(&shown[..2], &[ca.root()], now, ALGORITHMS).is_err());
 }

@@ -22,6 +22,51 @@ fn openssl(dir: &Path, args: &str) {
     assert!(done.status.success(), "openssl {args}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
+/// A certificate that is to be made.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    pub name: String,
+    /// `ca`, the name of another certificate, or `self`.
+    pub issuer: String,
+    /// `rsa:BITS`, `rsa-pss:BITS`, `ec:CURVE`, or an algorithm that has no choice.
+    pub key: String,
+    /// `/CN=` and the name, where it is empty.
+    pub subject: String,
+    /// Lines of extensions.
+    pub extensions: String,
+    pub digest: String,
+    pub serial: Option<String>,
+    /// The first and the last moment, as OpenSSL wants them.
+    pub dates: Option<(String, String)>,
+}
+
+impl Default for Spec {
+    fn default() -> Self {
+        let text = String::from;
+        Self {
+            name: String::new(),
+            issuer: text("ca"),
+            key: text("ec:P-256"),
+            subject: String::new(),
+            extensions: String::new(),
+            digest: text("sha256"),
+            serial: None,
+            dates: None,
+        }
+    }
+}
+
+impl Spec {
+    fn key_arguments(&self) -> String {
+        match self.key.split_once(':') {
+            Some(("ec", curve)) => format!("-algorithm EC -pkeyopt ec_paramgen_curve:{curve}"),
+            Some(("rsa", bits)) => format!("-algorithm RSA -pkeyopt rsa_keygen_bits:{bits}"),
+            Some(("rsa-pss", bits)) => format!("-algorithm RSA-PSS -pkeyopt rsa_keygen_bits:{bits}"),
+            _ => format!("-algorithm {}", self.key),
+        }
+    }
+}
+
 const KEY: &str = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
 const SERVER: &str = "subjectAltName=DNS:nfs.test,IP:127.0.0.1";
 
@@ -69,6 +114,42 @@ impl Authority {
         Identity { cert: self.file(&format!("{name}.pem")), key: self.file(&format!("{name}.key")) }
     }
 
+    /// Any certificate.
+    pub fn certify(&self, spec: &Spec) -> Identity {
+        let Spec { name, issuer, extensions, digest, dates, .. } = spec;
+        let subject = if spec.subject.is_empty() { format!("/CN={name}") } else { spec.subject.clone() };
+        let serial = spec.serial.clone().unwrap_or_else(|| {
+            let serial = self.serial.fetch_add(1, Ordering::Relaxed) + 0x1000;
+            self.index(&format!("V\t301231235959Z\t\t{serial:X}\tunknown\t/CN={name}\n"));
+            serial.to_string()
+        });
+        std::fs::write(self.file(&format!("{name}.ext")), format!("{extensions}\n")).unwrap();
+        self.run(&format!("genpkey {} -out {name}.key", spec.key_arguments()));
+        self.run(&format!("req -new -key {name}.key -subj {subject} -out {name}.csr"));
+        let signer = match issuer.as_str() {
+            "self" => format!("-signkey {name}.key"),
+            issuer => format!("-CA {issuer}.pem -CAkey {issuer}.key"),
+        };
+        match dates {
+            None => self.run(&format!(
+                "x509 -req -in {name}.csr {signer} -set_serial {serial} -days 20 -{digest} -extfile {name}.ext -out {name}.pem"
+            )),
+            // x509 knows days only.
+            Some((from, to)) => {
+                let text = "[ca]\ndefault_ca=d\n[d]\ndatabase=made.txt\nnew_certs_dir=.\npolicy=p\nunique_subject=no\nserial=made.srl\n\
+                            default_md=sha256\n[p]\ncommonName=supplied\n";
+                std::fs::write(self.file("made.cnf"), text).unwrap();
+                std::fs::write(self.file("made.txt"), "").unwrap();
+                std::fs::write(self.file("made.srl"), "0F00\n").unwrap();
+                self.run(&format!(
+                    "ca -config made.cnf -batch -notext -in {name}.csr -out {name}.pem -cert {issuer}.pem -keyfile {issuer}.key \
+                     -startdate {from} -enddate {to} -extfile {name}.ext"
+                ));
+            }
+        }
+        Identity { cert: self.file(&format!("{name}.pem")), key: self.file(&format!("{name}.key")) }
+    }
+
     fn index(&self, line: &str) {
         let mut index = std::fs::OpenOptions::new().append(true).open(self.file("index.txt")).unwrap();
         index.write_all(line.as_bytes()).unwrap();
@@ -76,12 +157,15 @@ impl Authority {
 
     /// Revokes a certificate for the compromise of its key.
     pub fn revoke(&self, name: &str) {
+        self.change(name, |line| {
+            line.replacen("V\t301231235959Z\t\t", "R\t301231235959Z\t260102030405Z,keyCompromise\t", 1)
+        });
+    }
+
+    fn change(&self, name: &str, change: impl Fn(&str) -> String) {
         let index = std::fs::read_to_string(self.file("index.txt")).unwrap();
         let end = format!("/CN={name}");
-        let lines = index.lines().map(|line| match line.ends_with(&end) {
-            true => line.replacen("V\t301231235959Z\t\t", "R\t301231235959Z\t260102030405Z,keyCompromise\t", 1) + "\n",
-            false => format!("{line}\n"),
-        });
+        let lines = index.lines().map(|line| if line.ends_with(&end) { change(line) } else { line.into() } + "\n");
         std::fs::write(self.file("index.txt"), lines.collect::<String>()).unwrap();
     }
 
@@ -110,15 +194,47 @@ impl Authority {
         std::fs::write(self.file("index.txt"), lines.collect::<String>()).unwrap();
     }
 
+    /// Takes a revocation back.
+    pub fn restore(&self, name: &str) {
+        self.change(name, |line| {
+            line.replacen("R\t301231235959Z\t260102030405Z,keyCompromise\t", "V\t301231235959Z\t\t", 1)
+        });
+    }
+
+    /// The serial number of a certificate, as it is written in requests.
+    pub fn serial(&self, name: &str) -> Vec<u8> {
+        let mut x509 = Command::new("openssl");
+        x509.args(["x509", "-noout", "-serial", "-in", &format!("{name}.pem")]).current_dir(&self.dir);
+        let out = x509.output().unwrap().stdout;
+        let digits = String::from_utf8(out).unwrap().trim().replace("serial=", "");
+        let bytes = (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap());
+        let bytes: Vec<u8> = bytes.collect();
+        [&[2, bytes.len() as u8], bytes.as_slice()].concat()
+    }
+
     /// What OpenSSL's responder answers to a request.
     pub fn answer(&self, request: &[u8]) -> Vec<u8> {
+        self.answer_with("ca", "responder", 5, request)
+    }
+
+    /// The same, good for so many minutes.
+    pub fn answer_for(&self, minutes: u32, request: &[u8]) -> Vec<u8> {
+        self.answer_with("ca", "responder", minutes, request)
+    }
+
+    /// The same about certificates of `issuer`, by its own key.
+    pub fn answer_of(&self, issuer: &str, request: &[u8]) -> Vec<u8> {
+        self.answer_with(issuer, issuer, 5, request)
+    }
+
+    fn answer_with(&self, issuer: &str, signer: &str, minutes: u32, request: &[u8]) -> Vec<u8> {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("answer{}", COUNT.fetch_add(1, Ordering::Relaxed));
         std::fs::write(self.file(&format!("{name}.req")), request).unwrap();
         openssl(
             &self.dir,
             &format!(
-                "ocsp -index index.txt -CA ca.pem -rsigner responder.pem -rkey responder.key -nmin 5 -reqin {name}.req \
+                "ocsp -index index.txt -CA {issuer}.pem -rsigner {signer}.pem -rkey {signer}.key -nmin {minutes} -reqin {name}.req \
                  -respout {name}.der"
             ),
         );

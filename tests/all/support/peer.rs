@@ -65,6 +65,15 @@ impl PeerListener {
         Self { config: server_config_of(identity, version, None), ..Self::bind(version) }
     }
 
+    /// The same socket with another certificate.
+    pub fn with_other_identity(&self, version: &'static SupportedProtocolVersion, identity: &Identity) -> Self {
+        Self {
+            listener: self.listener.try_clone().unwrap(),
+            config: server_config_of(identity, version, None),
+            version: version_of(version),
+        }
+    }
+
     /// The same on a port that somebody waits for.
     pub fn rebind(version: &'static SupportedProtocolVersion, port: u16) -> Self {
         Self::at(version, ("127.0.0.1", port))

@@ -16,10 +16,10 @@ use std::time::Duration;
 use rustls::pki_types::UnixTime;
 use sealane_io::http::{Http, Reply, Request};
 use sealane_io::net;
-use sealane_io::rt::{self, Either, Sender};
+use sealane_io::rt::{self, Either, Sender, Signal};
 use sealane_trust::{Algorithms, Answer, Fingerprint, Status};
 
-use crate::status::options::{HTTP_PORT, HttpUrl, OcspOptions, Proxy, is_near, is_near_by_name};
+use crate::status::options::{HTTP_PORT, HttpUrl, OcspOptions, Proxy, is_near, is_near_by_name, shortened};
 use crate::status::{Ask, Question, StatusError, Statuses};
 
 /// The most bytes of an answer.
@@ -44,7 +44,7 @@ pub(crate) async fn serve(statuses: Arc<Statuses>) {
     let Some(mut asked) = statuses.asked.lock().unwrap_or_else(PoisonError::into_inner).take() else {
         return std::future::pending().await;
     };
-    let waiting = Waiting::default();
+    let (waiting, learned) = (Waiting::default(), Rc::new(Signal::default()));
     loop {
         let next = statuses.with_cache(|cache| cache.next_refresh());
         let pause = async {
@@ -56,12 +56,16 @@ pub(crate) async fn serve(statuses: Arc<Statuses>) {
                 }
             }
         };
-        match rt::race(asked.next(), pin!(pause)).await {
-            Either::Left(Some(Ask { question, answer })) => begin(&statuses, &waiting, question, Some(answer)),
+        // What an answer says changes when the next one is due.
+        match rt::race(asked.next(), rt::race(pin!(pause), learned.wait())).await {
+            Either::Left(Some(Ask { question, answer })) => {
+                begin(&statuses, &waiting, &learned, question, Some(answer))
+            }
             Either::Left(None) => return std::future::pending().await,
-            Either::Right(()) => {
+            Either::Right(Either::Right(())) => {}
+            Either::Right(Either::Left(())) => {
                 let due = statuses.with_cache(|cache| cache.take_due(UnixTime::now().as_secs()));
-                due.into_iter().for_each(|question| begin(&statuses, &waiting, question, None));
+                due.into_iter().for_each(|question| begin(&statuses, &waiting, &learned, question, None));
             }
         }
     }
@@ -71,6 +75,7 @@ pub(crate) async fn serve(statuses: Arc<Statuses>) {
 fn begin(
     statuses: &Arc<Statuses>,
     waiting: &Waiting,
+    learned: &Rc<Signal>,
     question: Arc<Question>,
     answer: Option<Sender<Result<Answer, StatusError>>>,
 ) {
@@ -84,7 +89,7 @@ fn begin(
         return;
     }
     all.insert(question.fingerprint, answer.into_iter().collect());
-    let (statuses, waiting) = (Arc::clone(statuses), Rc::clone(waiting));
+    let (statuses, waiting, learned) = (Arc::clone(statuses), Rc::clone(waiting), Rc::clone(learned));
     rt::spawn(async move {
         let asked = rt::catch_panic(ask(&statuses, &question)).await;
         let came = asked.unwrap_or_else(|message| {
@@ -102,6 +107,7 @@ fn begin(
         }
         // Whoever does not wait any more does not want to know.
         waited.into_iter().for_each(|answer| drop(answer.try_send(came.clone())));
+        learned.set();
     });
 }
 
@@ -142,10 +148,10 @@ pub(crate) async fn ask_all(
             Ok(asked) if asked.answer.status == Status::Unknown => unknown = Some(asked),
             Ok(asked) => {
                 let (status, until) = (&asked.answer.status, asked.answer.valid_until());
-                tracing::debug!("{url} says of {}: {status:?}, until {until}", question.what);
+                tracing::debug!("{} says of {}: {status:?}, until {until}", shortened(url), question.what);
                 return Ok(asked);
             }
-            Err(why) => errors.push(format!("{url}: {why}")),
+            Err(why) => errors.push(format!("{}: {why}", shortened(url))),
         }
     }
     match unknown {
@@ -223,9 +229,10 @@ fn seconds(time: Duration) -> f64 {
 fn encode(url: &HttpUrl, for_proxy: bool, request: Vec<u8>, has_nonce: bool) -> Request {
     let HttpUrl { server, path } = url;
     let encoded = sealane_trust::url_encoded(&request);
-    let fits = !has_nonce && path.len() + encoded.len() < GET_BYTES_MAX && !path.contains('?');
-    let path = if fits { format!("{}/{encoded}", path.trim_end_matches('/')) } else { path.clone() };
-    let target = HttpUrl { server: server.clone(), path };
+    // The whole URL counts.
+    let got = HttpUrl { server: server.clone(), path: format!("{}/{encoded}", path.trim_end_matches('/')) };
+    let fits = !has_nonce && got.to_string().len() <= GET_BYTES_MAX && !path.contains('?');
+    let target = if fits { got } else { url.clone() };
     let target = if for_proxy { target.to_string() } else { target.path };
     let host = HttpUrl { server: server.clone(), path: String::new() }.to_string();
     Request {
@@ -241,7 +248,7 @@ fn content_of(reply: Reply) -> Result<Vec<u8>, String> {
     let Reply { status, content_type, content } = reply;
     match status {
         200 if content_type.trim().to_ascii_lowercase().starts_with(RESPONSE_TYPE) => Ok(content),
-        200 => Err(format!("it sent '{content_type}' instead of {RESPONSE_TYPE}")),
+        200 => Err(format!("it sent '{}' instead of {RESPONSE_TYPE}", shortened(&content_type))),
         300..400 => Err(format!("HTTP status {status}: redirects are not followed")),
         status => Err(format!("HTTP status {status}")),
     }

@@ -34,9 +34,11 @@ struct Entry {
 pub(crate) enum Known {
     /// It is good; and whether this very staple said so.
     Good { by_staple: bool },
-    /// It has been revoked.
-    Revoked(Revocation),
-    /// Nothing that still counts.
+    /// It has been revoked; and whether there is no news to be had yet.
+    Revoked { revocation: Revocation, is_current: bool },
+    /// What was stapled does not count any more.
+    RanOut,
+    /// Nothing.
     Nothing,
 }
 
@@ -54,11 +56,11 @@ impl Cache {
         let Some(entry) = self.entries.get_mut(certificate) else { return Known::Nothing };
         entry.used_at = now;
         entry.is_used = true;
+        let is_current = now <= entry.answer.valid_until().0;
         match &entry.answer.status {
-            Status::Revoked(revocation) => Known::Revoked(revocation.clone()),
-            Status::Good if now <= entry.answer.valid_until().0 => {
-                Known::Good { by_staple: staple.is_some() && entry.staple == staple }
-            }
+            Status::Revoked(revocation) => Known::Revoked { revocation: revocation.clone(), is_current },
+            Status::Good if is_current => Known::Good { by_staple: staple.is_some() && entry.staple == staple },
+            Status::Good if entry.staple.is_some() => Known::RanOut,
             Status::Good | Status::Unknown => Known::Nothing,
         }
     }
@@ -71,8 +73,9 @@ impl Cache {
         staple: Fingerprint,
         now: u64,
     ) -> Answer {
-        let counts = self.learn(certificate, answer, now);
-        if let Some(entry) = self.entries.get_mut(&certificate) {
+        let counts = self.learn(certificate, answer.clone(), now);
+        // One that says nothing that counts is read again.
+        if let Some(entry) = self.entries.get_mut(&certificate).filter(|entry| entry.answer == answer) {
             entry.staple = Some(staple);
         }
         counts
@@ -226,7 +229,7 @@ mod tests {
             assert_eq!(cache.learn(certificate, after.clone(), NOW), counts, "{before:?} {after:?}");
             let known = cache.know(&certificate, None, NOW);
             let wanted = if matches!(counts.status, Status::Revoked(_)) {
-                Known::Revoked(revocation())
+                Known::Revoked { revocation: revocation(), is_current: true }
             } else {
                 Known::Good { by_staple: false }
             };
@@ -236,7 +239,11 @@ mod tests {
         cache.learn(certificate, unknown, NOW);
         assert_eq!(cache.know(&certificate, None, NOW), Known::Nothing);
         cache.learn(certificate, revoked(NOW), NOW);
-        assert_eq!(cache.know(&certificate, None, NOW + 1_000_000), Known::Revoked(revocation()), "long after");
+        assert_eq!(
+            cache.know(&certificate, None, NOW + 1_000_000),
+            Known::Revoked { revocation: revocation(), is_current: false },
+            "long after"
+        );
     }
 
     #[test]
@@ -248,7 +255,7 @@ mod tests {
         assert_eq!(know(Some(staple), NOW), Known::Good { by_staple: true });
         assert_eq!(know(Some(Fingerprint::of(b"another")), NOW), Known::Good { by_staple: false });
         assert_eq!(know(None, NOW + 1060), Known::Good { by_staple: false });
-        assert_eq!(know(Some(staple), NOW + 1061), Known::Nothing);
+        assert_eq!(know(Some(staple), NOW + 1061), Known::RanOut);
         assert_eq!(cache.next_refresh(), None, "the server brings news");
     }
 
@@ -295,7 +302,7 @@ mod tests {
             cache.learn(of(index), good(NOW), NOW + index as u64 / 16);
         }
         assert_eq!(cache.entries.len(), ENTRIES_MAX);
-        assert_eq!(cache.know(&of(0), None, NOW), Known::Revoked(revocation()));
+        assert_eq!(cache.know(&of(0), None, NOW), Known::Revoked { revocation: revocation(), is_current: true });
         assert_eq!(cache.know(&of(1), None, NOW), Known::Nothing, "the oldest");
         assert_eq!(cache.know(&of(ENTRIES_MAX * 2 - 1), None, NOW), Known::Good { by_staple: false });
         for index in 0..ENTRIES_MAX * 2 {

@@ -10,13 +10,16 @@ mod cache;
 mod options;
 mod stapling;
 
+use std::cell::OnceCell;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use sealane_io::rt::{self, Receiver, Sender};
 use sealane_proto::tls::AlertDescription;
-use sealane_trust::{Algorithms, Answer, Certified, Fingerprint, Hints, OcspError, Revocation, Status, Unreadable};
+use sealane_trust::{
+    Algorithms, Answer, Certified, Fingerprint, Hints, Link, OcspError, Revocation, Status, Unreadable, Unverified,
+};
 
 pub(crate) use ask::serve;
 use cache::{Cache, Known};
@@ -25,8 +28,6 @@ pub(crate) use stapling::Stapled;
 
 /// Questions that may wait for the main thread.
 const ASKS_MAX: usize = 1024;
-/// The most certificates between a server's and its root that are judged.
-const CHAIN_MAX: usize = 8;
 /// What an answer may come later than it may be waited for.
 const ANSWER_GRACE: Duration = Duration::from_millis(500);
 
@@ -55,12 +56,15 @@ pub enum StatusError {
     /// It is not what RFC 5280 says.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
+    /// It was accepted, and now there is no chain for it.
+    #[error(transparent)]
+    Unverified(#[from] Unverified),
     /// No responder said anything that counts.
     #[error("{}", .0.join("; "))]
     Asked(Vec<String>),
     /// The responder took too long.
-    #[error("no OCSP response within {0} s (--ocsp-timeout)")]
-    Late(f32),
+    #[error("no OCSP response in the time that is left to reach the server (--ocsp-timeout, --retry-timeout)")]
+    Late,
     /// Our own fault.
     #[error("too many certificates are being asked about")]
     Busy,
@@ -98,11 +102,33 @@ pub(crate) enum Outlook {
     /// The session was resumed, and only a full handshake brings what is missing.
     InFull,
     /// These have to be asked about.
-    Open(Vec<Arc<Question>>, MustStaple),
+    Open(Vec<Open>),
 }
 
-/// Whether the server's certificate promises a stapled response, which a responder's answer can stand for.
-type MustStaple = bool;
+/// A certificate that is to be asked about, and what comes of it if nothing is said.
+#[derive(Debug)]
+pub(crate) struct Open {
+    question: Arc<Question>,
+    /// It promises a stapled response, for which a responder's answer can stand; nothing else can.
+    must_staple: bool,
+    /// It was, and only a later answer takes that back.
+    was_revoked: Option<Revocation>,
+}
+
+/// What is known of a server's own certificate.
+enum Own {
+    Good,
+    InFull,
+    Open { must_staple: bool, was_revoked: Option<Revocation> },
+}
+
+/// What a server has shown, and the chain in it, which is looked for when it is wanted.
+struct Seen<'s> {
+    shown: &'s [CertificateDer<'s>],
+    own: &'s CertificateDer<'s>,
+    now: UnixTime,
+    path: OnceCell<Result<Vec<Link>, StatusError>>,
+}
 
 struct Ask {
     question: Arc<Question>,
@@ -165,105 +191,145 @@ impl Statuses {
             return Ok(Outlook::Settled);
         };
         let wrong = |what| move |why| Unaccepted { what, why };
-        let now = UnixTime::now();
+        let seen = Seen { shown, own, now: UnixTime::now(), path: OnceCell::new() };
         let mut open = Vec::new();
-        let good = self.look_at_own(own, shown, staple, now).map_err(wrong(OWN))?;
-        // One whose extensions we cannot read promises nothing that we know of.
-        let must_staple = !good && Hints::of(own).is_ok_and(|hints| hints.must_staple);
-        if mode == OcspMode::Staple && must_staple {
-            return if is_resumed { Ok(Outlook::InFull) } else { Err(wrong(OWN)(StatusError::MustStaple)) };
-        }
-        if mode.asks() && !good {
-            open.extend(self.question(own, shown, OWN, must_staple, now).map_err(wrong(OWN))?);
+        match self.look_at_own(&seen, staple, is_resumed).map_err(wrong(OWN))? {
+            Own::Good => {}
+            Own::InFull => return Ok(Outlook::InFull),
+            Own::Open { must_staple, was_revoked } => {
+                let link = |path: &[Link]| path.first().cloned();
+                let question = self.question(&seen, link, OWN, must_staple).map_err(wrong(OWN))?;
+                open.extend(question.map(|question| Open { question, must_staple, was_revoked }));
+            }
         }
         if mode.asks() && chain {
-            self.look_above(own, shown, now, &mut open).map_err(wrong(INTERMEDIATE))?;
+            self.look_above(&seen, &mut open).map_err(wrong(INTERMEDIATE))?;
         }
-        Ok(if open.is_empty() { Outlook::Settled } else { Outlook::Open(open, must_staple) })
+        Ok(if open.is_empty() { Outlook::Settled } else { Outlook::Open(open) })
     }
 
-    /// Whether the server's own certificate is known to be good.
-    fn look_at_own(
-        &self,
-        own: &CertificateDer<'_>,
-        shown: &[CertificateDer<'_>],
-        staple: &[u8],
-        now: UnixTime,
-    ) -> Result<bool, StatusError> {
-        let fingerprint = Fingerprint::of(own);
+    /// What is known of the server's own certificate, and read in what it staples.
+    fn look_at_own(&self, seen: &Seen<'_>, staple: &[u8], is_resumed: bool) -> Result<Own, StatusError> {
+        let (fingerprint, now) = (Fingerprint::of(seen.own), seen.now.as_secs());
         let this_staple = (!staple.is_empty()).then(|| Fingerprint::of(staple));
-        let is_good = match self.with_cache(|cache| cache.know(&fingerprint, this_staple, now.as_secs())) {
-            Known::Revoked(revocation) => return Err(StatusError::Revoked(revocation)),
-            Known::Good { by_staple: true } => return Ok(true),
-            Known::Good { by_staple: false } => true,
-            Known::Nothing => false,
+        let known = self.with_cache(|cache| cache.know(&fingerprint, this_staple, now));
+        let known = match this_staple {
+            Some(this_staple) if known != (Known::Good { by_staple: true }) => {
+                self.read_staple(seen, staple, this_staple, fingerprint, known)?
+            }
+            _ => known,
         };
-        let Some(this_staple) = this_staple else { return Ok(is_good) };
-        let certified = self.certified(own, shown)?;
-        match sealane_trust::read(staple, &certified, None, now, self.algorithms) {
-            Ok(answer) if self.options.nonce && !matches!(answer.status, Status::Revoked(_)) => Ok(is_good),
-            Ok(answer) => {
-                let counts =
-                    self.with_cache(|cache| cache.learn_stapled(fingerprint, answer, this_staple, now.as_secs()));
+        // One whose extensions we cannot read promises nothing that we know of.
+        let must_staple = || Hints::of(seen.own).is_ok_and(|hints| hints.must_staple);
+        let asks = self.options.mode.asks();
+        match known {
+            Known::Revoked { revocation, is_current } if is_current || !asks => Err(StatusError::Revoked(revocation)),
+            Known::Revoked { revocation, .. } => Ok(Own::Open { must_staple: false, was_revoked: Some(revocation) }),
+            // What was stapled to another connection is not what this one was promised.
+            Known::Good { .. } if !asks && !is_resumed && this_staple.is_none() && must_staple() => {
+                Err(StatusError::MustStaple)
+            }
+            Known::Good { .. } => Ok(Own::Good),
+            Known::RanOut | Known::Nothing if asks => Ok(Own::Open { must_staple: must_staple(), was_revoked: None }),
+            // Only a full handshake brings what the server would staple by now.
+            Known::RanOut if is_resumed => Ok(Own::InFull),
+            Known::RanOut | Known::Nothing if !must_staple() => Ok(Own::Good),
+            Known::RanOut | Known::Nothing if is_resumed => Ok(Own::InFull),
+            Known::RanOut | Known::Nothing => Err(StatusError::MustStaple),
+        }
+    }
+
+    /// What counts now that this staple has come, too.
+    fn read_staple(
+        &self,
+        seen: &Seen<'_>,
+        staple: &[u8],
+        this_staple: Fingerprint,
+        fingerprint: Fingerprint,
+        known: Known,
+    ) -> Result<Known, StatusError> {
+        let now = seen.now;
+        let asks = self.options.mode.asks();
+        let own = self.path(seen).map(|path| path.first());
+        let read = match &own {
+            Ok(Some(own)) => {
+                sealane_trust::read(staple, &own.certified, None, now, self.algorithms).map_err(StatusError::Staple)
+            }
+            Ok(None) => Err(StatusError::NoIssuer),
+            Err(why) => Err(why.clone()),
+        };
+        match (read, &known) {
+            // It was not made for us: that it revokes is all that counts.
+            (Ok(answer), _) if self.options.nonce && !matches!(answer.status, Status::Revoked(_)) => Ok(known),
+            (Ok(answer), _) => {
+                let learn = |cache: &mut Cache| cache.learn_stapled(fingerprint, answer, this_staple, now.as_secs());
+                let counts = self.with_cache(learn);
+                let is_current = now.as_secs() <= counts.valid_until().0;
                 match counts.status {
-                    Status::Good => Ok(true),
-                    Status::Revoked(revocation) => Err(StatusError::Revoked(revocation)),
-                    Status::Unknown if self.options.mode.asks() => Ok(is_good),
+                    Status::Good => Ok(Known::Good { by_staple: true }),
+                    Status::Revoked(revocation) => Ok(Known::Revoked { revocation, is_current }),
+                    Status::Unknown if asks => Ok(known),
                     Status::Unknown => Err(StatusError::Unknown),
                 }
             }
-            Err(error) if self.options.mode.asks() => {
-                tracing::debug!("{}", StatusError::Staple(error));
-                Ok(is_good)
+            (Err(_), Known::Revoked { .. }) => Ok(known),
+            (Err(why), _) if asks => {
+                tracing::debug!("{why}");
+                Ok(known)
             }
-            Err(error) => Err(StatusError::Staple(error)),
+            (Err(why), _) => Err(why),
         }
     }
 
     /// The certificates between the server's and the root.
-    fn look_above(
-        &self,
-        own: &CertificateDer<'_>,
-        shown: &[CertificateDer<'_>],
-        now: UnixTime,
-        open: &mut Vec<Arc<Question>>,
-    ) -> Result<(), StatusError> {
-        let mut certificate = own;
-        for _ in 0..CHAIN_MAX {
-            let issuer = self.certified(certificate, shown)?.issuer_at.and_then(|index| shown.get(index));
-            let Some(issuer) = issuer else { return Ok(()) };
-            certificate = issuer;
-            match self.with_cache(|cache| cache.know(&Fingerprint::of(certificate), None, now.as_secs())) {
-                Known::Revoked(revocation) => return Err(StatusError::Revoked(revocation)),
-                Known::Good { .. } => {}
-                Known::Nothing => open.extend(self.question(certificate, shown, INTERMEDIATE, false, now)?),
+    fn look_above(&self, seen: &Seen<'_>, open: &mut Vec<Open>) -> Result<(), StatusError> {
+        let path = match self.path(seen) {
+            Ok(path) => path,
+            Err(why) if self.options.mode == OcspMode::Soft => {
+                self.accept(&Fingerprint::of(seen.own), INTERMEDIATE, &why, seen.now);
+                return Ok(());
             }
+            Err(why) => return Err(why),
+        };
+        for link in path.iter().skip(1) {
+            let fingerprint = Fingerprint::of(&link.certificate);
+            let was_revoked = match self.with_cache(|cache| cache.know(&fingerprint, None, seen.now.as_secs())) {
+                Known::Revoked { revocation, is_current: true } => return Err(StatusError::Revoked(revocation)),
+                Known::Revoked { revocation, .. } => Some(revocation),
+                Known::Good { .. } => continue,
+                Known::RanOut | Known::Nothing => None,
+            };
+            let question = self.question(seen, |_| Some(link.clone()), INTERMEDIATE, was_revoked.is_some())?;
+            open.extend(question.map(|question| Open { question, must_staple: false, was_revoked }));
         }
         Ok(())
     }
 
-    fn certified(&self, certificate: &[u8], shown: &[CertificateDer<'_>]) -> Result<Certified, StatusError> {
-        let found = Certified::find(certificate, shown, &self.roots, self.algorithms)?;
-        found.ok_or(StatusError::NoIssuer)
+    /// The chain that was verified, once for each look.
+    fn path<'s>(&self, seen: &'s Seen<'_>) -> Result<&'s [Link], StatusError> {
+        let find = || Certified::path(seen.shown, &self.roots, seen.now, self.algorithms).map_err(StatusError::from);
+        seen.path.get_or_init(find).as_deref().map_err(Clone::clone)
     }
 
-    /// What a responder is to be asked; nothing where it would have to be and cannot, and need not.
+    /// What a responder is to be asked about one certificate of the chain; nothing where it would have to be and cannot, and
+    /// need not: `is_needed` says that it has to be good in any case.
     fn question(
         &self,
-        certificate: &CertificateDer<'_>,
-        shown: &[CertificateDer<'_>],
+        seen: &Seen<'_>,
+        link: impl FnOnce(&[Link]) -> Option<Link>,
         what: &'static str,
-        must_staple: bool,
-        now: UnixTime,
+        is_needed: bool,
     ) -> Result<Option<Arc<Question>>, StatusError> {
+        let is_soft = self.options.mode == OcspMode::Soft && !is_needed;
+        let found = self.path(seen).and_then(|path| link(path).ok_or(StatusError::NoIssuer));
+        let certificate = found.as_ref().map_or(&**seen.own, |link| &*link.certificate);
         let fingerprint = Fingerprint::of(certificate);
-        let is_soft = self.options.mode == OcspMode::Soft && !must_staple;
-        if is_soft && self.with_cache(|cache| cache.has_failed(&fingerprint, now.as_secs())) {
+        if is_soft && self.with_cache(|cache| cache.has_failed(&fingerprint, seen.now.as_secs())) {
             return Ok(None);
         }
         let question = || {
-            let urls = Hints::of(certificate)?.ocsp_urls;
-            let certified = self.certified(certificate, shown)?;
+            let Link { certificate, certified } = found?;
+            let urls = Hints::of(&certificate)?.ocsp_urls;
             if self.options.url.is_none() && urls.is_empty() {
                 return Err(StatusError::NoResponder);
             }
@@ -272,7 +338,7 @@ impl Statuses {
         match question() {
             Ok(question) => Ok(Some(question)),
             Err(why) if is_soft => {
-                self.accept(&fingerprint, what, &why, now);
+                self.accept(&fingerprint, what, &why, seen.now);
                 Ok(None)
             }
             Err(why) => Err(why),
@@ -286,31 +352,35 @@ impl Statuses {
         }
     }
 
-    /// Waits for what is missing.
+    /// Waits for what is missing, within `limit`.
     ///
     /// # Errors
     /// A certificate is not accepted.
-    pub(crate) async fn settle(&self, outlook: Outlook) -> Result<(), Unaccepted> {
-        let (open, must_staple) = match outlook {
+    pub(crate) async fn settle(&self, outlook: Outlook, limit: Duration) -> Result<(), Unaccepted> {
+        let open = match outlook {
             Outlook::Settled => return Ok(()),
             Outlook::InFull => return Err(Unaccepted { what: OWN, why: StatusError::MustStaple }),
-            Outlook::Open(open, must_staple) => (open, must_staple),
+            Outlook::Open(open) => open,
         };
-        let asked: Vec<_> = open.into_iter().map(|question| (self.ask(&question), question)).collect();
-        for (answer, question) in asked {
+        // Whoever asks says more about what takes so long.
+        let until = rt::now() + limit.min(self.options.timeout + ANSWER_GRACE);
+        let asked: Vec<_> = open.into_iter().map(|open| (self.ask(&open.question), open)).collect();
+        for (answer, Open { question, must_staple, was_revoked }) in asked {
             let what = question.what;
-            let why = match self.wait(answer).await {
+            let why = match self.wait(answer, until.saturating_duration_since(rt::now())).await {
                 Ok(Answer { status: Status::Good, .. }) => continue,
                 Ok(Answer { status: Status::Revoked(revocation), .. }) => StatusError::Revoked(revocation),
                 Ok(Answer { status: Status::Unknown, .. }) => StatusError::Unknown,
                 Err(error) => error,
             };
-            let is_soft = self.options.mode == OcspMode::Soft && !matches!(why, StatusError::Revoked(_));
-            match why {
-                why if is_soft && !(must_staple && what == OWN) => {
+            match (why, was_revoked) {
+                (StatusError::Revoked(revocation), _) | (_, Some(revocation)) => {
+                    return Err(Unaccepted { what, why: StatusError::Revoked(revocation) });
+                }
+                (why, None) if self.options.mode == OcspMode::Soft && !must_staple => {
                     self.accept(&question.fingerprint, what, &why, UnixTime::now());
                 }
-                why => return Err(Unaccepted { what, why }),
+                (why, None) => return Err(Unaccepted { what, why }),
             }
         }
         Ok(())
@@ -321,14 +391,16 @@ impl Statuses {
         self.asks.try_send(Ask { question: Arc::clone(question), answer }).ok().map(|()| answered)
     }
 
-    async fn wait(&self, answered: Option<Receiver<Result<Answer, StatusError>>>) -> Result<Answer, StatusError> {
+    async fn wait(
+        &self,
+        answered: Option<Receiver<Result<Answer, StatusError>>>,
+        limit: Duration,
+    ) -> Result<Answer, StatusError> {
         let mut answered = answered.ok_or(StatusError::Busy)?;
-        // Whoever asks says more about what takes so long.
-        let limit = self.options.timeout + ANSWER_GRACE;
         match rt::timeout(limit, answered.next()).await {
             Some(Some(answer)) => answer,
             Some(None) => Err(StatusError::Busy),
-            None => Err(StatusError::Late(limit.as_secs_f32())),
+            None => Err(StatusError::Late),
         }
     }
 }
@@ -367,7 +439,8 @@ mod tests {
 
     pub(crate) fn question(what: &'static str) -> Question {
         let (root, own) = certified(false);
-        let certified = Certified::find(&own, &[], &[root], algorithms()).unwrap().unwrap();
+        let path = Certified::path(std::slice::from_ref(&own), &[root], UnixTime::now(), algorithms());
+        let certified = path.unwrap().remove(0).certified;
         Question { fingerprint: Fingerprint::of(&own), certified, urls: Vec::new(), is_ours: false, what }
     }
 
@@ -425,8 +498,8 @@ mod tests {
                 match (statuses.look(&shown, &[], is_resumed), mode, is_resumed) {
                     (Ok(Outlook::InFull), OcspMode::Staple, true) => {}
                     (Err(error), OcspMode::Staple, false) => assert!(matches!(error.why, StatusError::MustStaple)),
-                    (Ok(Outlook::Open(questions, true)), OcspMode::Soft | OcspMode::Hard, _) => {
-                        assert_eq!(questions.len(), 1);
+                    (Ok(Outlook::Open(open)), OcspMode::Soft | OcspMode::Hard, _) => {
+                        assert!(open.len() == 1 && open[0].must_staple);
                     }
                     (other, ..) => panic!("{mode:?} {is_resumed}: {other:?}"),
                 }
@@ -436,6 +509,26 @@ mod tests {
             let (certificate, staple) = (Fingerprint::of(&shown[0]), Fingerprint::of(b"staple"));
             statuses.with_cache(|cache| cache.learn_stapled(certificate, good, staple, now));
             assert!(matches!(statuses.look(&shown, &[], true), Ok(Outlook::Settled)), "it is known by now");
+            // A full handshake without one breaks the promise all the same; where a responder is asked, it is known to be good.
+            match (mode, statuses.look(&shown, &[], false)) {
+                (OcspMode::Staple, Err(error)) => assert!(matches!(error.why, StatusError::MustStaple)),
+                (OcspMode::Soft | OcspMode::Hard, Ok(Outlook::Settled)) => {}
+                (mode, other) => panic!("{mode:?}: {other:?}"),
+            }
         }
+    }
+
+    #[test]
+    fn a_resumed_session_comes_back_in_full_when_what_was_stapled_has_run_out() {
+        let (root, own) = certified(false);
+        let shown = [own];
+        let statuses = Statuses::new(OcspOptions::default(), vec![root], algorithms());
+        assert!(matches!(statuses.look(&shown, &[], true), Ok(Outlook::Settled)), "nothing was ever stapled");
+        let now = UnixTime::now().as_secs();
+        let past = Answer { status: Status::Good, this_update: Date(now - 1000), next_update: Some(Date(now - 500)) };
+        let (certificate, staple) = (Fingerprint::of(&shown[0]), Fingerprint::of(b"staple"));
+        statuses.with_cache(|cache| cache.learn_stapled(certificate, past, staple, now - 900));
+        assert!(matches!(statuses.look(&shown, &[], true), Ok(Outlook::InFull)));
+        assert!(matches!(statuses.look(&shown, &[], false), Ok(Outlook::Settled)), "it staples no more");
     }
 }

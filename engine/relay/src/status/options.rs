@@ -69,6 +69,10 @@ impl FromStr for HttpUrl {
 
     fn from_str(text: &str) -> Result<Self, ConfigError> {
         let wrong = || ConfigError(format!("'{}' is not http://HOST[:PORT][/PATH]", shortened(text)));
+        if text.split(['/', '?', '#']).nth(2).is_some_and(|authority| authority.contains('@')) {
+            // With a password, perhaps: it is not repeated.
+            return Err(ConfigError("a URL with a user name or a password is not accepted".into()));
+        }
         let url: hyper::Uri = text.parse().map_err(|_| wrong())?;
         let authority = url.authority().filter(|_| url.scheme_str() == Some("http")).ok_or_else(wrong)?;
         let host = authority.host();
@@ -99,7 +103,7 @@ impl fmt::Display for HttpUrl {
 }
 
 /// As much of what a peer wrote as belongs into a line.
-fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     text.chars().filter(|sign| !sign.is_control()).take(200).collect()
 }
 
@@ -199,7 +203,6 @@ mod tests {
             "ldap://ocsp.example.com/",
             "ocsp.example.com",
             "http:///x",
-            "http://user@host/",
             "http://host:0/",
             "http://host:99999/",
             "http://a b/",
@@ -207,6 +210,10 @@ mod tests {
             "",
         ] {
             assert!(text.parse::<HttpUrl>().is_err(), "{text}");
+        }
+        for text in ["http://user@host/", "http://user:secret@host:80/x"] {
+            let error = text.parse::<HttpUrl>().unwrap_err().to_string();
+            assert!(error.contains("user name") && !error.contains("secret"), "{error}");
         }
         let shown: HttpUrl = "http://[2001:db8::1]:81".parse().unwrap();
         assert_eq!(shown.to_string(), "http://[2001:db8::1]:81/");

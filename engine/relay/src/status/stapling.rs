@@ -9,7 +9,7 @@ use rustls::pki_types::UnixTime;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use sealane_io::rt;
-use sealane_trust::{Algorithms, Answer, Certified, Date, Fingerprint, Hints, Status};
+use sealane_trust::{Algorithms, Answer, Certified, Fingerprint, Hints, Status};
 
 use crate::status::ask::{Asked, ask_all};
 use crate::status::cache::refresh_at;
@@ -18,6 +18,8 @@ use crate::status::{OcspOptions, Question, StatusError};
 /// The first pause after a responder that gave no answer; it doubles.
 const PAUSE_MIN: Duration = Duration::from_secs(30);
 const PAUSE_MAX: Duration = Duration::from_secs(3600);
+/// The clock is looked at at least so often.
+const LOOK_MAX: Duration = Duration::from_secs(600);
 
 /// Our certificate, with what is stapled to it at the time.
 pub(crate) struct Stapled {
@@ -29,8 +31,8 @@ pub(crate) struct Stapled {
 
 struct Shown {
     key: Arc<CertifiedKey>,
-    /// When what is stapled to it runs out.
-    until: Option<Date>,
+    /// What is stapled to it.
+    answer: Option<Answer>,
 }
 
 impl fmt::Debug for Stapled {
@@ -43,8 +45,8 @@ impl ResolvesServerCert for Stapled {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         // What has run out is worse than nothing: clients refuse it.
-        if shown.until.is_some_and(|until| until.0 < UnixTime::now().as_secs()) {
-            *shown = Shown { key: with_staple(&shown.key, None), until: None };
+        if shown.answer.as_ref().is_some_and(|answer| answer.valid_until().0 < UnixTime::now().as_secs()) {
+            *shown = Shown { key: with_staple(&shown.key, None), answer: None };
         }
         Some(Arc::clone(&shown.key))
     }
@@ -65,7 +67,7 @@ impl Stapled {
         algorithms: &'static Algorithms,
     ) -> Result<Self, StatusError> {
         let (own, others) = key.cert.split_first().ok_or(StatusError::NoIssuer)?;
-        let certified = Certified::find(own, others, &[], algorithms)?.ok_or(StatusError::NoIssuer)?;
+        let certified = Certified::find(own, others, algorithms)?.ok_or(StatusError::NoIssuer)?;
         let urls = Hints::of(own)?.ocsp_urls;
         if options.url.is_none() && urls.is_empty() {
             return Err(StatusError::NoResponder);
@@ -73,7 +75,7 @@ impl Stapled {
         let fingerprint = Fingerprint::of(own);
         // What our own certificate names is the administrator's choice.
         let question = Question { fingerprint, certified, urls, is_ours: true, what: "our certificate" };
-        Ok(Self { options, algorithms, question, shown: Mutex::new(Shown { key: Arc::new(key), until: None }) })
+        Ok(Self { options, algorithms, question, shown: Mutex::new(Shown { key: Arc::new(key), answer: None }) })
     }
 
     /// Whom it asks.
@@ -100,13 +102,18 @@ impl Stapled {
 
     fn show(&self, answer: &Answer, response: Vec<u8>) -> Duration {
         let (now, until) = (UnixTime::now().as_secs(), answer.valid_until());
-        match &answer.status {
-            // Clients are told as well.
-            Status::Revoked(revocation) => tracing::error!("our certificate was {revocation}"),
-            _ => tracing::info!("an OCSP response of {} is stapled, good until {until}", answer.this_update),
-        }
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        *shown = Shown { key: with_staple(&shown.key, Some(response)), until: Some(until) };
+        // Somebody on the way, or a cache, may have kept an old one.
+        if shown.answer.as_ref().is_some_and(|shown| shown.this_update > answer.this_update) {
+            tracing::debug!("an OCSP response of {} is older than what is stapled", answer.this_update);
+        } else {
+            match &answer.status {
+                // Clients are told as well.
+                Status::Revoked(revocation) => tracing::error!("our certificate was {revocation}"),
+                _ => tracing::info!("an OCSP response of {} is stapled, good until {until}", answer.this_update),
+            }
+            *shown = Shown { key: with_staple(&shown.key, Some(response)), answer: Some(answer.clone()) };
+        }
         let jitter = sealane_trust::nonce().map_or(0, |[first, ..]| first);
         refresh_at(answer, jitter, now).map_or(PAUSE_MIN, |at| Duration::from_secs(at.saturating_sub(now)))
     }
@@ -114,7 +121,11 @@ impl Stapled {
     /// Asks again before what is stapled runs out. Never returns.
     pub(crate) async fn keep(self: Arc<Self>, mut pause: Duration, mut failures: u32) {
         loop {
-            rt::sleep(pause).await;
+            // By the clock that dates are of: a host may sleep for days, or its clock be set.
+            let due = UnixTime::now().as_secs().saturating_add(pause.as_secs());
+            while let left @ 1.. = due.saturating_sub(UnixTime::now().as_secs()) {
+                rt::sleep(Duration::from_secs(left).min(LOOK_MAX)).await;
+            }
             pause = self.ask(&mut failures).await;
         }
     }

@@ -25,12 +25,11 @@ pub fn ocsp(data: &[u8]) {
     let Some((kind, bytes)) = data.split_first() else { return };
     let ca = CertificateDer::from(CA);
     let root = anchor_from_trusted_cert(&ca).expect("a root").to_owned();
-    let leaf = Certified::find(LEAF, &[], core::slice::from_ref(&root), ALGORITHMS)
-        .expect("readable")
-        .expect("issued by the root");
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(MADE.0 + 86_400));
+    let leaf =
+        Certified::find(LEAF, core::slice::from_ref(&ca), ALGORITHMS).expect("readable").expect("issued by the root");
     match kind {
         0 => {
-            let now = UnixTime::since_unix_epoch(Duration::from_secs(MADE.0 + 86_400));
             let Ok(Answer { status, this_update, next_update }) = read(bytes, &leaf, None, now, ALGORITHMS) else {
                 return;
             };
@@ -41,11 +40,10 @@ pub fn ocsp(data: &[u8]) {
             );
         }
         _ => {
-            let hints = Hints::of(bytes);
-            let shown = [ca, CertificateDer::from(bytes)];
-            if let Ok(Some(certified)) = Certified::find(bytes, &shown, &[root], ALGORITHMS) {
-                assert!(request(&certified, None).is_ok());
-                assert!(hints.is_ok(), "what a CA has signed is readable");
+            let shown = [CertificateDer::from(bytes), CertificateDer::from(LEAF), ca];
+            if let Ok(links) = Certified::path(&shown, &[root], now, ALGORITHMS) {
+                assert!(links.iter().all(|link| request(&link.certified, None).is_ok()));
+                assert!(Hints::of(bytes).is_ok(), "what a CA has signed is readable");
             }
         }
     }
