@@ -32,4 +32,5 @@ mod server_ends;
 mod server_far_ends;
 mod server_limits;
 mod spin;
+mod verdicts;
 mod windows;
