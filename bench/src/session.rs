@@ -311,7 +311,11 @@ fn mode() -> Mode {
             ..TlsClientOptions::default()
         };
         let tls = client_config(&options).expect("a configuration");
-        Mode::Client(ClientMode { tls, server_name: ServerName::try_from("nfs.test").expect("a name"), verified: true })
+        Mode::Client(ClientMode {
+            tls: tls.into(),
+            server_name: ServerName::try_from("nfs.test").expect("a name"),
+            verified: true,
+        })
     };
     MODE.get_or_init(make).clone()
 }
@@ -337,6 +341,7 @@ impl Session {
             accepted: Default::default(),
             outgoing: Default::default(),
             records_per_key_max: u64::MAX,
+            watched: Vec::new(),
             panic_on: None,
         };
         let make = move || Exchange::new(version, call_bytes, reply_bytes, calls);

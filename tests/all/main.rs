@@ -24,6 +24,7 @@ mod ocsp;
 mod oracle;
 mod patience;
 mod record_rules;
+mod reload;
 mod ring;
 mod sandbox;
 mod sandbox_files;

@@ -293,6 +293,10 @@ pub(crate) struct ServerOptions {
 /// What both modes have.
 #[derive(Args, Debug)]
 pub(crate) struct TunnelOptions {
+    /// Read certificates, keys, CAs and CRLs again when something changes in their directories, as after SIGHUP
+    #[arg(long, help_heading = "Trust")]
+    pub(crate) watch: bool,
+
     /// TLS versions
     #[arg(long, value_enum, value_name = "VERSIONS", default_value = "1.2-1.3", help_heading = "Trust")]
     pub(crate) tls: Tls,

@@ -6,9 +6,7 @@ use anyhow::Result;
 use rustls::pki_types::ServerName;
 use sealane_io::SocketOptions;
 use sealane_io::net::ConnectOptions;
-use sealane_relay::{
-    ClientMode, ConfigError, Mode, OcspOptions, PemSource, TlsClientOptions, TunnelConfig, client_config,
-};
+use sealane_relay::{ClientMode, ConfigError, Live, Mode, OcspOptions, PemSource, TlsClientOptions, TunnelConfig};
 
 use crate::args::{ClientOptions, Sni};
 use crate::log;
@@ -35,6 +33,7 @@ pub(crate) fn run(options: &ClientOptions) -> Result<()> {
         options.ca_file.iter().chain(&options.cert).chain(&options.key).chain(options.crl.files()),
         options.ca_file.is_empty() && !options.insecure_no_verify && !options.pin_only,
         &connects_to(&ocsp(options)?),
+        options.crl.directories(),
     )?;
     tunnel::serve(config, &policy, options.tunnel.sandbox_probe)
 }
@@ -63,6 +62,10 @@ pub(crate) fn config(options: &ClientOptions, pem: fn(PathBuf) -> PemSource) -> 
             socket: tunnel.tls_socket(),
         },
         records_per_key_max: tunnel.records_per_key_max,
+        watched: tunnel.watched(
+            options.ca_file.iter().chain(&options.cert).chain(&options.key).chain(options.crl.files()),
+            options.crl.directories(),
+        ),
         panic_on: debug_panic_mark(),
     })
 }
@@ -123,7 +126,7 @@ fn client_mode(options: &ClientOptions, pem: fn(PathBuf) -> PemSource) -> Result
         )
         .into());
     }
-    let tls = client_config(&TlsClientOptions {
+    let tls = Live::client(TlsClientOptions {
         ca_files: options.ca_file.iter().cloned().map(pem).collect(),
         identity: identity.map(|(certificate, key)| (pem(certificate), pem(key))),
         versions: options.tunnel.tls.into(),

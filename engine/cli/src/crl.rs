@@ -47,6 +47,11 @@ impl CrlArguments {
         }
     }
 
+    /// The directories that are named.
+    pub(crate) fn directories(&self) -> &[PathBuf] {
+        &self.crl_dir
+    }
+
     /// The files that are named.
     pub(crate) fn files(&self) -> &[PathBuf] {
         &self.crl_file

@@ -111,7 +111,7 @@ pub(crate) fn front(
         crls: CrlOptions::default(),
     })?;
     let per_address = PerAddress::UNLIMITED;
-    let mode = ServerMode { tls, handshakes_max: CONNECTIONS_MAX, per_address, proxy_protocol: None };
+    let mode = ServerMode { tls: tls.into(), handshakes_max: CONNECTIONS_MAX, per_address, proxy_protocol: None };
     Running::start(tunnel_config(Mode::Server(mode), nfs, io))
 }
 
@@ -128,6 +128,7 @@ pub(crate) fn tunnel_config(mode: Mode, connect: SocketAddr, io: IoChoice) -> Tu
         accepted: SocketOptions::default(),
         outgoing: ConnectOptions::default(),
         records_per_key_max: u64::MAX,
+        watched: Vec::new(),
         panic_on: None,
     }
 }

@@ -40,7 +40,7 @@ const ROOT_DIRECTORIES: [&str; 6] = [
 const DOMAIN_PORT: u16 = 53;
 
 /// What a tunnel to `connect` with these PEM files needs. `host_roots`: it trusts the host's roots. `others`: whom it connects to
-/// besides, where a host of `*` is any.
+/// besides, where a host of `*` is any. `directories`: all that is in them is read again, too.
 ///
 /// # Errors
 /// A user or a group that this host does not know; with `--sandbox on`, a file in the root directory.
@@ -50,10 +50,12 @@ pub(crate) fn policy<'f>(
     files: impl IntoIterator<Item = &'f PathBuf>,
     host_roots: bool,
     others: &[Endpoint],
+    directories: &[PathBuf],
 ) -> Result<Policy> {
     let account = options.user.as_deref().map(|user| Account::find(user, options.group.as_deref())).transpose();
     let files: Vec<PathBuf> = files.into_iter().cloned().collect();
     let mut readable: Vec<PathBuf> = files.iter().flat_map(|file| directories_of(file)).collect();
+    readable.extend_from_slice(directories);
     let mut connect_ports: Vec<u16> = others.iter().map(|other| other.port).chain([connect.port]).collect();
     let is_name = |endpoint: &Endpoint| endpoint.host.parse::<IpAddr>().is_err();
     let address = connect.host.split_once('%').map_or(connect.host.as_str(), |(address, _)| address);
@@ -100,7 +102,7 @@ fn directories_of(file: &Path) -> Vec<PathBuf> {
     [Some(file), real.as_deref()].into_iter().flatten().map(directory_of).collect()
 }
 
-fn directory_of(file: &Path) -> PathBuf {
+pub(crate) fn directory_of(file: &Path) -> PathBuf {
     match file.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
         _ => PathBuf::from("."),

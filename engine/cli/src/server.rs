@@ -5,9 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use sealane_io::SocketOptions;
 use sealane_io::net::ConnectOptions;
-use sealane_relay::{
-    ConfigError, Mode, PemSource, PerAddress, ServerMode, TlsServerOptions, TunnelConfig, server_config,
-};
+use sealane_relay::{ConfigError, Live, Mode, PemSource, PerAddress, ServerMode, TlsServerOptions, TunnelConfig};
 
 use crate::args::ServerOptions;
 use crate::log;
@@ -21,11 +19,11 @@ use crate::tunnel::{self, debug_panic_mark, source_port};
 pub(crate) fn run(options: &ServerOptions) -> Result<()> {
     log::start(&options.tunnel.log_level)?;
     let config = config(options, PemSource::File)?;
-    if matches!(&config.mode, Mode::Server(mode) if !mode.tls.verifies_clients()) {
+    if matches!(&config.mode, Mode::Server(mode) if !mode.tls.now().verifies_clients()) {
         tracing::info!("any TLS client may connect; --client-ca FILE demands a certificate");
     }
     let responders = match &config.mode {
-        Mode::Server(mode) => options.staple.connects_to(&mode.tls.responders())?,
+        Mode::Server(mode) => options.staple.connects_to(&mode.tls.now().responders())?,
         Mode::Client(_) => Vec::new(),
     };
     let policy = sandbox::policy(
@@ -34,6 +32,7 @@ pub(crate) fn run(options: &ServerOptions) -> Result<()> {
         [&options.cert, &options.key].into_iter().chain(&options.client_ca).chain(options.crl.files()),
         false,
         &responders,
+        options.crl.directories(),
     )?;
     tunnel::serve(config, &policy, options.tunnel.sandbox_probe)
 }
@@ -50,7 +49,7 @@ pub(crate) fn config(options: &ServerOptions, pem: fn(PathBuf) -> PemSource) -> 
         )
         .into());
     }
-    let tls = server_config(&TlsServerOptions {
+    let tls = Live::server(TlsServerOptions {
         certificate: pem(options.cert.clone()),
         key: pem(options.key.clone()),
         client_cas: options.client_ca.iter().cloned().map(pem).collect(),
@@ -86,6 +85,10 @@ pub(crate) fn config(options: &ServerOptions, pem: fn(PathBuf) -> PemSource) -> 
             },
         },
         records_per_key_max: tunnel.records_per_key_max,
+        watched: tunnel.watched(
+            [&options.cert, &options.key].into_iter().chain(&options.client_ca).chain(options.crl.files()),
+            options.crl.directories(),
+        ),
         panic_on: debug_panic_mark(),
     })
 }

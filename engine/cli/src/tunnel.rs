@@ -1,5 +1,6 @@
 //! What `client` and `server` share: from options to limits, and running until a signal comes.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -82,6 +83,22 @@ impl TunnelOptions {
             acknowledge: self.ack_timeout,
             ..Timeouts::default()
         }
+    }
+
+    /// The directories that are watched: of these files, by the names that were given for them, and these.
+    pub(crate) fn watched<'f>(
+        &self,
+        files: impl IntoIterator<Item = &'f PathBuf>,
+        directories: &[PathBuf],
+    ) -> Vec<PathBuf> {
+        if !self.watch {
+            return Vec::new();
+        }
+        let of_files = files.into_iter().map(|file| sandbox::directory_of(file));
+        let mut all: Vec<PathBuf> = of_files.chain(directories.iter().cloned()).collect();
+        all.sort();
+        all.dedup();
+        all
     }
 
     pub(crate) fn keep_alive(&self) -> Option<KeepAlive> {

@@ -7,6 +7,7 @@
 
 mod epoll;
 mod fence;
+pub mod files;
 pub mod host;
 pub mod http;
 pub mod net;

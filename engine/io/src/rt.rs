@@ -167,6 +167,28 @@ impl<T> Receiver<T> {
     }
 }
 
+/// SIGHUP, each time.
+#[derive(Debug)]
+pub struct Hangups(tokio::signal::unix::Signal);
+
+/// Takes SIGHUP over: from now on it ends the process no more.
+///
+/// # Errors
+/// The handler could not be installed.
+pub fn hangups() -> io::Result<Hangups> {
+    use tokio::signal::unix::{SignalKind, signal};
+    Ok(Hangups(signal(SignalKind::hangup())?))
+}
+
+impl Hangups {
+    /// Waits for the next one, or for the first of several.
+    pub async fn next(&mut self) {
+        if self.0.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
 /// Waits for SIGTERM or SIGINT and returns its name.
 ///
 /// # Errors

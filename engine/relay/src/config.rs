@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use sealane_proto::limits::{BUFFER_BIG_BYTES, BUFFER_BIG_SLICES, BUFFER_SMALL_BY
 use sealane_proto::tls::Role;
 
 use crate::addresses::PerAddress;
+use crate::live::Live;
 use crate::proxy_protocol::ProxyProtocol;
 use crate::tls_client::TlsClient;
 use crate::tls_server::TlsServer;
@@ -207,7 +209,7 @@ impl Memory {
 #[derive(Clone, Debug)]
 pub struct ClientMode {
     /// Roots, client certificate, versions.
-    pub tls: TlsClient,
+    pub tls: Live<TlsClient>,
     /// The name that the server's certificate must be valid for.
     pub server_name: ServerName<'static>,
     /// Whether certificates are verified. If not, each connection says so in the log.
@@ -218,7 +220,7 @@ pub struct ClientMode {
 #[derive(Clone, Debug)]
 pub struct ServerMode {
     /// Our certificate, whom clients must be certified by, versions.
-    pub tls: TlsServer,
+    pub tls: Live<TlsServer>,
     /// Handshakes in progress, in all workers together, which have equal shares of at least one. One more ends the one that
     /// has got least far, of those the oldest.
     pub handshakes_max: usize,
@@ -278,6 +280,8 @@ pub struct TunnelConfig {
     pub outgoing: ConnectOptions,
     /// Replaces a key after this many records, if that is earlier than the protocol wants it.
     pub records_per_key_max: u64,
+    /// Directories in which a change has files read again, as SIGHUP does.
+    pub watched: Vec<PathBuf>,
     /// Debug builds panic in the connection whose plain side sends this; release builds ignore it.
     pub panic_on: Option<Vec<u8>>,
 }

@@ -137,6 +137,9 @@ pub enum StartError {
     /// A privileged source port was asked for.
     #[error("--source-port privileged: {0}: it needs CAP_NET_BIND_SERVICE")]
     SourcePort(io::Error),
+    /// A directory is to be watched that cannot be.
+    #[error("--watch: {0}")]
+    Watch(io::Error),
     /// A worker could not start.
     #[error("worker {worker}: {what}")]
     Worker {

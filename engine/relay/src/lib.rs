@@ -9,6 +9,7 @@
 
 mod addresses;
 mod admission;
+mod care;
 mod config;
 mod counters;
 mod crl;
@@ -26,6 +27,7 @@ mod handshake;
 mod inbound;
 mod keys;
 mod lending;
+mod live;
 mod outbound;
 mod prepare;
 mod proxy_protocol;
@@ -53,6 +55,7 @@ pub use crl::CrlOptions;
 pub use error::{SessionError, Side, StartError};
 pub use handshake::{Established, Handshake, HandshakeError, Wanted};
 pub use keys::{KeySchedule, TlsFacts};
+pub use live::Live;
 pub use proxy_protocol::ProxyProtocol;
 pub use server_judge::Pin;
 pub use status::{HttpUrl, OcspMode, OcspOptions, Proxy, StatusError, Unaccepted};

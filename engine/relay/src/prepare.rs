@@ -62,7 +62,7 @@ pub(crate) async fn as_client<D: Driver>(
     // Within the same limit, but for a second that there is in any case; and nothing is to be tried again.
     let left = config.timeouts.retry.saturating_sub(rt::now() - began).max(SETTLE_MIN);
     let settling = async {
-        mode.tls.settle(outlook, left).await.map_err(|source| UpstreamError::Status { address: server, source })
+        mode.tls.now().settle(outlook, left).await.map_err(|source| UpstreamError::Status { address: server, source })
     };
     match reach(settling, &client, false, peer, context, stop).await {
         Ok(()) => {}
@@ -233,9 +233,10 @@ async fn handshake(
         return Ok(None);
     }
     admitted.reached(Stage::Speaking);
-    let mut handshake = mode.tls.handshake()?;
+    let tls = mode.tls.now();
+    let mut handshake = tls.handshake()?;
     shake_hands(client, &mut handshake, || admitted.reached(Stage::Answered)).await?;
-    let verdict = mode.tls.verify_again(&handshake);
+    let verdict = tls.verify_again(&handshake);
     let mut established = handshake.establish()?;
     if verdict.is_err() {
         // The client must forget the session (RFC 5246 section 7.2.2, RFC 8446 section 6.2) and comes back in full.

@@ -10,12 +10,13 @@ use rustls::client::{
     WebPkiServerVerifier,
 };
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, NamedGroup, RootCertStore};
 
 use crate::config::TlsVersions;
 use crate::crl::CrlOptions;
 use crate::handshake::{Handshake, HandshakeError};
+use crate::live::Live;
 use crate::server_judge::{Pin, ServerJudge};
 use crate::status::{self, OcspMode, OcspOptions, Outlook, Statuses, Unaccepted};
 use crate::tls_config::{
@@ -58,6 +59,8 @@ pub struct TlsClient {
     pub(crate) verifier: Arc<dyn ServerCertVerifier>,
     /// What is known of certificates that may have been revoked.
     pub(crate) statuses: Arc<Statuses>,
+    /// Our own certificate, if there is one.
+    pub(crate) own: Option<CertificateDer<'static>>,
 }
 
 impl TlsClient {
@@ -94,6 +97,21 @@ impl TlsClient {
     }
 }
 
+impl Live<TlsClient> {
+    /// The same, which can be made again out of its files as they are then.
+    ///
+    /// # Errors
+    /// As [`client_config`].
+    pub fn client(options: TlsClientOptions) -> Result<Self, TlsConfigError> {
+        let first = client_config(&options)?;
+        Ok(Self::renewable(first, move |before| {
+            let next = client_config(&options)?;
+            before.statuses.trust_as(&next.statuses);
+            Ok(TlsClient { statuses: Arc::clone(&before.statuses), ..next })
+        }))
+    }
+}
+
 /// Builds the configuration that all connections of a tunnel to its server share.
 ///
 /// # Errors
@@ -116,11 +134,15 @@ pub fn client_config(options: &TlsClientOptions) -> Result<TlsClient, TlsConfigE
     let verifier: Arc<dyn ServerCertVerifier> = Arc::new(ServerJudge { chain, names, pins, provider });
     // "Dangerous" only for a verifier that verifies less than rustls' own, which this one is unless asked for by name.
     let builder = builder.dangerous().with_custom_certificate_verifier(Arc::clone(&verifier));
+    let mut own = None;
     let mut config = match &options.identity {
         None => builder.with_no_client_auth(),
-        Some((certificate, key)) => builder
-            .with_client_auth_cert(certificates(certificate)?, private_key(key)?)
-            .map_err(|error| pair_error(certificate, key, &error))?,
+        Some((certificate, key)) => {
+            let chain = certificates(certificate)?;
+            own = chain.first().cloned();
+            let built = builder.with_client_auth_cert(chain, private_key(key)?);
+            built.map_err(|error| pair_error(certificate, key, &error))?
+        }
     };
     config.enable_secret_extraction = true;
     config.enable_sni = !options.without_sni;
@@ -128,7 +150,7 @@ pub fn client_config(options: &TlsClientOptions) -> Result<TlsClient, TlsConfigE
     config.resumption = Resumption::store(Arc::clone(&sessions));
     let mut fresh = config.clone();
     fresh.resumption = Resumption::store(Arc::new(WriteOnly(sessions)));
-    Ok(TlsClient { config: Arc::new(config), fresh: Arc::new(fresh), verifier, statuses: Arc::new(statuses) })
+    Ok(TlsClient { config: Arc::new(config), fresh: Arc::new(fresh), verifier, statuses: Arc::new(statuses), own })
 }
 
 fn chain_verifier(

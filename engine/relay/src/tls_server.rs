@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rustls::ServerConfig;
-use rustls::pki_types::UnixTime;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ResolvesServerCert, ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -11,6 +11,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use crate::config::TlsVersions;
 use crate::crl::CrlOptions;
 use crate::handshake::{Handshake, HandshakeError};
+use crate::live::Live;
 use crate::status::{OcspOptions, Stapled};
 use crate::tls_config::{
     PemSource, TlsConfigError, certificates, pair_error, private_key, protocol_versions, provider, roots,
@@ -45,6 +46,8 @@ pub struct TlsServer {
     verifier: Option<Arc<dyn ClientCertVerifier>>,
     /// What is stapled to our certificate.
     pub(crate) stapled: Option<Arc<Stapled>>,
+    /// Our own certificate.
+    pub(crate) own: Option<CertificateDer<'static>>,
 }
 
 impl TlsServer {
@@ -70,6 +73,17 @@ impl TlsServer {
         };
         let verdict = verifier.verify_client_cert(end_entity, intermediates, UnixTime::now());
         verdict.map(drop).map_err(|error| HandshakeError::Stale(done.role(), error))
+    }
+}
+
+impl Live<TlsServer> {
+    /// The same, which can be made again out of its files as they are then.
+    ///
+    /// # Errors
+    /// As [`server_config`].
+    pub fn server(options: TlsServerOptions) -> Result<Self, TlsConfigError> {
+        let first = server_config(&options)?;
+        Ok(Self::renewable(first, move |_| server_config(&options)))
     }
 }
 
@@ -101,6 +115,7 @@ pub fn server_config(options: &TlsServerOptions) -> Result<TlsServer, TlsConfigE
         None => builder.with_no_client_auth(),
     };
     let chain = certificates(certificate)?;
+    let own = chain.first().cloned();
     let pair = CertifiedKey::from_der(chain, private_key(key)?, &provider)
         .map_err(|error| pair_error(certificate, key, &error))?;
     let (shown, stapled): (Arc<dyn ResolvesServerCert>, _) = match staple {
@@ -119,5 +134,5 @@ pub fn server_config(options: &TlsServerOptions) -> Result<TlsServer, TlsConfigE
     config.send_half_rtt_data = false;
     config.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);
     config.ticketer = rustls::crypto::ring::Ticketer::new()?;
-    Ok(TlsServer { config: Arc::new(config), verifier, stapled })
+    Ok(TlsServer { config: Arc::new(config), verifier, stapled, own })
 }

@@ -8,17 +8,18 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use sealane_io::files::DirectoryWatch;
 use sealane_io::host::{self, Throttling};
 use sealane_io::net::{Accepted, Listener};
 use sealane_io::rt::{self, Either, Receiver, Sender};
 use sealane_io::{Driver, Epoll, PoolLayout, Uring};
 
 use crate::addresses::Addresses;
+use crate::care;
 use crate::config::{IoChoice, Mode, TunnelConfig};
 use crate::counters::Counters;
 use crate::error::{NoUring, StartError};
 use crate::throttle::{Loudness, Throttle};
-use crate::tls_server::TlsServer;
 use crate::worker::{self, Assigned, Context, Place, STOP_MAX, WorkerError};
 
 /// After an accept that failed for want of descriptors or memory.
@@ -128,6 +129,7 @@ fn start_worker(driver: DriverKind, context: Context, layout: PoolLayout) -> Res
 /// the tunnel has.
 pub struct Bound {
     listener: Listener,
+    watch: Option<DirectoryWatch>,
     config: TunnelConfig,
     layout: PoolLayout,
     throttling: Option<Arc<Throttling>>,
@@ -136,6 +138,7 @@ pub struct Bound {
 /// A tunnel that listens.
 pub struct Tunnel {
     listener: Listener,
+    watch: Option<DirectoryWatch>,
     config: Arc<TunnelConfig>,
     counters: Arc<Counters>,
     addresses: Addresses,
@@ -171,7 +174,9 @@ impl Tunnel {
         if let Err(error) = host::raise_open_files() {
             tracing::debug!("raising the limit of open files: {error}");
         }
-        Ok(Bound { listener, config, layout, throttling: Throttling::find().map(Arc::new) })
+        let watched = (!config.watched.is_empty()).then(|| DirectoryWatch::new(&config.watched));
+        let watch = watched.transpose().map_err(StartError::Watch)?;
+        Ok(Bound { listener, watch, config, layout, throttling: Throttling::find().map(Arc::new) })
     }
 
     /// Where it listens; the port is the kernel's choice where 0 was asked for.
@@ -192,12 +197,13 @@ impl Tunnel {
         Arc::clone(&self.counters)
     }
 
-    /// Serves until SIGTERM or SIGINT, whose name it returns; then ends the sessions, within a second.
+    /// Serves until SIGTERM or SIGINT, whose name it returns; then ends the sessions, within a second. SIGHUP has the files of
+    /// certificates, keys, CAs and CRLs read again.
     ///
     /// # Errors
     /// The reactor or the signal handlers could not be set up, or every worker has died.
     pub fn run(self) -> io::Result<&'static str> {
-        self.run_until(rt::stop_signal())
+        self.run_until(rt::stop_signal(), true)
     }
 
     /// The same until `stop` is done or every other end of it is gone.
@@ -205,24 +211,31 @@ impl Tunnel {
     /// # Errors
     /// As [`Tunnel::run`].
     pub fn run_until_told(self, mut stop: Receiver<()>) -> io::Result<()> {
-        self.run_until(async {
-            stop.next().await;
-            Ok(())
-        })
+        self.run_until(
+            async {
+                stop.next().await;
+                Ok(())
+            },
+            false,
+        )
     }
 
-    fn run_until<T>(self, stop: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-        let Self { listener, config, counters, addresses, workers, .. } = self;
+    /// `reloads`: SIGHUP is for this tunnel.
+    fn run_until<T>(self, stop: impl Future<Output = io::Result<T>>, reloads: bool) -> io::Result<T> {
+        let Self { listener, watch, config, counters, addresses, workers, .. } = self;
         rt::run_on_reactor(async {
             let acceptor = listener.register()?;
+            let hangups = reloads.then(rt::hangups).transpose()?;
             let (complaints, refusals) = (Throttle::new(1), Throttle::new(1));
             if let Mode::Client(mode) = &config.mode {
-                rt::spawn(mode.tls.answer_workers());
+                rt::spawn(mode.tls.now().answer_workers());
             }
+            let changes = watch.map(DirectoryWatch::register).transpose()?;
+            rt::spawn(care::run(Arc::clone(&config), hangups, changes));
             let mut hand_out = HandOut { config, counters, workers, addresses, complaints, refusals };
             let accepting = async {
                 if let Mode::Server(mode) = &hand_out.config.mode {
-                    staple(&mode.tls).await;
+                    care::staple(&mode.tls.now()).await;
                 }
                 loop {
                     match acceptor.accept().await {
@@ -245,23 +258,13 @@ impl Tunnel {
     }
 }
 
-/// Has the status of our certificate stapled. For the first answer clients wait, at most `--ocsp-timeout`: one that is told that
-/// there will be a staple refuses a connection without.
-async fn staple(tls: &TlsServer) {
-    if let Some(stapled) = &tls.stapled {
-        let mut failures = 0;
-        let pause = stapled.ask(&mut failures).await;
-        rt::spawn(Arc::clone(stapled).keep(pause, failures));
-    }
-}
-
 impl Bound {
     /// Starts the workers.
     ///
     /// # Errors
     /// What the driver, the memory or a thread could not have.
     pub fn start(self) -> Result<Tunnel, StartError> {
-        let Self { listener, config, layout, throttling } = self;
+        let Self { listener, watch, config, layout, throttling } = self;
         let (addresses, config, counters) = (Addresses::of(&config.mode), Arc::new(config), Arc::default());
         let start = |driver| start_workers(driver, &config, &counters, &addresses, layout, throttling.as_ref());
         let (workers, driver, driver_reason) = match config.io {
@@ -277,7 +280,7 @@ impl Bound {
                 Err(error) => return Err(error),
             },
         };
-        Ok(Tunnel { listener, config, counters, addresses, workers, driver, driver_reason })
+        Ok(Tunnel { listener, watch, config, counters, addresses, workers, driver, driver_reason })
     }
 }
 

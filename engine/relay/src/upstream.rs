@@ -197,6 +197,7 @@ async fn handshake<D: Driver>(
     limit: Duration,
 ) -> Result<Reached<D::Link>, UpstreamError> {
     let ClientMode { tls, server_name, .. } = mode;
+    let tls = tls.now();
     let mut fresh = false;
     loop {
         let done = rt::timeout(limit, async {

@@ -13,8 +13,9 @@ use x509_cert::ext::Extension;
 use x509_cert::ext::pkix::AuthorityInfoAccessSyntax;
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::serial_number::SerialNumber;
+use x509_cert::time::Validity;
 
-use crate::Algorithms;
+use crate::{Algorithms, Date};
 
 /// RFC 5280 section 4.2.2.1.
 const ID_PE_AUTHORITY_INFO_ACCESS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.1.1");
@@ -178,6 +179,16 @@ impl Certified {
     }
 }
 
+/// The first and the last second in which a certificate is valid.
+///
+/// # Errors
+/// It cannot be read.
+pub fn validity(certificate: &[u8]) -> Result<(Date, Date), Unreadable> {
+    let Validity { not_before, not_after } = Validity::from_der(Parts::read(certificate)?.validity)?;
+    let [first, last] = [not_before, not_after].map(|time| Date(time.to_unix_duration().as_secs()));
+    Ok((first, last))
+}
+
 /// Whether `issuer` has signed `message`.
 pub(crate) fn is_signed_by(
     issuer: &TrustAnchor<'_>,
@@ -201,6 +212,7 @@ struct Parts<'c> {
     signature: &'c [u8],
     serial: &'c [u8],
     issuer: &'c [u8],
+    validity: &'c [u8],
     /// A sequence of extensions.
     extensions: Option<&'c [u8]>,
 }
@@ -219,7 +231,8 @@ impl<'c> Parts<'c> {
         Int::from_der(serial)?;
         let _signature_algorithm = fields.tlv_bytes()?;
         let issuer = fields.tlv_bytes()?;
-        let [_validity, _subject, _key] = [fields.tlv_bytes()?, fields.tlv_bytes()?, fields.tlv_bytes()?];
+        let validity = fields.tlv_bytes()?;
+        let [_subject, _key] = [fields.tlv_bytes()?, fields.tlv_bytes()?];
         let mut extensions = None;
         while !fields.is_finished() {
             let field = fields.tlv_bytes()?;
@@ -227,7 +240,7 @@ impl<'c> Parts<'c> {
                 extensions = Some(AnyRef::from_der(field)?.value());
             }
         }
-        Ok(Self { tbs, algorithm, signature, serial, issuer, extensions })
+        Ok(Self { tbs, algorithm, signature, serial, issuer, validity, extensions })
     }
 
     fn extensions(&self) -> Result<Vec<Extension>, Unreadable> {

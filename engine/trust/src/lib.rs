@@ -25,7 +25,7 @@ mod ocsp;
 #[cfg(test)]
 mod tests;
 
-pub use certificate::{Certified, Fingerprint, Hints, Link, Unreadable, Unverified};
+pub use certificate::{Certified, Fingerprint, Hints, Link, Unreadable, Unverified, validity};
 pub use date::Date;
 pub use ocsp::{Answer, NoRandomness, OcspError, Revocation, Status, nonce, read, request, url_encoded};
 

@@ -54,7 +54,7 @@ pub(crate) fn mode(role: Role) -> Mode {
                 ..TlsClientOptions::default()
             };
             let tls = client_config(&options).expect("a configuration");
-            Mode::Client(ClientMode { tls, server_name: name(), verified: true })
+            Mode::Client(ClientMode { tls: tls.into(), server_name: name(), verified: true })
         }
         Role::Server => {
             let options = TlsServerOptions {
@@ -67,7 +67,7 @@ pub(crate) fn mode(role: Role) -> Mode {
             };
             let tls = server_config(&options).expect("a configuration");
             let per_address = PerAddress::UNLIMITED;
-            Mode::Server(ServerMode { tls, handshakes_max: 8, per_address, proxy_protocol: None })
+            Mode::Server(ServerMode { tls: tls.into(), handshakes_max: 8, per_address, proxy_protocol: None })
         }
     }
 }

@@ -62,9 +62,9 @@ pub fn session(data: &[u8]) {
 fn config(setup: Setup, options: u8, memory: Memory) -> TunnelConfig {
     let Ends { client, server } = Ends::shared(0);
     let mode = match setup.role {
-        Role::Client => Mode::Client(ClientMode { tls: client.clone(), server_name: name(), verified: true }),
+        Role::Client => Mode::Client(ClientMode { tls: client.clone().into(), server_name: name(), verified: true }),
         Role::Server => Mode::Server(ServerMode {
-            tls: server.clone(),
+            tls: server.clone().into(),
             handshakes_max: 1,
             per_address: crate::PerAddress::UNLIMITED,
             proxy_protocol: None,
@@ -82,6 +82,7 @@ fn config(setup: Setup, options: u8, memory: Memory) -> TunnelConfig {
         accepted: Default::default(),
         outgoing: Default::default(),
         records_per_key_max: if options & 1 == 0 { u64::MAX } else { u64::from(2 + (options >> 1)) },
+        watched: Vec::new(),
         panic_on: None,
     }
 }

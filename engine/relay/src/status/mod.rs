@@ -11,7 +11,7 @@ mod options;
 mod stapling;
 
 use std::cell::OnceCell;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
@@ -151,7 +151,8 @@ const INTERMEDIATE: &str = "an intermediate certificate of the server's chain";
 /// What a tunnel knows of its servers' certificates, in all its threads.
 pub(crate) struct Statuses {
     options: OcspOptions,
-    roots: Vec<TrustAnchor<'static>>,
+    /// Replaced when the CA files are read again; what has been learned stays, for it was signed by whom it is about.
+    roots: RwLock<Arc<Vec<TrustAnchor<'static>>>>,
     algorithms: &'static Algorithms,
     cache: Mutex<Cache>,
     asks: Sender<Ask>,
@@ -168,7 +169,17 @@ impl std::fmt::Debug for Statuses {
 impl Statuses {
     pub(crate) fn new(options: OcspOptions, roots: Vec<TrustAnchor<'static>>, algorithms: &'static Algorithms) -> Self {
         let (asks, asked) = rt::queue(ASKS_MAX);
+        let roots = RwLock::new(Arc::new(roots));
         Self { options, roots, algorithms, cache: Mutex::default(), asks, asked: Mutex::new(Some(asked)) }
+    }
+
+    fn roots(&self) -> Arc<Vec<TrustAnchor<'static>>> {
+        Arc::clone(&self.roots.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Trusts whom `other` does.
+    pub(crate) fn trust_as(&self, other: &Self) {
+        *self.roots.write().unwrap_or_else(PoisonError::into_inner) = other.roots();
     }
 
     /// The lock ends with `look`: a guard would last as long as the expression around it.
@@ -307,7 +318,7 @@ impl Statuses {
 
     /// The chain that was verified, once for each look.
     fn path<'s>(&self, seen: &'s Seen<'_>) -> Result<&'s [Link], StatusError> {
-        let find = || Certified::path(seen.shown, &self.roots, seen.now, self.algorithms).map_err(StatusError::from);
+        let find = || Certified::path(seen.shown, &self.roots(), seen.now, self.algorithms).map_err(StatusError::from);
         seen.path.get_or_init(find).as_deref().map_err(Clone::clone)
     }
 

@@ -2,7 +2,7 @@
 //! before it runs out.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use rustls::pki_types::UnixTime;
@@ -118,15 +118,16 @@ impl Stapled {
         refresh_at(answer, jitter, now).map_or(PAUSE_MIN, |at| Duration::from_secs(at.saturating_sub(now)))
     }
 
-    /// Asks again before what is stapled runs out. Never returns.
-    pub(crate) async fn keep(self: Arc<Self>, mut pause: Duration, mut failures: u32) {
+    /// Asks again before what is stapled runs out, as long as the certificate is in use.
+    pub(crate) async fn keep(stapled: Weak<Self>, mut pause: Duration, mut failures: u32) {
         loop {
             // By the clock that dates are of: a host may sleep for days, or its clock be set.
             let due = UnixTime::now().as_secs().saturating_add(pause.as_secs());
             while let left @ 1.. = due.saturating_sub(UnixTime::now().as_secs()) {
                 rt::sleep(Duration::from_secs(left).min(LOOK_MAX)).await;
             }
-            pause = self.ask(&mut failures).await;
+            let Some(stapled) = stapled.upgrade() else { return };
+            pause = stapled.ask(&mut failures).await;
         }
     }
 }
