@@ -8,6 +8,7 @@ mod support;
 
 mod bench;
 mod bounds;
+mod check;
 mod clocks;
 mod command_line;
 mod corpus;

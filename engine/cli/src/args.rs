@@ -22,7 +22,7 @@ pub(crate) struct Cli {
 }
 
 const FIRST_STEPS: &str = "\
-'sealane demo' shows it at work, 'sealane bench' how fast. 'sealane client --help' and 'sealane server --help' have examples.";
+'sealane demo' shows it at work, 'sealane bench' how fast, 'sealane check' why a server is not reached. 'sealane client --help' and 'sealane server --help' have examples.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -38,6 +38,9 @@ pub(crate) enum Command {
     /// Measure what NFS calls cost through Sealane on this host, next to its stunnel; or through a tunnel that is there
     #[command(after_long_help = BENCH_EXAMPLES)]
     Bench(BenchOptions),
+    /// Try the server of a client's options step by step, and say what is wrong
+    #[command(after_long_help = CHECK_EXAMPLES)]
+    Check(Box<CheckOptions>),
 }
 
 const CLIENT_EXAMPLES: &str = "\
@@ -67,6 +70,17 @@ Examples:
       /srv/nfs  127.0.0.1(rw,insecure)
 
 Exit status: 0 after SIGTERM or SIGINT, 1 when the tunnel could not start, 2 for a wrong command line.";
+
+const CHECK_EXAMPLES: &str = "\
+Looks the server up, connects to each of its addresses, shakes hands, shows its certificates and what is known of their
+status, and sends the NULL call of NFS through a tunnel of its own. Takes the options of 'sealane client'; --listen means nothing.
+
+Examples:
+  sealane check --connect nfs.example.com:2049
+  sealane check --connect 10.0.0.5:2049 --server-name nfs.example.com --ca-file /etc/sealane/ca.pem --ocsp hard
+  sealane check --connect nfs.example.com:2049 --json | jq '.steps[] | select(.ok | not)'
+
+Exit status: 0 when an NFS server answered, 1 when something is wrong, 2 for a wrong command line.";
 
 const DEMO_EXAMPLES: &str = "\
 Writes and reads 1 GiB in calls of 1 MiB, compares every byte, and makes 20,000 small calls. It needs no privileges, uses
@@ -237,6 +251,16 @@ pub(crate) struct ClientOptions {
 
     #[command(flatten)]
     pub(crate) tunnel: TunnelOptions,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CheckOptions {
+    #[command(flatten)]
+    pub(crate) client: ClientOptions,
+
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Args, Debug)]

@@ -103,22 +103,33 @@ fn check_listener(options: &ClientOptions) -> Result<(), ConfigError> {
 }
 
 fn client_mode(options: &ClientOptions, pem: fn(PathBuf) -> PemSource) -> Result<ClientMode> {
-    let identity = options.cert.clone().zip(options.key.clone());
-    let host = || {
-        ServerName::try_from(options.connect.host.clone()).map_err(|_| {
-            let host = &options.connect.host;
-            ConfigError(format!(
-                "--connect: '{host}' is neither a DNS name nor an IP address; name the certificate with --server-name"
-            ))
-        })
-    };
-    let names = options.server_name.clone();
-    let server_name = match (&options.sni, names.first()) {
+    let server_name = match (&options.sni, options.server_name.first()) {
         (Some(Sni::Name(name)), _) | (_, Some(name)) => name.clone(),
-        _ => host()?,
+        _ => host_name(options)?,
     };
+    let tls = Live::client(tls_options(options, pem)?)?;
+    Ok(ClientMode { tls, server_name, verified: !options.insecure_no_verify })
+}
+
+/// The name of the server where no other one is given.
+fn host_name(options: &ClientOptions) -> Result<ServerName<'static>, ConfigError> {
+    let host = &options.connect.host;
+    ServerName::try_from(host.clone()).map_err(|_| {
+        ConfigError(format!(
+            "--connect: '{host}' is neither a DNS name nor an IP address; name the certificate with --server-name"
+        ))
+    })
+}
+
+/// What the options come to that are about TLS.
+///
+/// # Errors
+/// What does not go together.
+pub(crate) fn tls_options(options: &ClientOptions, pem: fn(PathBuf) -> PemSource) -> Result<TlsClientOptions> {
+    let identity = options.cert.clone().zip(options.key.clone());
     // Who is asked for by another name is judged by its own.
-    let names = if names.is_empty() && matches!(options.sni, Some(Sni::Name(_))) { vec![host()?] } else { names };
+    let is_asked_for_otherwise = options.server_name.is_empty() && matches!(options.sni, Some(Sni::Name(_)));
+    let names = if is_asked_for_otherwise { vec![host_name(options)?] } else { options.server_name.clone() };
     let crls = options.crl.options(pem);
     if !crls.is_empty() && (options.insecure_no_verify || options.pin_only) {
         return Err(ConfigError(
@@ -126,7 +137,7 @@ fn client_mode(options: &ClientOptions, pem: fn(PathBuf) -> PemSource) -> Result
         )
         .into());
     }
-    let tls = Live::client(TlsClientOptions {
+    Ok(TlsClientOptions {
         ca_files: options.ca_file.iter().cloned().map(pem).collect(),
         identity: identity.map(|(certificate, key)| (pem(certificate), pem(key))),
         versions: options.tunnel.tls.into(),
@@ -137,6 +148,5 @@ fn client_mode(options: &ClientOptions, pem: fn(PathBuf) -> PemSource) -> Result
         without_sni: options.sni == Some(Sni::Off),
         ocsp: ocsp(options)?,
         crls,
-    })?;
-    Ok(ClientMode { tls, server_name, verified: !options.insecure_no_verify })
+    })
 }

@@ -51,6 +51,10 @@ fn judge(command: Command) {
             without_the_hosts_roots(&mut options);
             (client::config(&options, pem), options.tunnel)
         }
+        Command::Check(mut options) => {
+            without_the_hosts_roots(&mut options.client);
+            (client::config(&options.client, pem), options.client.tunnel)
+        }
         Command::Server(options) => (server::config(&options, pem), options.tunnel),
         Command::Demo(options) => return assert!((1..=1024).contains(&options.passes)),
         Command::Bench(options) => {

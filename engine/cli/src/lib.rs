@@ -5,6 +5,7 @@
 
 mod args;
 mod bench;
+mod check;
 mod client;
 mod crl;
 mod demo;
@@ -56,6 +57,7 @@ pub fn main() -> ExitCode {
         Command::Server(options) => server::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Check(options) => check::run(&options),
     };
     log::flush();
     match done {

@@ -220,6 +220,15 @@ impl Handshake {
         &self.staple
     }
 
+    /// The group of the key exchange; empty: there was none.
+    pub(crate) fn group(&self) -> String {
+        let group = match &self.ends {
+            Ends::Client(connection) => connection.negotiated_key_exchange_group(),
+            Ends::Server(connection) => connection.negotiated_key_exchange_group(),
+        };
+        group.map_or_else(String::new, |group| format!("{:?}", group.name()))
+    }
+
     /// Whether a former session was resumed.
     pub fn is_resumed(&self) -> bool {
         let kind = match &self.ends {

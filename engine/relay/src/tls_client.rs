@@ -2,16 +2,18 @@
 //! by name.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{
-    ClientSessionMemoryCache, ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
-    WebPkiServerVerifier,
+    ClientSessionMemoryCache, ClientSessionStore, ResolvesClientCert, Resumption, Tls12ClientSessionValue,
+    Tls13ClientSessionValue, WebPkiServerVerifier,
 };
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, NamedGroup, RootCertStore};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, NamedGroup, RootCertStore, SignatureScheme};
 
 use crate::config::TlsVersions;
 use crate::crl::CrlOptions;
@@ -61,6 +63,23 @@ pub struct TlsClient {
     pub(crate) statuses: Arc<Statuses>,
     /// Our own certificate, if there is one.
     pub(crate) own: Option<CertificateDer<'static>>,
+    /// What notices that there should be one.
+    pub(crate) asked: Arc<NoIdentity>,
+}
+
+/// There is no client certificate, and somebody may have asked for one.
+#[derive(Debug, Default)]
+pub(crate) struct NoIdentity(AtomicBool);
+
+impl ResolvesClientCert for NoIdentity {
+    fn resolve(&self, _root_hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.0.store(true, Ordering::Relaxed);
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
+    }
 }
 
 impl TlsClient {
@@ -77,6 +96,11 @@ impl TlsClient {
     /// Asks OCSP responders for the workers of a tunnel, on its main thread. Never returns.
     pub(crate) fn answer_workers(&self) -> impl Future<Output = ()> + 'static {
         status::serve(Arc::clone(&self.statuses))
+    }
+
+    /// Whether a server has asked for a client certificate, and there is none.
+    pub(crate) fn was_asked_for_a_certificate(&self) -> bool {
+        self.asked.0.load(Ordering::Relaxed)
     }
 
     /// Waits for what is not known yet.
@@ -134,9 +158,9 @@ pub fn client_config(options: &TlsClientOptions) -> Result<TlsClient, TlsConfigE
     let verifier: Arc<dyn ServerCertVerifier> = Arc::new(ServerJudge { chain, names, pins, provider });
     // "Dangerous" only for a verifier that verifies less than rustls' own, which this one is unless asked for by name.
     let builder = builder.dangerous().with_custom_certificate_verifier(Arc::clone(&verifier));
-    let mut own = None;
+    let (mut own, asked) = (None, Arc::new(NoIdentity::default()));
     let mut config = match &options.identity {
-        None => builder.with_no_client_auth(),
+        None => builder.with_client_cert_resolver(Arc::clone(&asked) as Arc<dyn ResolvesClientCert>),
         Some((certificate, key)) => {
             let chain = certificates(certificate)?;
             own = chain.first().cloned();
@@ -150,7 +174,14 @@ pub fn client_config(options: &TlsClientOptions) -> Result<TlsClient, TlsConfigE
     config.resumption = Resumption::store(Arc::clone(&sessions));
     let mut fresh = config.clone();
     fresh.resumption = Resumption::store(Arc::new(WriteOnly(sessions)));
-    Ok(TlsClient { config: Arc::new(config), fresh: Arc::new(fresh), verifier, statuses: Arc::new(statuses), own })
+    Ok(TlsClient {
+        config: Arc::new(config),
+        fresh: Arc::new(fresh),
+        verifier,
+        statuses: Arc::new(statuses),
+        own,
+        asked,
+    })
 }
 
 fn chain_verifier(

@@ -205,20 +205,21 @@ pub(crate) fn is_signed_by(
 }
 
 /// The fields of a certificate (RFC 5280 section 4.1) as they were received.
-struct Parts<'c> {
+pub(crate) struct Parts<'c> {
     tbs: &'c [u8],
     /// The contents of the AlgorithmIdentifier.
     algorithm: &'c [u8],
     signature: &'c [u8],
     serial: &'c [u8],
-    issuer: &'c [u8],
+    pub(crate) issuer: &'c [u8],
     validity: &'c [u8],
+    pub(crate) subject: &'c [u8],
     /// A sequence of extensions.
     extensions: Option<&'c [u8]>,
 }
 
 impl<'c> Parts<'c> {
-    fn read(certificate: &'c [u8]) -> Result<Self, Unreadable> {
+    pub(crate) fn read(certificate: &'c [u8]) -> Result<Self, Unreadable> {
         let mut outer = open(certificate, Tag::Sequence)?;
         let tbs = outer.tlv_bytes()?;
         let algorithm = AnyRef::decode(&mut outer)?.value();
@@ -232,7 +233,7 @@ impl<'c> Parts<'c> {
         let _signature_algorithm = fields.tlv_bytes()?;
         let issuer = fields.tlv_bytes()?;
         let validity = fields.tlv_bytes()?;
-        let [_subject, _key] = [fields.tlv_bytes()?, fields.tlv_bytes()?];
+        let [subject, _key] = [fields.tlv_bytes()?, fields.tlv_bytes()?];
         let mut extensions = None;
         while !fields.is_finished() {
             let field = fields.tlv_bytes()?;
@@ -240,10 +241,10 @@ impl<'c> Parts<'c> {
                 extensions = Some(AnyRef::from_der(field)?.value());
             }
         }
-        Ok(Self { tbs, algorithm, signature, serial, issuer, validity, extensions })
+        Ok(Self { tbs, algorithm, signature, serial, issuer, validity, subject, extensions })
     }
 
-    fn extensions(&self) -> Result<Vec<Extension>, Unreadable> {
+    pub(crate) fn extensions(&self) -> Result<Vec<Extension>, Unreadable> {
         Ok(self.extensions.map(Vec::<Extension>::from_der).transpose()?.unwrap_or_default())
     }
 }

@@ -13,6 +13,7 @@ extern crate std;
 
 mod certificate;
 mod date;
+mod describe;
 #[doc(hidden)]
 #[allow(
     clippy::expect_used,
@@ -27,6 +28,7 @@ mod tests;
 
 pub use certificate::{Certified, Fingerprint, Hints, Link, Unreadable, Unverified, validity};
 pub use date::Date;
+pub use describe::Description;
 pub use ocsp::{Answer, NoRandomness, OcspError, Revocation, Status, nonce, read, request, url_encoded};
 
 /// What signatures are verified with: the algorithms of rustls' provider.

@@ -65,6 +65,12 @@ impl Cache {
         }
     }
 
+    /// The answer about `certificate` that counts, and whether it was stapled.
+    pub(crate) fn answer_about(&self, certificate: &Fingerprint, now: u64) -> Option<(Answer, bool)> {
+        let entry = self.entries.get(certificate).filter(|entry| now <= entry.answer.valid_until().0)?;
+        Some((entry.answer.clone(), entry.staple.is_some()))
+    }
+
     /// Remembers what a server has stapled; returns what counts, which may be something else.
     pub(crate) fn learn_stapled(
         &mut self,

@@ -177,6 +177,11 @@ impl Statuses {
         Arc::clone(&self.roots.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// What counts of the answers about `certificate`, and whether it was stapled.
+    pub(crate) fn answer_about(&self, certificate: &CertificateDer<'_>) -> Option<(Answer, bool)> {
+        self.with_cache(|cache| cache.answer_about(&Fingerprint::of(certificate), UnixTime::now().as_secs()))
+    }
+
     /// Trusts whom `other` does.
     pub(crate) fn trust_as(&self, other: &Self) {
         *self.roots.write().unwrap_or_else(PoisonError::into_inner) = other.roots();
