@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::openssl::accepting_port;
 use super::pki::Identity;
-use super::process::{Process, SOON, free_port, scratch};
+use super::process::{Process, SOON, scratch};
 
 /// Root, index and certificates, in one directory.
 pub struct Authority {
@@ -252,12 +253,12 @@ impl Authority {
 
     /// OpenSSL's responder at work. It hangs on a connection that ends without a request: nobody may try its port.
     pub fn responder(&self) -> OpensslResponder {
-        let port = free_port();
         let mut command = Command::new("openssl");
         command.args("ocsp -index index.txt -CA ca.pem -rsigner responder.pem -rkey responder.key -nmin 5".split(' '));
-        command.args(["-port", &port.to_string()]).current_dir(&self.dir).stdin(Stdio::null());
+        command.args(["-port", "0"]).current_dir(&self.dir).stdin(Stdio::null());
         let process = Process::start(&mut command);
         process.wait_for("waiting for OCSP client connections");
+        let port = accepting_port(&process, "ACCEPT [::]:");
         OpensslResponder { _process: process, port }
     }
 }

@@ -19,7 +19,8 @@ impl SServer {
     }
 
     pub fn with_identity(identity: &Identity, args: &[&str]) -> Self {
-        Self::at(free_port(), identity, args)
+        // The kernel chooses the port: one that was free a moment ago may be somebody's by now.
+        Self::at(0, identity, args)
     }
 
     /// The same on a port that somebody knows.
@@ -30,6 +31,7 @@ impl SServer {
         let mut process = Process::start(command.stdin(Stdio::piped()));
         let input = process.child.stdin.take().unwrap();
         process.wait_for("ACCEPT");
+        let port = if port == 0 { accepting_port(&process, "ACCEPT 127.0.0.1:") } else { port };
         Self { process, input, port }
     }
 
@@ -37,6 +39,14 @@ impl SServer {
     pub fn line(&mut self, text: &str) {
         self.input.write_all(format!("{text}\n").as_bytes()).unwrap();
     }
+}
+
+/// The port that one of OpenSSL's servers says it has got, behind `words`.
+pub fn accepting_port(process: &Process, words: &str) -> u16 {
+    process.wait_for(words);
+    let said = process.output();
+    let rest = said.split(words).nth(1).unwrap();
+    rest.split(|sign: char| !sign.is_ascii_digit()).next().unwrap().parse().unwrap()
 }
 
 /// A running `openssl s_client`; what is written to `input` goes to the server, `K` and `k` lines update keys.
