@@ -81,6 +81,8 @@ fn printing_what_holds_keys_shows_none() {
         versions: TlsVersions::Both,
         staple: None,
         crls: CrlOptions::default(),
+        clients_optional: false,
+        allow: Vec::new(),
     };
     shows_none(&options, &[body.as_bytes(), &secret]);
     // All that makes the connections of a tunnel, rustls' configuration with the private key among it.

@@ -2,10 +2,12 @@
 
 use std::process::{Command, Stdio};
 
+use crate::far_ends::echo_server;
 use crate::ocsp::{expect_refused, expect_through, server, tunnel};
 use crate::support::authority::Authority;
+use crate::support::openssl::SClient;
 use crate::support::pki::{Identity, Pki};
-use crate::support::sealane::{Sealane, command};
+use crate::support::sealane::{DRIVERS, Sealane, command};
 
 /// The pin of a certificate's key, by OpenSSL.
 pub fn pin(identity: &Identity) -> String {
@@ -134,4 +136,56 @@ fn what_does_not_go_together_is_told_at_start() {
         let said = String::from_utf8_lossy(&out.stderr).into_owned();
         assert!(!out.status.success() && said.contains(why), "{args:?}: {said}");
     }
+}
+
+#[test]
+fn of_all_that_are_certified_only_those_on_the_list_get_in_and_their_names_are_logged() {
+    let ca = Authority::new();
+    let own = ca.server("own");
+    let names = "subjectAltName=DNS:host.test,URI:spiffe://test/nfs\nextendedKeyUsage=clientAuth";
+    let client = ca.issue("client", "ca", names);
+    let (ca_file, echo) = (ca.ca(), echo_server());
+    let [cert, key] = [&own.cert, &own.key].map(|file| file.display().to_string());
+    let [client_cert, client_key] = [&client.cert, &client.key].map(|file| file.display().to_string());
+    let pin = format!("pin:{}", pin(&client));
+    let common = ["--cert", &cert, "--key", &key, "--client-ca", &ca_file];
+    for (index, (list, is_in)) in [
+        (&[][..], true),
+        (&["dns:host.test"], true),
+        (&["dns:nobody.test", "uri:spiffe://test/nfs"], true),
+        (&["subject:CN=client"], true),
+        (&[pin.as_str()], true),
+        (&["dns:test"], false),
+        (&["uri:spiffe://test/"], false),
+        (&["subject:CN=clien"], false),
+        (&["dns:nobody.test", "subject:CN=nobody"], false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let tls = if index % 2 == 0 { "-tls1_2" } else { "-tls1_3" };
+        let mut args = common.to_vec();
+        args.extend(list.iter().flat_map(|allow| ["--allow", *allow]));
+        let sealane = Sealane::server(DRIVERS[index / 2 % 2], echo, &args);
+        let mut client =
+            SClient::start(sealane.port, &["-cert", &client_cert, "-key", &client_key, "-CAfile", &ca_file, tls]);
+        client.line("there and back");
+        if is_in {
+            client.process.wait_for("there and back");
+            sealane.wait_for("client=\"CN=client DNS:host.test URI:spiffe://test/nfs\"");
+        } else {
+            sealane.wait_for("the client is none that --allow lets in: CN=client DNS:host.test");
+            client.process.wait_for("access denied");
+            assert_eq!(sealane.process.count("opened: "), 0);
+        }
+    }
+    // Whoever has none, where that is allowed; and one that is shown has to be right.
+    let sealane = Sealane::server("epoll", echo, &[&common[..], &["--client-cert", "optional"]].concat());
+    let mut anonymous = SClient::start(sealane.port, &["-CAfile", &ca_file]);
+    anonymous.line("there and back");
+    anonymous.process.wait_for("there and back");
+    let foreign = &Pki::get().foreign_client;
+    let [cert, key] = [&foreign.cert, &foreign.key].map(|file| file.display().to_string());
+    let _foreign = SClient::start(sealane.port, &["-cert", &cert, "-key", &key, "-CAfile", &ca_file]);
+    sealane.wait_for("is not signed by a trusted CA");
 }

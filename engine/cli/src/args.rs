@@ -8,7 +8,7 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rustls::pki_types::ServerName;
 use sealane_io::sandbox::Demand;
-use sealane_relay::{Endpoint, IoChoice, Pin, ProxyProtocol, Spin, TlsVersions};
+use sealane_relay::{Allow, Endpoint, IoChoice, Pin, ProxyProtocol, Spin, TlsVersions};
 
 use crate::crl::CrlArguments;
 use crate::ocsp::{OcspArguments, StapleArguments};
@@ -285,6 +285,15 @@ pub(crate) struct ServerOptions {
     #[arg(long, value_name = "FILE", help_heading = "Trust")]
     pub(crate) client_ca: Vec<PathBuf>,
 
+    /// Whether a client has to show a certificate
+    #[arg(long, value_enum, value_name = "WHETHER", default_value = "required", help_heading = "Trust")]
+    pub(crate) client_cert: ClientCert,
+
+    /// Let in only clients whose certificate has this: dns:NAME, uri:URI, subject:RFC4514 or pin:sha256/BASE64; repeatable: one
+    /// of them
+    #[arg(long, value_name = "KIND:VALUE", value_parser = parse_allow, requires = "client_ca", help_heading = "Trust")]
+    pub(crate) allow: Vec<Allow>,
+
     #[command(flatten)]
     pub(crate) staple: StapleArguments,
 
@@ -554,6 +563,16 @@ fn parse_sni(text: &str) -> Result<Sni, String> {
         (_, name @ ServerName::DnsName(_)) => Ok(Sni::Name(name)),
         _ => Err(format!("'{text}' is an address; only names can be asked for (RFC 6066 section 3)")),
     }
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum ClientCert {
+    Required,
+    Optional,
+}
+
+fn parse_allow(text: &str) -> Result<Allow, String> {
+    text.parse().map_err(|error: sealane_relay::ConfigError| error.to_string())
 }
 
 fn parse_pin(text: &str) -> Result<Pin, String> {

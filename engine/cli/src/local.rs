@@ -109,6 +109,8 @@ pub(crate) fn front(
         versions,
         staple: None,
         crls: CrlOptions::default(),
+        clients_optional: false,
+        allow: Vec::new(),
     })?;
     let per_address = PerAddress::UNLIMITED;
     let mode = ServerMode { tls: tls.into(), handshakes_max: CONNECTIONS_MAX, per_address, proxy_protocol: None };

@@ -7,7 +7,7 @@ use sealane_io::SocketOptions;
 use sealane_io::net::ConnectOptions;
 use sealane_relay::{ConfigError, Live, Mode, PemSource, PerAddress, ServerMode, TlsServerOptions, TunnelConfig};
 
-use crate::args::ServerOptions;
+use crate::args::{ClientCert, ServerOptions};
 use crate::log;
 use crate::sandbox;
 use crate::tunnel::{self, debug_panic_mark, source_port};
@@ -42,6 +42,14 @@ pub(crate) fn run(options: &ServerOptions) -> Result<()> {
 /// # Errors
 /// A file that cannot be used.
 pub(crate) fn config(options: &ServerOptions, pem: fn(PathBuf) -> PemSource) -> Result<TunnelConfig> {
+    let clients_optional = options.client_cert == ClientCert::Optional;
+    let wrong = |what: &str| Err(ConfigError(what.into()).into());
+    if clients_optional && options.client_ca.is_empty() {
+        return wrong("--client-cert optional: --client-ca says who signs those that are shown");
+    }
+    if clients_optional && !options.allow.is_empty() {
+        return wrong("--client-cert optional and --allow: nobody without a certificate is let in by a list");
+    }
     let crls = options.crl.options(pem);
     if !crls.is_empty() && options.client_ca.is_empty() {
         return Err(ConfigError(
@@ -56,6 +64,8 @@ pub(crate) fn config(options: &ServerOptions, pem: fn(PathBuf) -> PemSource) -> 
         versions: options.tunnel.tls.into(),
         staple: options.staple.options()?,
         crls,
+        clients_optional,
+        allow: options.allow.clone(),
     })?;
     let tunnel = &options.tunnel;
     Ok(TunnelConfig {

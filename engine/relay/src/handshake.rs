@@ -49,6 +49,9 @@ pub enum HandshakeError {
     /// The certificate of a resumed session is not valid any more. A full handshake shows the peer's present one.
     #[error("the certificate of the resumed session is not valid any more: {}", Explained(*.0, .1))]
     Stale(Role, rustls::Error),
+    /// The client is known, and not let in; who it is.
+    #[error("the client is none that --allow lets in: {0}")]
+    NotAllowed(String),
     /// A suite or state that rustls should not have agreed to.
     #[error("internal: {0}")]
     Internal(&'static str),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::{CertificateDer, ServerName};
 use sealane_io::net;
 use sealane_io::rt;
-use sealane_trust::Description;
+use sealane_trust::{Description, printable};
 
 use crate::config::{ClientMode, TunnelConfig};
 use crate::handshake::{Handshake, HandshakeError, shake_hands};
@@ -138,7 +138,15 @@ async fn chain_of_whoever_it_is(
 }
 
 fn described(chain: &[CertificateDer<'_>]) -> Vec<Result<Description, String>> {
-    chain.iter().map(|certificate| Description::of(certificate).map_err(|error| error.to_string())).collect()
+    let shown = |Description { subject, issuer, names, not_before, not_after }| Description {
+        subject: printable(&subject),
+        issuer: printable(&issuer),
+        names: names.iter().map(|name| printable(name)).collect(),
+        not_before,
+        not_after,
+    };
+    let describe = |certificate| Description::of(certificate).map(shown).map_err(|error| error.to_string());
+    chain.iter().map(|certificate| describe(certificate)).collect()
 }
 
 impl TlsClient {

@@ -9,6 +9,7 @@
 
 mod addresses;
 mod admission;
+mod allow;
 mod care;
 mod config;
 mod counters;
@@ -48,6 +49,7 @@ mod watch;
 mod worker;
 
 pub use addresses::PerAddress;
+pub use allow::Allow;
 pub use config::{
     ClientMode, ConfigError, Endpoint, IoChoice, Memory, Mode, ServerMode, Spin, Timeouts, TlsVersions, TunnelConfig,
 };

@@ -9,6 +9,7 @@ use sealane_io::{Control, Driver, Link};
 use sealane_proto::tls::{AlertDescription, ContentType};
 
 use crate::admission::{Admitted, Stage};
+use crate::allow::Client;
 use crate::config::{ClientMode, ServerMode};
 use crate::handshake::{Established, HandshakeError, shake_hands};
 use crate::throttle::Loudness;
@@ -30,6 +31,8 @@ pub(crate) struct Prepared<Socket> {
     pub(crate) server: SocketAddr,
     /// Held while the session lasts. In client mode the limit has been kept when the connection was accepted.
     pub(crate) seat: Option<Seat>,
+    /// Who the TLS client is, by its certificate.
+    pub(crate) who: Option<String>,
 }
 
 /// The client's end: the NFS client has been accepted, its server is reached when it has something to say.
@@ -79,7 +82,14 @@ pub(crate) async fn as_client<D: Driver>(
     if !mode.verified {
         tracing::warn!(%peer, %server, "the server's certificate was NOT verified (--insecure-no-verify)");
     }
-    sockets(client, outgoing, peer).map(|(plain, tls)| Prepared { plain, tls, established, server, seat: None })
+    sockets(client, outgoing, peer).map(|(plain, tls)| Prepared {
+        plain,
+        tls,
+        established,
+        server,
+        seat: None,
+        who: None,
+    })
 }
 
 /// The server's end: a TLS client has been accepted. It costs the NFS server nothing until it has shown who it is.
@@ -94,7 +104,7 @@ pub(crate) async fn as_server<D: Driver>(
 ) -> Option<Prepared<<D::Link as Link>::Socket>> {
     let Context { config, counters, .. } = context;
     let listener = client.local_address();
-    let (client, mut established) = welcome(client, peer, context, mode, worker).await?;
+    let (client, mut established, who) = welcome(client, peer, context, mode, worker).await?;
     let seat = match context.seat(peer.ip()) {
         Ok(seat) => seat,
         Err(full) => {
@@ -138,8 +148,8 @@ pub(crate) async fn as_server<D: Driver>(
             return None;
         }
     }
-    let seat = Some(seat);
-    sockets(outgoing, client, peer).map(|(plain, tls)| Prepared { plain, tls, established, server, seat })
+    let (seat, who) = (Some(seat), who.map(|who| who.to_string()));
+    sockets(outgoing, client, peer).map(|(plain, tls)| Prepared { plain, tls, established, server, seat, who })
 }
 
 /// How a client that waited for its server ends.
@@ -186,14 +196,14 @@ async fn welcome<L: Link>(
     context: &Context,
     mode: &ServerMode,
     worker: &Worker,
-) -> Option<(L, Established)> {
+) -> Option<(L, Established, Option<Client>)> {
     let Context { config, counters, .. } = context;
     let stage = if client.has_bytes() { Stage::Speaking } else { Stage::Silent };
     let admitted = worker.handshakes.enter(stage, peer.ip().into());
     let limit = config.timeouts.handshake;
     let done = rt::timeout(limit, handshake(&mut client, mode, &admitted));
     let why = match rt::race(done, rt::race(admitted.evicted(), worker.surroundings.stop.wait())).await {
-        Either::Left(Some(Ok(Some(established)))) => return Some((client, established)),
+        Either::Left(Some(Ok(Some((established, who))))) => return Some((client, established, who)),
         Either::Left(Some(Ok(None))) => {
             counters.connections_probed_total.add(1);
             tracing::debug!(%peer, "closed: the client went away without a byte");
@@ -228,7 +238,7 @@ async fn handshake(
     client: &mut impl Link,
     mode: &ServerMode,
     admitted: &Admitted,
-) -> Result<Option<Established>, HandshakeError> {
+) -> Result<Option<(Established, Option<Client>)>, HandshakeError> {
     if client.first_look(None).await == FirstLook::Gone {
         return Ok(None);
     }
@@ -236,14 +246,18 @@ async fn handshake(
     let tls = mode.tls.now();
     let mut handshake = tls.handshake()?;
     shake_hands(client, &mut handshake, || admitted.reached(Stage::Answered)).await?;
-    let verdict = tls.verify_again(&handshake);
+    let verdict = tls.verify_again(&handshake).and_then(|()| tls.admit(&handshake));
     let mut established = handshake.establish()?;
-    if verdict.is_err() {
-        // The client must forget the session (RFC 5246 section 7.2.2, RFC 8446 section 6.2) and comes back in full.
+    if let Err(error) = &verdict {
+        let alert = match error {
+            HandshakeError::NotAllowed(_) => AlertDescription::ACCESS_DENIED,
+            // The client must forget the session (RFC 5246 section 7.2.2, RFC 8446 section 6.2) and comes back in full.
+            _ => AlertDescription::CERTIFICATE_EXPIRED,
+        };
         let mut record = [0; ALERT_RECORD_BYTES_MAX];
-        client.write(seal_alert(&mut established, AlertDescription::CERTIFICATE_EXPIRED, &mut record)).await?;
+        client.write(seal_alert(&mut established, alert, &mut record)).await?;
     }
-    verdict.map(|()| Some(established))
+    verdict.map(|client| Some((established, client)))
 }
 
 /// Logs a client that gets no session; quietly when there are many, because anybody can be one.

@@ -8,6 +8,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ResolvesServerCert, ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
+use crate::allow::{Allow, Client};
 use crate::config::TlsVersions;
 use crate::crl::CrlOptions;
 use crate::handshake::{Handshake, HandshakeError};
@@ -36,6 +37,10 @@ pub struct TlsServerOptions {
     pub staple: Option<OcspOptions>,
     /// Clients' certificates that were revoked.
     pub crls: CrlOptions,
+    /// A client without a certificate may connect, too.
+    pub clients_optional: bool,
+    /// Which of the certified clients may; none: all of them.
+    pub allow: Vec<Allow>,
 }
 
 /// What all connections of clients share: our certificate, trust, ticket keys, sessions to be resumed.
@@ -48,6 +53,8 @@ pub struct TlsServer {
     pub(crate) stapled: Option<Arc<Stapled>>,
     /// Our own certificate.
     pub(crate) own: Option<CertificateDer<'static>>,
+    clients_optional: bool,
+    allow: Vec<Allow>,
 }
 
 impl TlsServer {
@@ -65,11 +72,28 @@ impl TlsServer {
         Handshake::server(&self.config)
     }
 
+    /// Who the client is, if it has shown a certificate; resumed sessions too: `allow` may be another one by now.
+    ///
+    /// # Errors
+    /// It may not come in.
+    pub(crate) fn admit(&self, done: &Handshake) -> Result<Option<Client>, HandshakeError> {
+        let client = done.peer_certificates().first().map(Client::of).transpose();
+        let client = client.map_err(HandshakeError::NotAllowed)?;
+        match &client {
+            Some(client) if !self.allow.is_empty() && !client.is_among(&self.allow) => {
+                Err(HandshakeError::NotAllowed(client.to_string()))
+            }
+            None if !self.allow.is_empty() => Err(HandshakeError::NotAllowed("without a certificate".into())),
+            _ => Ok(client),
+        }
+    }
+
     /// rustls verifies in full handshakes only: a resumed session could outlive the client's certificate.
     pub(crate) fn verify_again(&self, done: &Handshake) -> Result<(), HandshakeError> {
         let Some(verifier) = self.verifier.as_ref().filter(|_| done.is_resumed()) else { return Ok(()) };
         let Some((end_entity, intermediates)) = done.peer_certificates().split_first() else {
-            return Err(HandshakeError::Internal("a resumed session without the client's certificate"));
+            let missing = HandshakeError::Internal("a resumed session without the client's certificate");
+            return if self.clients_optional { Ok(()) } else { Err(missing) };
         };
         let verdict = verifier.verify_client_cert(end_entity, intermediates, UnixTime::now());
         verdict.map(drop).map_err(|error| HandshakeError::Stale(done.role(), error))
@@ -92,7 +116,7 @@ impl Live<TlsServer> {
 /// # Errors
 /// The first file that is missing, unreadable, or does not contain what it should.
 pub fn server_config(options: &TlsServerOptions) -> Result<TlsServer, TlsConfigError> {
-    let TlsServerOptions { certificate, key, client_cas, versions, staple, crls } = options;
+    let TlsServerOptions { certificate, key, client_cas, versions, staple, crls, clients_optional, allow } = options;
     let provider = provider();
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(protocol_versions(*versions))?;
@@ -107,6 +131,9 @@ pub fn server_config(options: &TlsServerOptions) -> Result<TlsServer, TlsConfigE
         }
         if !crls.accept_expired {
             builder = builder.enforce_revocation_expiration();
+        }
+        if *clients_optional {
+            builder = builder.allow_unauthenticated();
         }
         Some(builder.build().map_err(|error| TlsConfigError::Rustls(rustls::Error::General(error.to_string())))?)
     };
@@ -134,5 +161,12 @@ pub fn server_config(options: &TlsServerOptions) -> Result<TlsServer, TlsConfigE
     config.send_half_rtt_data = false;
     config.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);
     config.ticketer = rustls::crypto::ring::Ticketer::new()?;
-    Ok(TlsServer { config: Arc::new(config), verifier, stapled, own })
+    Ok(TlsServer {
+        config: Arc::new(config),
+        verifier,
+        stapled,
+        own,
+        clients_optional: *clients_optional,
+        allow: allow.clone(),
+    })
 }

@@ -208,12 +208,13 @@ async fn serve<D: Driver>(connection: D::Link, peer: SocketAddr, context: &Conte
             Mode::Server(mode) => prepare::as_server::<D>(connection, peer, context, mode, &worker).await,
         }
     });
-    let Some(Prepared { plain, tls, established, server, seat }) = preparing.await else { return };
+    let Some(Prepared { plain, tls, established, server, seat, who }) = preparing.await else { return };
     let facts = established.facts;
     counters.connections_established_total.add(1);
     counters.handshakes_resumed_total.add(u64::from(facts.resumed));
     counters.note_facts(facts);
-    tracing::info!(%peer, %server, "opened: {facts}");
+    tracing::info!(%peer, %server, client = who, "opened: {facts}");
+    drop(who);
     let (config, counters) = (Arc::clone(config), Arc::clone(counters));
     let surroundings = worker.surroundings;
     let parts = Parts { plain, tls, peer, established, config, counters, surroundings };

@@ -16,7 +16,7 @@ use crate::certificate::{Parts, Unreadable, validity};
 /// RFC 5280 section 4.2.1.6.
 const ID_CE_SUBJECT_ALT_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.17");
 
-/// A certificate in words.
+/// A certificate in words: what it says, however long, with whatever signs. [`printable`] is for showing it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Description {
     /// Whom it is for, as RFC 4514 writes names.
@@ -41,17 +41,17 @@ impl Description {
         let (not_before, not_after) = validity(certificate)?;
         let mut names = Vec::new();
         for extension in parts.extensions()?.iter().filter(|extension| extension.extn_id == ID_CE_SUBJECT_ALT_NAME) {
-            names.extend(SubjectAltName::from_der(extension.extn_value.as_bytes())?.0.iter().filter_map(shown));
+            names.extend(SubjectAltName::from_der(extension.extn_value.as_bytes())?.0.iter().filter_map(named));
         }
-        let name = |der| Ok::<_, Unreadable>(printable(&Name::from_der(der)?.to_string()));
+        let name = |der| Ok::<_, Unreadable>(Name::from_der(der)?.to_string());
         Ok(Self { subject: name(parts.subject)?, issuer: name(parts.issuer)?, not_before, not_after, names })
     }
 }
 
-fn shown(name: &GeneralName) -> Option<String> {
+fn named(name: &GeneralName) -> Option<String> {
     match name {
-        GeneralName::DnsName(name) => Some(alloc::format!("DNS:{}", printable(name.as_str()))),
-        GeneralName::UniformResourceIdentifier(uri) => Some(alloc::format!("URI:{}", printable(uri.as_str()))),
+        GeneralName::DnsName(name) => Some(alloc::format!("DNS:{name}")),
+        GeneralName::UniformResourceIdentifier(uri) => Some(alloc::format!("URI:{uri}")),
         GeneralName::IpAddress(bytes) => {
             let bytes = bytes.as_bytes();
             let four = <[u8; 4]>::try_from(bytes).map(|four| Ipv4Addr::from(four).to_string());
@@ -62,7 +62,7 @@ fn shown(name: &GeneralName) -> Option<String> {
     }
 }
 
-/// What a peer wrote commands no terminal and fills no line.
-fn printable(text: &str) -> String {
+/// As much of what a peer wrote as belongs into a line, and commands no terminal.
+pub fn printable(text: &str) -> String {
     text.chars().filter(|sign| !sign.is_control()).take(200).collect()
 }

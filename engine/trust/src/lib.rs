@@ -28,7 +28,7 @@ mod tests;
 
 pub use certificate::{Certified, Fingerprint, Hints, Link, Unreadable, Unverified, validity};
 pub use date::Date;
-pub use describe::Description;
+pub use describe::{Description, printable};
 pub use ocsp::{Answer, NoRandomness, OcspError, Revocation, Status, nonce, read, request, url_encoded};
 
 /// What signatures are verified with: the algorithms of rustls' provider.

@@ -60,7 +60,10 @@ impl SClient {
     pub fn start(port: u16, args: &[&str]) -> Self {
         let mut command = Command::new("openssl");
         command.args(["s_client", "-connect", &format!("127.0.0.1:{port}"), "-servername", NAME]);
-        command.arg("-CAfile").arg(&Pki::get().ca).args(["-verify_return_error", "-verify_hostname", NAME]).args(args);
+        if !args.contains(&"-CAfile") {
+            command.arg("-CAfile").arg(&Pki::get().ca);
+        }
+        command.args(["-verify_return_error", "-verify_hostname", NAME]).args(args);
         let mut process = Process::start(command.stdin(Stdio::piped()));
         let input = process.child.stdin.take().unwrap();
         Self { process, input }

@@ -64,6 +64,8 @@ pub(crate) fn mode(role: Role) -> Mode {
                 versions: TlsVersions::Both,
                 staple: None,
                 crls: CrlOptions::default(),
+                clients_optional: false,
+                allow: Vec::new(),
             };
             let tls = server_config(&options).expect("a configuration");
             let per_address = PerAddress::UNLIMITED;

@@ -46,8 +46,16 @@ impl Ends {
         };
         let (certificate, key) = identity();
         let client_cas = if is_mutual { vec![text("ca", CA)] } else { vec![] };
-        let server =
-            TlsServerOptions { certificate, key, client_cas, versions, staple: None, crls: CrlOptions::default() };
+        let server = TlsServerOptions {
+            certificate,
+            key,
+            client_cas,
+            versions,
+            staple: None,
+            crls: CrlOptions::default(),
+            clients_optional: false,
+            allow: Vec::new(),
+        };
         Self {
             client: client_config(&client).expect("the client's configuration"),
             server: server_config(&server).expect("the server's configuration"),
