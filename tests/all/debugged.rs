@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 use sealane_proto::tls::{Suite, TrafficKey, Version};
-use sealane_relay::{CrlOptions, PemSource, TlsServerOptions, TlsVersions, server_config};
+use sealane_relay::{CrlOptions, PemSource, TlsPolicy, TlsServerOptions, TlsVersions, server_config};
 
 use crate::support::pki::Pki;
 
@@ -82,6 +82,7 @@ fn printing_what_holds_keys_shows_none() {
         staple: None,
         crls: CrlOptions::default(),
         clients_optional: false,
+        policy: TlsPolicy::default(),
         allow: Vec::new(),
     };
     shows_none(&options, &[body.as_bytes(), &secret]);

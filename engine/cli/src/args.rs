@@ -8,7 +8,7 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rustls::pki_types::ServerName;
 use sealane_io::sandbox::Demand;
-use sealane_relay::{Allow, Endpoint, IoChoice, Pin, ProxyProtocol, Spin, TlsVersions};
+use sealane_relay::{Allow, Endpoint, Group, IoChoice, Pin, ProxyProtocol, Spin, Suite, TlsVersions};
 
 use crate::crl::CrlArguments;
 use crate::ocsp::{OcspArguments, StapleArguments};
@@ -334,6 +334,18 @@ pub(crate) struct TunnelOptions {
     #[arg(long, value_enum, value_name = "VERSIONS", default_value = "1.2-1.3", help_heading = "Trust")]
     pub(crate) tls: Tls,
 
+    /// The same by the names of Mozilla's profiles: modern is TLS 1.3 only, intermediate 1.2 and 1.3; 1.2 is always ECDHE with AEAD
+    #[arg(long, value_enum, value_name = "PROFILE", conflicts_with = "tls", help_heading = "Trust")]
+    pub(crate) tls_profile: Option<Profile>,
+
+    /// Agree on these cipher suites only, the preferred first, by their names at IANA, with commas between them
+    #[arg(long, value_name = "SUITES", value_delimiter = ',', value_parser = parse_suite, help_heading = "Trust")]
+    pub(crate) tls_suites: Vec<Suite>,
+
+    /// Agree on these groups only, the preferred first: x25519, secp256r1, secp384r1
+    #[arg(long, value_name = "GROUPS", value_delimiter = ',', value_parser = parse_group, help_heading = "Trust")]
+    pub(crate) tls_groups: Vec<Group>,
+
     /// How bytes are moved; auto takes io_uring where the host allows it and says so
     #[arg(long, value_enum, default_value = "auto", help_heading = "Resources")]
     pub(crate) io: Io,
@@ -572,6 +584,21 @@ pub(crate) enum ClientCert {
 }
 
 fn parse_allow(text: &str) -> Result<Allow, String> {
+    text.parse().map_err(|error: sealane_relay::ConfigError| error.to_string())
+}
+
+/// Mozilla's, of what is spoken here.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Profile {
+    Modern,
+    Intermediate,
+}
+
+fn parse_suite(text: &str) -> Result<Suite, String> {
+    text.parse().map_err(|error: sealane_relay::ConfigError| error.to_string())
+}
+
+fn parse_group(text: &str) -> Result<Group, String> {
     text.parse().map_err(|error: sealane_relay::ConfigError| error.to_string())
 }
 

@@ -140,7 +140,8 @@ pub(crate) fn tls_options(options: &ClientOptions, pem: fn(PathBuf) -> PemSource
     Ok(TlsClientOptions {
         ca_files: options.ca_file.iter().cloned().map(pem).collect(),
         identity: identity.map(|(certificate, key)| (pem(certificate), pem(key))),
-        versions: options.tunnel.tls.into(),
+        versions: options.tunnel.versions(),
+        policy: options.tunnel.policy(),
         insecure_no_verify: options.insecure_no_verify,
         names,
         pins: options.pin.clone(),

@@ -10,8 +10,8 @@ use sealane_io::SocketOptions;
 use sealane_io::net::ConnectOptions;
 use sealane_io::rt::{self, Sender};
 use sealane_relay::{
-    CrlOptions, Endpoint, IoChoice, Memory, Mode, PerAddress, ServerMode, TlsServerOptions, TlsVersions, Tunnel,
-    TunnelConfig, server_config,
+    CrlOptions, Endpoint, IoChoice, Memory, Mode, PerAddress, ServerMode, TlsPolicy, TlsServerOptions, TlsVersions,
+    Tunnel, TunnelConfig, server_config,
 };
 
 use serde_json::{Value, json};
@@ -110,6 +110,7 @@ pub(crate) fn front(
         staple: None,
         crls: CrlOptions::default(),
         clients_optional: false,
+        policy: TlsPolicy::default(),
         allow: Vec::new(),
     })?;
     let per_address = PerAddress::UNLIMITED;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use sealane_io::net::SourcePort;
 use sealane_io::sandbox::{Policy, forbid_new_rings};
 use sealane_io::{KeepAlive, SocketOptions, Uring, host};
-use sealane_relay::{DriverKind, Memory, Mode, Timeouts, Tunnel, TunnelConfig};
+use sealane_relay::{DriverKind, Memory, Mode, Timeouts, TlsPolicy, TlsVersions, Tunnel, TunnelConfig};
 
 use crate::args::{self, TunnelOptions};
 use crate::{log, sandbox};
@@ -83,6 +83,18 @@ impl TunnelOptions {
             acknowledge: self.ack_timeout,
             ..Timeouts::default()
         }
+    }
+
+    pub(crate) fn versions(&self) -> TlsVersions {
+        match self.tls_profile {
+            None => self.tls.into(),
+            Some(args::Profile::Modern) => TlsVersions::Tls13,
+            Some(args::Profile::Intermediate) => TlsVersions::Both,
+        }
+    }
+
+    pub(crate) fn policy(&self) -> TlsPolicy {
+        TlsPolicy { suites: self.tls_suites.clone(), groups: self.tls_groups.clone() }
     }
 
     /// The directories that are watched: of these files, by the names that were given for them, and these.

@@ -98,14 +98,18 @@ pub struct TlsFacts {
 
 impl TlsFacts {
     pub(crate) fn new(version: Version, suite: SupportedCipherSuite, resumed: bool) -> Self {
-        // rustls has names of its own for these three.
-        let suite = match suite.suite() {
-            CipherSuite::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
-            CipherSuite::TLS13_AES_256_GCM_SHA384 => "TLS_AES_256_GCM_SHA384",
-            CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => "TLS_CHACHA20_POLY1305_SHA256",
-            other => other.as_str().unwrap_or("unknown suite"),
-        };
-        Self { version, suite, resumed }
+        Self { version, suite: suite_name(suite), resumed }
+    }
+}
+
+/// A suite's name at IANA.
+pub(crate) fn suite_name(suite: SupportedCipherSuite) -> &'static str {
+    // rustls has names of its own for these three.
+    match suite.suite() {
+        CipherSuite::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
+        CipherSuite::TLS13_AES_256_GCM_SHA384 => "TLS_AES_256_GCM_SHA384",
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => "TLS_CHACHA20_POLY1305_SHA256",
+        other => other.as_str().unwrap_or("unknown suite"),
     }
 }
 

@@ -21,9 +21,8 @@ use crate::handshake::{Handshake, HandshakeError};
 use crate::live::Live;
 use crate::server_judge::{Pin, ServerJudge};
 use crate::status::{self, OcspMode, OcspOptions, Outlook, Statuses, Unaccepted};
-use crate::tls_config::{
-    PemSource, TlsConfigError, certificates, pair_error, private_key, protocol_versions, provider, roots,
-};
+use crate::tls_config::{PemSource, TlsConfigError, certificates, pair_error, private_key, protocol_versions, roots};
+use crate::tls_policy::TlsPolicy;
 
 /// What the client's end is told about TLS.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +33,8 @@ pub struct TlsClientOptions {
     pub identity: Option<(PemSource, PemSource)>,
     /// Which versions.
     pub versions: TlsVersions,
+    /// Which suites and groups.
+    pub policy: TlsPolicy,
     /// Accept any certificate.
     pub insecure_no_verify: bool,
     /// The names of which the certificate must have one; none: the one that the server is asked for by.
@@ -141,7 +142,7 @@ impl Live<TlsClient> {
 /// # Errors
 /// The first file that is missing, unreadable, or does not contain what it should.
 pub fn client_config(options: &TlsClientOptions) -> Result<TlsClient, TlsConfigError> {
-    let provider = provider();
+    let provider = options.policy.provider();
     let versions = protocol_versions(options.versions);
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions)?;
     let algorithms = provider.signature_verification_algorithms.all;

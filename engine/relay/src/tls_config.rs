@@ -2,9 +2,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{RootCertStore, SupportedProtocolVersion};
@@ -78,10 +76,6 @@ pub enum TlsConfigError {
     /// rustls refuses the combination.
     #[error("{0}")]
     Rustls(#[from] rustls::Error),
-}
-
-pub(crate) fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
 }
 
 pub(crate) fn protocol_versions(versions: TlsVersions) -> &'static [&'static SupportedProtocolVersion] {

@@ -14,9 +14,8 @@ use crate::crl::CrlOptions;
 use crate::handshake::{Handshake, HandshakeError};
 use crate::live::Live;
 use crate::status::{OcspOptions, Stapled};
-use crate::tls_config::{
-    PemSource, TlsConfigError, certificates, pair_error, private_key, protocol_versions, provider, roots,
-};
+use crate::tls_config::{PemSource, TlsConfigError, certificates, pair_error, private_key, protocol_versions, roots};
+use crate::tls_policy::TlsPolicy;
 
 /// Sessions that clients without tickets can resume by their identifier (TLS 1.2), over all workers. Each is the
 /// secrets and the client's certificates, a few KiB.
@@ -33,6 +32,8 @@ pub struct TlsServerOptions {
     pub client_cas: Vec<PemSource>,
     /// Which versions.
     pub versions: TlsVersions,
+    /// Which suites and groups.
+    pub policy: TlsPolicy,
     /// How the status of our certificate is asked for, to be stapled; `None`: it is not.
     pub staple: Option<OcspOptions>,
     /// Clients' certificates that were revoked.
@@ -116,8 +117,9 @@ impl Live<TlsServer> {
 /// # Errors
 /// The first file that is missing, unreadable, or does not contain what it should.
 pub fn server_config(options: &TlsServerOptions) -> Result<TlsServer, TlsConfigError> {
-    let TlsServerOptions { certificate, key, client_cas, versions, staple, crls, clients_optional, allow } = options;
-    let provider = provider();
+    let TlsServerOptions { certificate, key, client_cas, versions, policy, staple, crls, clients_optional, allow } =
+        options;
+    let provider = policy.provider();
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(protocol_versions(*versions))?;
     let verifier = if client_cas.is_empty() {

@@ -9,8 +9,8 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use sealane_proto::tls::Role;
 use sealane_proto::tls::Version;
 use sealane_relay::{
-    ClientMode, CrlOptions, Mode, PemSource, PerAddress, ServerMode, TlsClientOptions, TlsServerOptions, TlsVersions,
-    client_config, server_config,
+    ClientMode, CrlOptions, Mode, PemSource, PerAddress, ServerMode, TlsClientOptions, TlsPolicy, TlsServerOptions,
+    TlsVersions, client_config, server_config,
 };
 
 struct Pem {
@@ -65,6 +65,7 @@ pub(crate) fn mode(role: Role) -> Mode {
                 staple: None,
                 crls: CrlOptions::default(),
                 clients_optional: false,
+                policy: TlsPolicy::default(),
                 allow: Vec::new(),
             };
             let tls = server_config(&options).expect("a configuration");

@@ -9,6 +9,7 @@ use crate::config::TlsVersions;
 use crate::crl::CrlOptions;
 use crate::tls_client::{TlsClient, TlsClientOptions, client_config};
 use crate::tls_config::PemSource;
+use crate::tls_policy::TlsPolicy;
 use crate::tls_server::{TlsServer, TlsServerOptions, server_config};
 
 const CA: &str = include_str!("certificates/ca.pem");
@@ -54,6 +55,7 @@ impl Ends {
             staple: None,
             crls: CrlOptions::default(),
             clients_optional: false,
+            policy: TlsPolicy::default(),
             allow: Vec::new(),
         };
         Self {
