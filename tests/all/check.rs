@@ -147,6 +147,14 @@ fn of_broken_set_ups_one_line_names_the_cause() {
         };
         expect_cause(&format!("127.0.0.1:{}", server.port), &trust, step, cause);
     }
+    // One that is not let in: under TLS 1.3 that comes when its handshake is done.
+    let [cert, key] = [&good.cert, &good.key].map(|file| file.display().to_string());
+    let mut own = args(&good).to_vec();
+    own.extend(["--client-ca", ca_file.as_str(), "--allow", "dns:nobody.test", "--tls", "1.3"].map(String::from));
+    let own: Vec<&str> = own.iter().map(String::as_str).collect();
+    let server = Sealane::server("epoll", nfs_server(), &own);
+    let shown = [&trust[..], &["--cert", &cert, "--key", &key]].concat();
+    expect_cause(&format!("127.0.0.1:{}", server.port), &shown, "nfs", "the peer sent the alert access_denied");
     // TLS is there, and nothing that speaks NFS.
     let own = args(&good);
     let server = Sealane::server(

@@ -518,7 +518,7 @@ fn what_a_warm_cache_costs_a_handshake_is_printed() {
 }
 
 /// A client of OpenSSL's that asks for a staple; what it prints.
-fn asked_by_s_client(port: u16, ca: &Authority, tls: &str) -> String {
+pub fn asked_by_s_client(port: u16, ca: &Authority, tls: &str) -> String {
     let mut client = Command::new("openssl");
     client.args(["s_client", "-connect", &format!("127.0.0.1:{port}"), "-servername", "nfs.test", "-status", tls]);
     client.arg("-CAfile").arg(ca.ca()).stdin(Stdio::null());

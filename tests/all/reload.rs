@@ -5,14 +5,15 @@ use std::net::TcpStream;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConnection, StreamOwned};
 
 use crate::far_ends::echo_server;
-use crate::ocsp::{expect_refused, expect_through, server};
-use crate::support::authority::Authority;
+use crate::ocsp::{asked_by_s_client, expect_refused, expect_through, server};
+use crate::support::authority::{Authority, Reply, Responder};
 use crate::support::pki::Identity;
 use crate::support::process::{eventually, scratch};
 use crate::support::sealane::{DRIVERS, Sealane};
@@ -213,4 +214,42 @@ fn what_is_renewed_is_noticed_when_that_was_asked_for() {
             assert_eq!(sealane.process.count("nothing was replaced"), 0, "both files were waited for");
         }
     }
+}
+
+#[test]
+fn a_reload_keeps_what_is_stapled_and_shows_no_certificate_that_breaks_its_promise() {
+    let ca = Arc::new(Authority::new());
+    let promising = "subjectAltName=DNS:nfs.test\ntlsfeature=status_request";
+    let identities = ["one", "two"].map(|name| ca.issue(name, "ca", promising));
+    let dir = scratch("reload");
+    let (cert, key) = (dir.join("own.pem"), dir.join("own.key"));
+    let put_chain = |identity: &Identity| {
+        let chain = [&identity.cert, &ca.file("ca.pem")].map(|file| std::fs::read_to_string(file).unwrap()).concat();
+        std::fs::write(dir.join("chain"), chain).unwrap();
+        put(&dir.join("chain"), &cert);
+        put(&identity.key, &key);
+    };
+    put_chain(&identities[0]);
+    let is_gone = Arc::new(AtomicBool::new(false));
+    let (answering, goes) = (Arc::clone(&ca), Arc::clone(&is_gone));
+    let responder = Responder::start(move |request| match goes.load(Ordering::Relaxed) {
+        false => Reply::Response(answering.answer(request)),
+        true => Reply::Raw(Vec::new()),
+    });
+    let [cert, key] = [&cert, &key].map(|file| file.display().to_string());
+    let url = responder.url();
+    let args = ["--cert", &cert, "--key", &key, "--ocsp-staple", "--ocsp-url", &url, "--ocsp-timeout", "2"];
+    let sealane = Sealane::server("epoll", echo_server(), &args);
+    let is_stapled = || asked_by_s_client(sealane.port, &ca, "-tls1_3").contains("Cert Status: good");
+    assert!(is_stapled());
+    is_gone.store(true, Ordering::Relaxed);
+    reload(&sealane, REPLACED);
+    assert!(is_stapled(), "the same certificate has its staple still");
+    put_chain(&identities[1]);
+    reload(&sealane, KEPT);
+    sealane.wait_for("the new certificate promises a stapled OCSP response");
+    assert!(is_stapled(), "the one before is shown");
+    is_gone.store(false, Ordering::Relaxed);
+    reload(&sealane, REPLACED);
+    assert!(is_stapled(), "the new one, with its own");
 }

@@ -119,9 +119,10 @@ fn explain(seen: &Inspection, config: &TunnelConfig, has_certificate: bool, line
     }
     if let Some((address, outcome, took)) = &seen.handshake {
         let text = outcome.as_ref().map(|agreed| format!("{}, {} ({})", agreed.facts, agreed.group, shown_time(*took)));
-        let hint = match (outcome, seen.wants_certificate && !has_certificate) {
-            (Err(_), true) => "; the server demands a client certificate: give it one with --cert and --key",
-            _ => "",
+        let is_asked = seen.wants_certificate && !has_certificate;
+        let hint = match outcome {
+            Err(error) if is_asked && error.contains("with the alert") => format!("; {DEMANDED}"),
+            _ => String::new(),
         };
         lines.push(line("tls", text.map_err(|error| format!("{address}: {error}{hint}"))));
     }
@@ -169,16 +170,23 @@ fn nfs(config: TunnelConfig, wants_certificate: bool) -> Vec<Line> {
                 .into(),
             },
         ],
-        Err(_) if wants_certificate => {
-            let why = "the server demands a client certificate: give it one with --cert and --key";
-            vec![line("nfs", Err::<&str, _>(why))]
-        }
         Err(error) => {
-            let why = format!("TLS is there, but no NFS server behind it answers: {error}");
+            // Under TLS 1.3 a server says what it thinks of a client only when that takes its handshake for done.
+            std::thread::sleep(UNTIL_TOLD);
+            let failure = running.counters.failure().filter(|failure| failure.contains("alert"));
+            let why = match failure {
+                Some(_) if wants_certificate => DEMANDED.into(),
+                Some(failure) => format!("the server ends the connection: {failure}"),
+                None => format!("TLS is there, but no NFS server behind it answers: {error}"),
+            };
             vec![line("nfs", Err::<&str, _>(why))]
         }
     }
 }
+
+/// Until the thread that has the connection has said why it ended.
+const UNTIL_TOLD: Duration = Duration::from_millis(300);
+const DEMANDED: &str = "the server demands a client certificate: give it one with --cert and --key";
 
 /// For an answer of an NFS server.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -193,17 +201,36 @@ fn null(address: SocketAddr) -> io::Result<Duration> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(&call)?;
-    // Mark, xid, reply, accepted, an empty verifier, success.
-    let mut reply = [0; 28];
-    stream.read_exact(&mut reply).map_err(|error| match error.kind() {
-        io::ErrorKind::WouldBlock => io::Error::other(format!("nothing for {} s", PATIENCE.as_secs())),
-        _ => error,
-    })?;
+    let mut mark = [0; 4];
+    read(&mut stream, &mut mark)?;
+    let length = (u32::from_be_bytes(mark) & 0x7fff_ffff) as usize;
+    if !(24..=REPLY_BYTES_MAX).contains(&length) {
+        return Err(io::Error::other("what answers is no NFS server"));
+    }
+    let mut reply = vec![0; length];
+    read(&mut stream, &mut reply)?;
     let taken = rt::now() - began;
-    let mut words = reply.as_chunks::<4>().0.iter().copied().map(u32::from_be_bytes);
-    let (_mark, xid, kind) = (words.next(), words.next(), words.next());
-    match (xid, kind) {
-        (Some(XID), Some(1)) => Ok(taken),
+    let words: Vec<u32> = reply.as_chunks::<4>().0.iter().copied().map(u32::from_be_bytes).collect();
+    match words.as_slice() {
+        // A reply, accepted, with a verifier of no length, and success (RFC 5531 section 9).
+        [XID, 1, 0, _, 0, 0] => Ok(taken),
+        [XID, 1, 0, _, 0, 1, ..] => {
+            Err(io::Error::other("an RPC server answers that does not know NFS (PROG_UNAVAIL)"))
+        }
+        [XID, 1, 0, _, 0, 2, ..] => {
+            Err(io::Error::other("an NFS server answers that has no version 4 (PROG_MISMATCH)"))
+        }
+        [XID, 1, 1, ..] => Err(io::Error::other("an RPC server answers that denies the call (MSG_DENIED)")),
         _ => Err(io::Error::other("what answers is no NFS server")),
     }
+}
+
+/// More than any reply to NULL.
+const REPLY_BYTES_MAX: usize = 512;
+
+fn read(stream: &mut TcpStream, bytes: &mut [u8]) -> io::Result<()> {
+    stream.read_exact(bytes).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => io::Error::other(format!("nothing for {} s", PATIENCE.as_secs())),
+        _ => error,
+    })
 }

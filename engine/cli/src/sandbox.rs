@@ -116,6 +116,18 @@ fn is_root(directory: &Path) -> bool {
 /// Links that are followed from one to the next, as the kernel does (path_resolution(7)).
 const LINKS_MAX: usize = 40;
 
+/// The directories of a file, and of all that links lead to on the way to it: a renewal can change any of them.
+pub(crate) fn directories_on_the_way(file: &Path) -> Vec<PathBuf> {
+    let (mut file, mut all) = (file.to_path_buf(), Vec::new());
+    for _ in 0..LINKS_MAX {
+        let directory = directory_of(&file);
+        all.push(directory.clone());
+        let Ok(target) = file.read_link() else { break };
+        file = directory.join(target);
+    }
+    all
+}
+
 /// Where resolv.conf is, or will be: while a host boots, it may lead to what nobody has made yet. Then what is there of the way
 /// to it may be read, but not everything.
 fn resolver_directory(file: &Path) -> Option<PathBuf> {

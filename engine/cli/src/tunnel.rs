@@ -34,6 +34,8 @@ pub(crate) fn serve(config: TunnelConfig, policy: &Policy, probe: bool) -> Resul
         Mode::Client(_) => "tunnel to",
         Mode::Server(_) => "TLS, in front of",
     };
+    // Until it is taken over, it would end the process.
+    host::ignore_hangups();
     let bound = Tunnel::bind(config)?;
     let is_filtered = sandbox::enter(policy)?;
     log::begin()?;
@@ -106,7 +108,7 @@ impl TunnelOptions {
         if !self.watch {
             return Vec::new();
         }
-        let of_files = files.into_iter().map(|file| sandbox::directory_of(file));
+        let of_files = files.into_iter().flat_map(|file| sandbox::directories_on_the_way(file));
         let mut all: Vec<PathBuf> = of_files.chain(directories.iter().cloned()).collect();
         all.sort();
         all.dedup();

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use inotify::{Inotify, WatchMask};
+use inotify::{EventMask, Inotify, WatchMask};
 use tokio::io::unix::AsyncFd;
 
 use crate::rt;
@@ -27,8 +27,12 @@ impl DirectoryWatch {
     /// Which directory cannot be watched, and why.
     pub fn new(directories: &[PathBuf]) -> io::Result<Self> {
         let inotify = Inotify::init()?;
-        let mask =
-            WatchMask::CLOSE_WRITE | WatchMask::CREATE | WatchMask::DELETE | WatchMask::MOVE | WatchMask::ONLYDIR;
+        let mask = WatchMask::CLOSE_WRITE
+            | WatchMask::CREATE
+            | WatchMask::DELETE
+            | WatchMask::MOVE
+            | WatchMask::MOVE_SELF
+            | WatchMask::ONLYDIR;
         for directory in directories {
             let added = inotify.watches().add(directory, mask);
             added.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", directory.display())))?;
@@ -53,29 +57,35 @@ pub struct DirectoryChanges {
 }
 
 impl DirectoryChanges {
-    /// Waits until something has changed and then nothing more does for a moment. May be dropped.
+    /// Waits until something has changed and then nothing more does for a moment; false: a directory is no longer where it
+    /// was. May be dropped.
     ///
     /// # Errors
     /// What read says.
-    pub async fn next(&mut self) -> io::Result<()> {
-        self.some().await?;
+    pub async fn next(&mut self) -> io::Result<bool> {
+        let mut are_there = self.some().await?;
         let started = rt::now();
         while rt::now() - started < QUIET_MAX {
             match rt::timeout(QUIET, self.some()).await {
                 None => break,
-                Some(more) => more?,
+                Some(more) => are_there &= more?,
             }
         }
-        Ok(())
+        Ok(are_there)
     }
 
-    async fn some(&mut self) -> io::Result<()> {
+    async fn some(&mut self) -> io::Result<bool> {
         let mut buffer = [0; EVENT_BYTES];
         loop {
             let mut ready = self.inotify.readable_mut().await?;
-            match ready.try_io(|inotify| inotify.get_mut().read_events(&mut buffer).map(Iterator::count)) {
-                Ok(Ok(0)) | Err(_) => {}
-                Ok(Ok(_)) => return Ok(()),
+            let read = ready.try_io(|inotify| {
+                let events = inotify.get_mut().read_events(&mut buffer)?;
+                let is_there = |mask: EventMask| !mask.intersects(EventMask::IGNORED | EventMask::MOVE_SELF);
+                Ok(events.map(|event| is_there(event.mask)).reduce(|all, this| all && this))
+            });
+            match read {
+                Ok(Ok(None)) | Err(_) => {}
+                Ok(Ok(Some(are_there))) => return Ok(are_there),
                 Ok(Err(error)) => return Err(error),
             }
         }

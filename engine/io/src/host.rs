@@ -24,6 +24,12 @@ pub fn set_io_flusher() -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Has SIGHUP do nothing, until somebody takes it over ([`crate::rt::hangups`]).
+pub fn ignore_hangups() {
+    // SAFETY: no handler is installed, and none was.
+    unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+}
+
 /// Raises the soft limit of open files to the hard one and returns it: two descriptors a connection.
 ///
 /// # Errors

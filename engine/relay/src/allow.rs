@@ -41,7 +41,8 @@ impl FromStr for Allow {
 /// Who a client is, by its certificate.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
-    description: Description,
+    /// What it says of itself, or why that cannot be read: webpki has verified it all the same.
+    description: Result<Description, String>,
     pin: Pin,
 }
 
@@ -51,19 +52,22 @@ impl Client {
     /// # Errors
     /// It cannot be read.
     pub(crate) fn of(certificate: &CertificateDer<'_>) -> Result<Self, String> {
-        let description = Description::of(certificate).map_err(|error| error.to_string())?;
+        let description = Description::of(certificate).map_err(|error| error.to_string());
         Ok(Self { description, pin: Pin::of(certificate).map_err(|error| error.to_string())? })
     }
 
     /// Whether one of `all` lets it in.
     pub(crate) fn is_among(&self, all: &[Allow]) -> bool {
         let has = |kind: &str, is_it: &dyn Fn(&str) -> bool| {
-            self.description.names.iter().filter_map(|name| name.strip_prefix(kind)).any(is_it)
+            let names = self.description.iter().flat_map(|description| &description.names);
+            names.filter_map(|name| name.strip_prefix(kind)).any(is_it)
         };
         all.iter().any(|allow| match allow {
             Allow::Dns(name) => has("DNS:", &|own| own.eq_ignore_ascii_case(name)),
             Allow::Uri(uri) => has("URI:", &|own| own == uri),
-            Allow::Subject(subject) => self.description.subject == *subject,
+            Allow::Subject(subject) => {
+                self.description.as_ref().is_ok_and(|description| description.subject == *subject)
+            }
             Allow::Pin(pin) => self.pin == *pin,
         })
     }
@@ -72,7 +76,10 @@ impl Client {
 impl fmt::Display for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const NAMES_MAX: usize = 4;
-        let Description { subject, names, .. } = &self.description;
+        let Description { subject, names, .. } = match &self.description {
+            Ok(description) => description,
+            Err(why) => return write!(f, "{} ({})", self.pin, printable(why)),
+        };
         f.write_str(if subject.is_empty() { "(no subject)" } else { "" })?;
         f.write_str(&printable(subject))?;
         names.iter().take(NAMES_MAX).try_for_each(|name| write!(f, " {}", printable(name)))
@@ -94,7 +101,7 @@ mod tests {
         params.distinguished_name.push(DnType::OrganizationName, "Example");
         let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
         let client = Client::of(certificate.der()).unwrap();
-        let subject = client.description.subject.clone();
+        let subject = client.description.as_ref().unwrap().subject.clone();
         let pin = client.pin.to_string();
         for (text, is_it) in [
             ("dns:host.example.com", true),

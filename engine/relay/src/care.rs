@@ -32,7 +32,14 @@ pub(crate) async fn run(
     warn_of_expiry(&config.mode);
     loop {
         let why = match next(&mut hangups, &mut changes).await {
-            Ok(Some(why)) => why,
+            Ok(Some(Reason::Gone)) => {
+                tracing::error!(
+                    "--watch: a directory is gone or elsewhere: what takes its place is not watched before a new start"
+                );
+                "--watch"
+            }
+            Ok(Some(Reason::Changed)) => "--watch",
+            Ok(Some(Reason::Told)) => "SIGHUP",
             Ok(None) => {
                 warn_of_expiry(&config.mode);
                 continue;
@@ -53,14 +60,18 @@ pub(crate) async fn run(
     }
 }
 
+/// Why the files are read again.
+enum Reason {
+    Told,
+    Changed,
+    Gone,
+}
+
 /// Waits for a reason to read the files again, for a day at most.
 ///
 /// # Errors
 /// Changes are not to be had any more.
-async fn next(
-    hangups: &mut Option<Hangups>,
-    changes: &mut Option<DirectoryChanges>,
-) -> io::Result<Option<&'static str>> {
+async fn next(hangups: &mut Option<Hangups>, changes: &mut Option<DirectoryChanges>) -> io::Result<Option<Reason>> {
     let told = async {
         match hangups {
             Some(hangups) => hangups.next().await,
@@ -74,8 +85,8 @@ async fn next(
         }
     };
     Ok(match rt::race(pin!(told), rt::race(pin!(changed), rt::sleep(DAY))).await {
-        Either::Left(()) => Some("SIGHUP"),
-        Either::Right(Either::Left(changed)) => changed.map(|()| Some("--watch"))?,
+        Either::Left(()) => Some(Reason::Told),
+        Either::Right(Either::Left(changed)) => Some(if changed? { Reason::Changed } else { Reason::Gone }),
         Either::Right(Either::Right(())) => None,
     })
 }
@@ -92,6 +103,9 @@ async fn reload(mode: &Mode) -> Result<(), TlsConfigError> {
             if let Some(next) = mode.tls.renewed()? {
                 // A certificate that promises a staple is not shown without one.
                 staple(&next).await;
+                if next.stapled.as_ref().is_some_and(|stapled| stapled.breaks_its_promise()) {
+                    return Err(TlsConfigError::NoStaple);
+                }
                 mode.tls.put(next);
             }
         }

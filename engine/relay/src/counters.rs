@@ -12,6 +12,7 @@ macro_rules! counters {
         pub struct Counters {
             $($(#[$doc])* pub $name: Counter,)*
             facts: Mutex<Option<TlsFacts>>,
+            failure: Mutex<Option<String>>,
         }
 
         impl Counters {
@@ -27,6 +28,15 @@ impl Counters {
     /// What was agreed on in the TLS connection that was opened last.
     pub fn facts(&self) -> Option<TlsFacts> {
         *self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why the session that failed last did.
+    pub fn failure(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn note_failure(&self, failure: String) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
     }
 
     pub(crate) fn note_facts(&self, facts: TlsFacts) {

@@ -1,6 +1,7 @@
 //! A connection to the TLS server step by step, with all that is seen on the way: for somebody who wants to know why there
 //! is none.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -60,50 +61,60 @@ pub async fn inspect(config: &TunnelConfig, mode: &ClientMode, options: &TlsClie
         wants_certificate: false,
         status: None,
     };
-    let mut first = None;
+    let mut reached = Vec::new();
     for address in all {
         let began = rt::now();
         let connected = rt::timeout(config.timeouts.connect, net::connect(address, &config.outgoing)).await;
         let outcome = match connected {
             None => Err(format!("no answer within {} s", config.timeouts.connect.as_secs_f32())),
             Some(Err(error)) => Err(error.to_string()),
-            Some(Ok(connection)) => {
-                first.get_or_insert((address, connection));
+            Some(Ok(_)) => {
+                reached.push(address);
                 Ok(())
             }
         };
         seen.connections.push((address, outcome, since(began)));
     }
-    let Some((address, connection)) = first else { return seen };
     let tls = mode.tls.now();
     rt::spawn(tls.answer_workers());
-    let began = rt::now();
-    let limit = config.timeouts.handshake;
-    let agreed = match rt::timeout(limit, shake(connection, &tls, &mode.server_name)).await {
-        None => Err(format!("nothing for {} s", limit.as_secs_f32())),
-        Some(Err(error)) => Err(error.to_string()),
-        Some(Ok(handshake)) => {
-            seen.chain = described(handshake.peer_certificates());
-            let group = handshake.group();
-            let (outlook, own) = (tls.look(&handshake), handshake.peer_certificates().first().cloned());
-            match handshake.establish() {
-                Err(error) => Err(error.to_string()),
-                Ok(established) => {
-                    let settled = tls.settle(outlook, config.timeouts.retry).await;
-                    let status = || own.map_or_else(String::new, |own| tls.status_of(&own, options.ocsp.mode));
-                    seen.status = Some(settled.map(|()| status()).map_err(|error| error.to_string()));
-                    Ok(Agreed { facts: established.facts, group })
-                }
-            }
+    let mut left = reached.into_iter().peekable();
+    while let Some(address) = left.next() {
+        let began = rt::now();
+        let shaken = shake(address, config, &tls, &mode.server_name).await;
+        // As a tunnel does it: one that says nothing of certificates or versions is no reason to give up.
+        let goes_on = left.peek().is_some() && shaken.as_ref().is_err_and(HandshakeError::is_transient);
+        let took = since(began);
+        let agreed = match shaken {
+            Err(error) => Err(error.to_string()),
+            Ok(handshake) => settle(handshake, config, &tls, &mut seen).await,
+        };
+        if agreed.is_err() && seen.chain.is_empty() && !goes_on {
+            seen.chain = chain_of_whoever_it_is(config, address, mode, options).await;
         }
-    };
-    let took = since(began);
-    seen.wants_certificate = tls.was_asked_for_a_certificate();
-    if agreed.is_err() && seen.chain.is_empty() {
-        seen.chain = chain_of_whoever_it_is(config, address, mode, options).await;
+        seen.handshake = Some((address, agreed, took));
+        if !goes_on {
+            break;
+        }
     }
-    seen.handshake = Some((address, agreed, took));
+    seen.wants_certificate = tls.was_asked_for_a_certificate();
     seen
+}
+
+/// What a handshake that is done has shown.
+async fn settle(
+    handshake: Handshake,
+    config: &TunnelConfig,
+    tls: &TlsClient,
+    seen: &mut Inspection,
+) -> Result<Agreed, String> {
+    seen.chain = described(handshake.peer_certificates());
+    let group = handshake.group();
+    let (outlook, own) = (tls.look(&handshake), handshake.peer_certificates().first().cloned());
+    let established = handshake.establish().map_err(|error| error.to_string())?;
+    let settled = tls.settle(outlook, config.timeouts.retry).await;
+    let status = || own.map_or_else(String::new, |own| tls.status_of(&own));
+    seen.status = Some(settled.map(|()| status()).map_err(|error| error.to_string()));
+    Ok(Agreed { facts: established.facts, group })
 }
 
 fn since(began: Instant) -> Duration {
@@ -111,13 +122,19 @@ fn since(began: Instant) -> Duration {
 }
 
 async fn shake(
-    mut connection: net::Connection,
+    address: SocketAddr,
+    config: &TunnelConfig,
     tls: &TlsClient,
     name: &ServerName<'static>,
 ) -> Result<Handshake, HandshakeError> {
-    let mut handshake = tls.handshake(name, true)?;
-    shake_hands(&mut connection, &mut handshake, || {}).await?;
-    Ok(handshake)
+    let late = || HandshakeError::Io(io::ErrorKind::TimedOut.into());
+    let all = async {
+        let mut connection = net::connect(address, &config.outgoing).await?;
+        let mut handshake = tls.handshake(name, true)?;
+        shake_hands(&mut connection, &mut handshake, || {}).await?;
+        Ok(handshake)
+    };
+    rt::timeout(config.timeouts.handshake, all).await.unwrap_or_else(|| Err(late()))
 }
 
 /// What a server shows that is not accepted: nothing but its certificates is wanted of it.
@@ -127,14 +144,16 @@ async fn chain_of_whoever_it_is(
     mode: &ClientMode,
     options: &TlsClientOptions,
 ) -> Vec<Result<Description, String>> {
-    let any = TlsClientOptions { versions: options.versions, insecure_no_verify: true, ..TlsClientOptions::default() };
-    let Ok(tls) = client_config(&any) else { return Vec::new() };
-    let look = async {
-        let connection = net::connect(address, &config.outgoing).await.ok()?;
-        let handshake = shake(connection, &tls, &mode.server_name).await.ok()?;
-        Some(described(handshake.peer_certificates()))
+    let any = TlsClientOptions {
+        versions: options.versions,
+        policy: options.policy.clone(),
+        without_sni: options.without_sni,
+        insecure_no_verify: true,
+        ..TlsClientOptions::default()
     };
-    rt::timeout(config.timeouts.handshake, look).await.flatten().unwrap_or_default()
+    let Ok(tls) = client_config(&any) else { return Vec::new() };
+    let shaken = shake(address, config, &tls, &mode.server_name).await;
+    shaken.map(|handshake| described(handshake.peer_certificates())).unwrap_or_default()
 }
 
 fn described(chain: &[CertificateDer<'_>]) -> Vec<Result<Description, String>> {
@@ -151,9 +170,9 @@ fn described(chain: &[CertificateDer<'_>]) -> Vec<Result<Description, String>> {
 
 impl TlsClient {
     /// What is known of the status of a certificate that was accepted, in words.
-    fn status_of(&self, own: &CertificateDer<'_>, mode: OcspMode) -> String {
-        match (mode, self.statuses.answer_about(own)) {
-            (OcspMode::Off, _) => "not looked at (--ocsp off)".into(),
+    fn status_of(&self, own: &CertificateDer<'_>) -> String {
+        match (self.statuses.mode(), self.statuses.answer_about(own)) {
+            (OcspMode::Off, _) => "not looked at".into(),
             (_, Some((answer, is_stapled))) => {
                 let source = if is_stapled { "stapled" } else { "by its responder" };
                 format!("good, {source}, of {}, until {}", answer.this_update, answer.valid_until())

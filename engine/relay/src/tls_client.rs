@@ -142,6 +142,9 @@ impl Live<TlsClient> {
 /// # Errors
 /// The first file that is missing, unreadable, or does not contain what it should.
 pub fn client_config(options: &TlsClientOptions) -> Result<TlsClient, TlsConfigError> {
+    if options.pin_only && options.pins.is_empty() {
+        return Err(TlsConfigError::NoPins);
+    }
     let provider = options.policy.provider();
     let versions = protocol_versions(options.versions);
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions)?;

@@ -73,6 +73,12 @@ pub enum TlsConfigError {
     /// The host has no roots.
     #[error("no root certificate found on this host ({0}); name one with --ca-file")]
     NoRoots(String),
+    /// A certificate promises what we do not have.
+    #[error("the new certificate promises a stapled OCSP response (must-staple), and no responder has given one yet")]
+    NoStaple,
+    /// Any key would be accepted.
+    #[error("--pin-only without --pin")]
+    NoPins,
     /// rustls refuses the combination.
     #[error("{0}")]
     Rustls(#[from] rustls::Error),

@@ -108,7 +108,13 @@ impl Live<TlsServer> {
     /// As [`server_config`].
     pub fn server(options: TlsServerOptions) -> Result<Self, TlsConfigError> {
         let first = server_config(&options)?;
-        Ok(Self::renewable(first, move |_| server_config(&options)))
+        Ok(Self::renewable(first, move |before| {
+            let next = server_config(&options)?;
+            if let (Some(before), Some(next)) = (&before.stapled, &next.stapled) {
+                next.take_over(before);
+            }
+            Ok(next)
+        }))
     }
 }
 

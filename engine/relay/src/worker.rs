@@ -234,6 +234,7 @@ fn report(ended: &Ended, context: &Context, peer: SocketAddr, server: SocketAddr
         }
         Some(error) => {
             counters.connections_failed_total.add(1);
+            counters.note_failure(error.to_string());
             tracing::warn!(%peer, %server, out_bytes, back_bytes, calls, callbacks, "closed: {error}; {facts}");
         }
         None => tracing::info!(%peer, %server, out_bytes, back_bytes, calls, callbacks, "closed: {reason}; {facts}"),

@@ -177,6 +177,11 @@ impl Statuses {
         Arc::clone(&self.roots.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// How strict it is.
+    pub(crate) fn mode(&self) -> OcspMode {
+        self.options.mode
+    }
+
     /// What counts of the answers about `certificate`, and whether it was stapled.
     pub(crate) fn answer_about(&self, certificate: &CertificateDer<'_>) -> Option<(Answer, bool)> {
         self.with_cache(|cache| cache.answer_about(&Fingerprint::of(certificate), UnixTime::now().as_secs()))

@@ -78,6 +78,26 @@ impl Stapled {
         Ok(Self { options, algorithms, question, shown: Mutex::new(Shown { key: Arc::new(key), answer: None }) })
     }
 
+    /// Shows what `before` does, if that is about the same certificate.
+    pub(crate) fn take_over(&self, before: &Self) {
+        if self.question.fingerprint != before.question.fingerprint {
+            return;
+        }
+        let (answer, response) = {
+            let before = before.shown.lock().unwrap_or_else(PoisonError::into_inner);
+            (before.answer.clone(), before.key.ocsp.clone())
+        };
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        *shown = Shown { key: with_staple(&shown.key, response), answer };
+    }
+
+    /// Whether the certificate promises a staple, and there is none.
+    pub(crate) fn breaks_its_promise(&self) -> bool {
+        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let promises = |own: &[u8]| Hints::of(own).is_ok_and(|hints| hints.must_staple);
+        shown.answer.is_none() && shown.key.cert.first().is_some_and(|own| promises(own))
+    }
+
     /// Whom it asks.
     pub(crate) fn urls(&self) -> Vec<String> {
         self.options.url.as_ref().map_or_else(|| self.question.urls.clone(), |url| vec![url.to_string()])
@@ -124,6 +144,9 @@ impl Stapled {
             // By the clock that dates are of: a host may sleep for days, or its clock be set.
             let due = UnixTime::now().as_secs().saturating_add(pause.as_secs());
             while let left @ 1.. = due.saturating_sub(UnixTime::now().as_secs()) {
+                if stapled.strong_count() == 0 {
+                    return;
+                }
                 rt::sleep(Duration::from_secs(left).min(LOOK_MAX)).await;
             }
             let Some(stapled) = stapled.upgrade() else { return };
