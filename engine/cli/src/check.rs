@@ -173,7 +173,9 @@ fn nfs(config: TunnelConfig, wants_certificate: bool) -> Vec<Line> {
         Err(error) => {
             // Under TLS 1.3 a server says what it thinks of a client only when that takes its handshake for done.
             std::thread::sleep(UNTIL_TOLD);
-            let failure = running.counters.failure().filter(|failure| failure.contains("alert"));
+            // internal_error is what a server says that cannot reach what is behind it: nothing is wrong with the client.
+            let is_about_us = |failure: &String| failure.contains("alert") && !failure.contains("internal_error");
+            let failure = running.counters.failure().filter(is_about_us);
             let why = match failure {
                 Some(_) if wants_certificate => DEMANDED.into(),
                 Some(failure) => format!("the server ends the connection: {failure}"),
