@@ -90,7 +90,7 @@ distinguished_name = name
 basicConstraints = critical, CA:TRUE
 keyUsage = critical, keyCertSign
 END
-  openssl req -config "$1/openssl.cnf" -x509 -extensions ca -newkey rsa:2048 -nodes -days 30 -subj "/CN=Sealane test CA" \
+  openssl req -config "$1/openssl.cnf" -x509 -extensions ca -newkey rsa:2048 -nodes -days 120 -subj "/CN=Sealane test CA" \
     -keyout "$1/ca.key" -out "$1/ca.pem"
 }
 
@@ -107,7 +107,7 @@ extendedKeyUsage = $4
 subjectAltName = ${names#, }
 END
   openssl req -config "$1/openssl.cnf" -newkey rsa:2048 -nodes -subj "/CN=$3" -keyout "$1/$2.key" -out "$1/$2.csr" &&
-    openssl x509 -req -in "$1/$2.csr" -CA "$1/ca.pem" -CAkey "$1/ca.key" -CAcreateserial -days 2 -extfile "$1/$2.cnf" \
+    openssl x509 -req -in "$1/$2.csr" -CA "$1/ca.pem" -CAkey "$1/ca.key" -CAcreateserial -days 90 -extfile "$1/$2.cnf" \
       -extensions end -out "$1/$2.pem"
 }
 
