@@ -219,7 +219,8 @@ impl Statuses {
             Own::InFull => return Ok(Outlook::InFull),
             Own::Open { must_staple, was_revoked } => {
                 let link = |path: &[Link]| path.first().cloned();
-                let question = self.question(&seen, link, OWN, must_staple).map_err(wrong(OWN))?;
+                let is_needed = must_staple || was_revoked.is_some();
+                let question = self.question(&seen, link, OWN, is_needed).map_err(wrong(OWN))?;
                 open.extend(question.map(|question| Open { question, must_staple, was_revoked }));
             }
         }
@@ -551,5 +552,33 @@ mod tests {
         statuses.with_cache(|cache| cache.learn_stapled(certificate, past, staple, now - 900));
         assert!(matches!(statuses.look(&shown, &[], true), Ok(Outlook::InFull)));
         assert!(matches!(statuses.look(&shown, &[], false), Ok(Outlook::Settled)), "it staples no more");
+    }
+
+    #[test]
+    fn soft_does_not_accept_what_was_revoked_when_its_news_is_old_and_nobody_can_be_asked() {
+        for url in [None, "http://ocsp.test/".parse().ok()] {
+            let (root, own) = certified(false);
+            let shown = [own];
+            let is_asked = url.is_some();
+            let options = OcspOptions { mode: OcspMode::Soft, url, ..OcspOptions::default() };
+            let statuses = Statuses::new(options, vec![root], algorithms());
+            let now = UnixTime::now().as_secs();
+            let past = Answer {
+                status: Status::Revoked(revocation()),
+                this_update: Date(now - 1000),
+                next_update: Some(Date(now - 500)),
+            };
+            let certificate = Fingerprint::of(&shown[0]);
+            statuses.with_cache(|cache| {
+                cache.learn_stapled(certificate, past, Fingerprint::of(b"staple"), now - 900);
+                // Nobody has answered a moment ago either.
+                cache.fail(certificate, now)
+            });
+            match statuses.look(&shown, &[], false) {
+                Ok(Outlook::Open(open)) => assert!(is_asked && open[0].was_revoked.is_some()),
+                Err(error) => assert!(!is_asked, "{error}"),
+                Ok(other) => panic!("{other:?}"),
+            }
+        }
     }
 }
