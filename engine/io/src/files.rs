@@ -47,13 +47,15 @@ impl DirectoryWatch {
     pub fn register(self) -> io::Result<DirectoryChanges> {
         // SAFETY: the descriptor is the inotify's own, which has the same one, open, until it is dropped; nobody else gets at it.
         let inotify = unsafe { AsyncFd::register(self.inotify)? };
-        Ok(DirectoryChanges { inotify })
+        Ok(DirectoryChanges { inotify, noted: None })
     }
 }
 
 /// The same on the reactor.
 pub struct DirectoryChanges {
     inotify: AsyncFd<Inotify>,
+    /// What has been read and not been returned: whoever drops [`DirectoryChanges::next`] and comes back gets it then.
+    noted: Option<bool>,
 }
 
 impl DirectoryChanges {
@@ -63,15 +65,20 @@ impl DirectoryChanges {
     /// # Errors
     /// What read says.
     pub async fn next(&mut self) -> io::Result<bool> {
-        let mut are_there = self.some().await?;
+        if self.noted.is_none() {
+            self.noted = Some(self.some().await?);
+        }
         let started = rt::now();
         while rt::now() - started < QUIET_MAX {
             match rt::timeout(QUIET, self.some()).await {
                 None => break,
-                Some(more) => are_there &= more?,
+                Some(more) => {
+                    let more = more?;
+                    self.noted = self.noted.map(|are_there| are_there && more);
+                }
             }
         }
-        Ok(are_there)
+        Ok(self.noted.take().unwrap_or(true))
     }
 
     async fn some(&mut self) -> io::Result<bool> {
@@ -89,5 +96,32 @@ impl DirectoryChanges {
                 Ok(Err(error)) => return Err(error),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_not_lost_with_the_wait_for_it_and_a_directory_that_moves_is_told() {
+        rt::tested(|| rt::run_on_reactor(changes()).unwrap());
+    }
+
+    async fn changes() {
+        let top = std::env::temp_dir().join(format!("sealane-watch-{}", std::process::id()));
+        let directory = top.join("watched");
+        std::fs::create_dir_all(&directory).unwrap();
+        let mut changes = DirectoryWatch::new(std::slice::from_ref(&directory)).unwrap().register().unwrap();
+        assert!(rt::timeout(QUIET / 10, changes.next()).await.is_none(), "nothing has changed");
+        std::fs::write(directory.join("file"), "").unwrap();
+        // Given up while it waits for more.
+        assert!(rt::timeout(QUIET / 2, changes.next()).await.is_none());
+        assert!(changes.next().await.unwrap());
+        assert!(rt::timeout(2 * QUIET, changes.next()).await.is_none(), "it is told once");
+        std::fs::rename(&directory, top.join("elsewhere")).unwrap();
+        assert!(!changes.next().await.unwrap());
+        assert!(DirectoryWatch::new(&[directory]).is_err(), "it is not there");
+        std::fs::remove_dir_all(top).unwrap();
     }
 }
