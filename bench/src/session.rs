@@ -306,7 +306,7 @@ fn mode() -> Mode {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let ca = params.self_signed(&KeyPair::generate().expect("a key")).expect("a CA");
         let options = TlsClientOptions {
-            ca_files: vec![PemSource::Text { name: "ca", pem: ca.pem() }],
+            cas: PemSource::Text { name: "ca", pem: ca.pem() }.into(),
             versions: TlsVersions::Both,
             ..TlsClientOptions::default()
         };

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 use sealane_proto::tls::{Suite, TrafficKey, Version};
-use sealane_relay::{CrlOptions, PemSource, TlsPolicy, TlsServerOptions, TlsVersions, server_config};
+use sealane_relay::{PemSource, TlsServerOptions, server_config};
 
 use crate::support::pki::Pki;
 
@@ -74,17 +74,7 @@ fn printing_what_holds_keys_shows_none() {
     assert!(forms(&secret).iter().any(|form| format!("{der:?}").contains(form.as_str())));
     let text = PemSource::Text { name: "the key", pem };
     shows_none(&text, &[body.as_bytes(), &secret]);
-    let options = TlsServerOptions {
-        certificate: identity.cert.clone().into(),
-        key: text,
-        client_cas: Vec::new(),
-        versions: TlsVersions::Both,
-        staple: None,
-        crls: CrlOptions::default(),
-        clients_optional: false,
-        policy: TlsPolicy::default(),
-        allow: Vec::new(),
-    };
+    let options = TlsServerOptions::new(identity.cert.clone().into(), text);
     shows_none(&options, &[body.as_bytes(), &secret]);
     // All that makes the connections of a tunnel, rustls' configuration with the private key among it.
     shows_none(&server_config(&options).unwrap(), &[&secret]);

@@ -8,10 +8,11 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rustls::pki_types::ServerName;
 use sealane_io::sandbox::Demand;
-use sealane_relay::{Allow, Endpoint, Group, IoChoice, Pin, ProxyProtocol, Spin, Suite, TlsVersions};
+use sealane_relay::{Allow, Endpoint, IoChoice, Pin, ProxyProtocol, Spin, TlsVersions};
 
 use crate::crl::CrlArguments;
 use crate::ocsp::{OcspArguments, StapleArguments};
+use crate::tls::PolicyArguments;
 
 /// A userspace TLS tunnel for NFS
 #[derive(Debug, Parser)]
@@ -214,6 +215,10 @@ pub(crate) struct ClientOptions {
     #[arg(long, value_name = "FILE", help_heading = "Trust")]
     pub(crate) ca_file: Vec<PathBuf>,
 
+    /// Trust the CAs in this directory, under the names that 'openssl rehash' gives them; repeatable
+    #[arg(long, value_name = "DIRECTORY", help_heading = "Trust")]
+    pub(crate) ca_dir: Vec<PathBuf>,
+
     /// The name or address that the server's certificate must be valid for; repeatable: one of them [default: the host of
     /// --connect]
     #[arg(long, value_name = "NAME", value_parser = parse_name, help_heading = "Trust")]
@@ -228,7 +233,7 @@ pub(crate) struct ClientOptions {
     pub(crate) pin: Vec<Pin>,
 
     /// A pinned key is enough, whoever has signed its certificate, for whichever name, until whenever: for self-signed ones
-    #[arg(long, requires = "pin", conflicts_with_all = ["ca_file", "server_name", "insecure_no_verify"], help_heading = "Trust")]
+    #[arg(long, requires = "pin", conflicts_with_all = ["ca_file", "ca_dir", "server_name", "insecure_no_verify"], help_heading = "Trust")]
     pub(crate) pin_only: bool,
 
     /// Our certificate chain in PEM, for servers that want one
@@ -240,7 +245,7 @@ pub(crate) struct ClientOptions {
     pub(crate) key: Option<PathBuf>,
 
     /// Accept any server certificate. Anybody on the network can then read and change the files
-    #[arg(long, help_heading = "Trust", conflicts_with = "ca_file")]
+    #[arg(long, help_heading = "Trust", conflicts_with_all = ["ca_file", "ca_dir"])]
     pub(crate) insecure_no_verify: bool,
 
     #[command(flatten)]
@@ -251,6 +256,18 @@ pub(crate) struct ClientOptions {
 
     #[command(flatten)]
     pub(crate) tunnel: TunnelOptions,
+}
+
+impl ClientOptions {
+    /// The files that are read.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.ca_file.iter().chain(&self.cert).chain(&self.key).chain(self.crl.files())
+    }
+
+    /// The directories of which all that counts is read.
+    pub(crate) fn directories(&self) -> Vec<PathBuf> {
+        self.ca_dir.iter().chain(self.crl.directories()).cloned().collect()
+    }
 }
 
 #[derive(Args, Debug)]
@@ -285,13 +302,17 @@ pub(crate) struct ServerOptions {
     #[arg(long, value_name = "FILE", help_heading = "Trust")]
     pub(crate) client_ca: Vec<PathBuf>,
 
+    /// The same for the CAs in this directory, under the names that 'openssl rehash' gives them; repeatable
+    #[arg(long, value_name = "DIRECTORY", help_heading = "Trust")]
+    pub(crate) client_ca_dir: Vec<PathBuf>,
+
     /// Whether a client has to show a certificate
     #[arg(long, value_enum, value_name = "WHETHER", default_value = "required", help_heading = "Trust")]
     pub(crate) client_cert: ClientCert,
 
     /// Let in only clients whose certificate has this: dns:NAME, uri:URI, subject:RFC4514 or pin:sha256/BASE64; repeatable: one
     /// of them
-    #[arg(long, value_name = "KIND:VALUE", value_parser = parse_allow, requires = "client_ca", help_heading = "Trust")]
+    #[arg(long, value_name = "KIND:VALUE", value_parser = parse_allow, help_heading = "Trust")]
     pub(crate) allow: Vec<Allow>,
 
     #[command(flatten)]
@@ -323,6 +344,18 @@ pub(crate) struct ServerOptions {
     pub(crate) tunnel: TunnelOptions,
 }
 
+impl ServerOptions {
+    /// The files that are read.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.cert, &self.key].into_iter().chain(&self.client_ca).chain(self.crl.files())
+    }
+
+    /// The directories of which all that counts is read.
+    pub(crate) fn directories(&self) -> Vec<PathBuf> {
+        self.client_ca_dir.iter().chain(self.crl.directories()).cloned().collect()
+    }
+}
+
 /// What both modes have.
 #[derive(Args, Debug)]
 pub(crate) struct TunnelOptions {
@@ -330,21 +363,8 @@ pub(crate) struct TunnelOptions {
     #[arg(long, help_heading = "Trust")]
     pub(crate) watch: bool,
 
-    /// TLS versions
-    #[arg(long, value_enum, value_name = "VERSIONS", default_value = "1.2-1.3", help_heading = "Trust")]
-    pub(crate) tls: Tls,
-
-    /// The same by the names of Mozilla's profiles: modern is TLS 1.3 only, intermediate 1.2 and 1.3; 1.2 is always ECDHE with AEAD
-    #[arg(long, value_enum, value_name = "PROFILE", conflicts_with = "tls", help_heading = "Trust")]
-    pub(crate) tls_profile: Option<Profile>,
-
-    /// Agree on these cipher suites only, the preferred first, by their names at IANA, with commas between them
-    #[arg(long, value_name = "SUITES", value_delimiter = ',', value_parser = parse_suite, help_heading = "Trust")]
-    pub(crate) tls_suites: Vec<Suite>,
-
-    /// Agree on these groups only, the preferred first: x25519, secp256r1, secp384r1
-    #[arg(long, value_name = "GROUPS", value_delimiter = ',', value_parser = parse_group, help_heading = "Trust")]
-    pub(crate) tls_groups: Vec<Group>,
+    #[command(flatten)]
+    pub(crate) policy: PolicyArguments,
 
     /// How bytes are moved; auto takes io_uring where the host allows it and says so
     #[arg(long, value_enum, default_value = "auto", help_heading = "Resources")]
@@ -584,21 +604,6 @@ pub(crate) enum ClientCert {
 }
 
 fn parse_allow(text: &str) -> Result<Allow, String> {
-    text.parse().map_err(|error: sealane_relay::ConfigError| error.to_string())
-}
-
-/// Mozilla's, of what is spoken here.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum Profile {
-    Modern,
-    Intermediate,
-}
-
-fn parse_suite(text: &str) -> Result<Suite, String> {
-    text.parse().map_err(|error: sealane_relay::ConfigError| error.to_string())
-}
-
-fn parse_group(text: &str) -> Result<Group, String> {
     text.parse().map_err(|error: sealane_relay::ConfigError| error.to_string())
 }
 

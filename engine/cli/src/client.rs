@@ -6,7 +6,9 @@ use anyhow::Result;
 use rustls::pki_types::ServerName;
 use sealane_io::SocketOptions;
 use sealane_io::net::ConnectOptions;
-use sealane_relay::{ClientMode, ConfigError, Live, Mode, OcspOptions, PemSource, TlsClientOptions, TunnelConfig};
+use sealane_relay::{
+    CaOptions, ClientMode, ConfigError, Live, Mode, OcspOptions, PemSource, TlsClientOptions, TunnelConfig,
+};
 
 use crate::args::{ClientOptions, Sni};
 use crate::log;
@@ -27,13 +29,14 @@ pub(crate) fn run(options: &ClientOptions) -> Result<()> {
             "certificates are NOT verified (--insecure-no-verify): anybody on the network can be the server"
         );
     }
+    let names_no_ca = options.ca_file.is_empty() && options.ca_dir.is_empty();
     let policy = sandbox::policy(
         &options.tunnel,
         &options.connect,
-        options.ca_file.iter().chain(&options.cert).chain(&options.key).chain(options.crl.files()),
-        options.ca_file.is_empty() && !options.insecure_no_verify && !options.pin_only,
+        options.files(),
+        names_no_ca && !options.insecure_no_verify && !options.pin_only,
         &connects_to(&ocsp(options)?),
-        options.crl.directories(),
+        &options.directories(),
     )?;
     tunnel::serve(config, &policy, options.tunnel.sandbox_probe)
 }
@@ -62,10 +65,7 @@ pub(crate) fn config(options: &ClientOptions, pem: fn(PathBuf) -> PemSource) -> 
             socket: tunnel.tls_socket(),
         },
         records_per_key_max: tunnel.records_per_key_max,
-        watched: tunnel.watched(
-            options.ca_file.iter().chain(&options.cert).chain(&options.key).chain(options.crl.files()),
-            options.crl.directories(),
-        ),
+        watched: tunnel.watched(options.files(), options.directories()),
         panic_on: debug_panic_mark(),
     })
 }
@@ -138,10 +138,13 @@ pub(crate) fn tls_options(options: &ClientOptions, pem: fn(PathBuf) -> PemSource
         .into());
     }
     Ok(TlsClientOptions {
-        ca_files: options.ca_file.iter().cloned().map(pem).collect(),
+        cas: CaOptions {
+            files: options.ca_file.iter().cloned().map(pem).collect(),
+            directories: options.ca_dir.clone(),
+        },
         identity: identity.map(|(certificate, key)| (pem(certificate), pem(key))),
-        versions: options.tunnel.versions(),
-        policy: options.tunnel.policy(),
+        versions: options.tunnel.policy.versions(),
+        policy: options.tunnel.policy.policy()?,
         insecure_no_verify: options.insecure_no_verify,
         names,
         pins: options.pin.clone(),

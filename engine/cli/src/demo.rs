@@ -55,7 +55,7 @@ impl Chain {
         let nfs = Server::start(&nfs_options).context("starting the NFS server in memory")?;
         let versions: TlsVersions = options.tls.into();
         let server = local::front(certificates, nfs.local_address(), versions, options.io.into())?;
-        let tls = client_config(&TlsClientOptions { ca_files: vec![ca], versions, ..TlsClientOptions::default() })?;
+        let tls = client_config(&TlsClientOptions { cas: ca.into(), versions, ..TlsClientOptions::default() })?;
         let server_name = SERVER_NAME.try_into().context("the name in the certificate")?;
         let mode = ClientMode { tls: tls.into(), server_name, verified: true };
         let client = Running::start(tunnel_config(Mode::Client(mode), server.address, options.io.into()))?;

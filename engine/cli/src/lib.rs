@@ -22,6 +22,7 @@ mod log;
 mod ocsp;
 mod sandbox;
 mod server;
+mod tls;
 mod tunnel;
 
 use std::ffi::OsStr;

@@ -10,8 +10,8 @@ use sealane_io::SocketOptions;
 use sealane_io::net::ConnectOptions;
 use sealane_io::rt::{self, Sender};
 use sealane_relay::{
-    CrlOptions, Endpoint, IoChoice, Memory, Mode, PerAddress, ServerMode, TlsPolicy, TlsServerOptions, TlsVersions,
-    Tunnel, TunnelConfig, server_config,
+    Endpoint, IoChoice, Memory, Mode, PerAddress, ServerMode, TlsServerOptions, TlsVersions, Tunnel, TunnelConfig,
+    server_config,
 };
 
 use serde_json::{Value, json};
@@ -102,17 +102,7 @@ pub(crate) fn front(
     versions: TlsVersions,
     io: IoChoice,
 ) -> Result<Running> {
-    let tls = server_config(&TlsServerOptions {
-        certificate,
-        key,
-        client_cas: Vec::new(),
-        versions,
-        staple: None,
-        crls: CrlOptions::default(),
-        clients_optional: false,
-        policy: TlsPolicy::default(),
-        allow: Vec::new(),
-    })?;
+    let tls = server_config(&TlsServerOptions { versions, ..TlsServerOptions::new(certificate, key) })?;
     let per_address = PerAddress::UNLIMITED;
     let mode = ServerMode { tls: tls.into(), handshakes_max: CONNECTIONS_MAX, per_address, proxy_protocol: None };
     Running::start(tunnel_config(Mode::Server(mode), nfs, io))

@@ -55,7 +55,12 @@ pub(crate) fn policy<'f>(
     let account = options.user.as_deref().map(|user| Account::find(user, options.group.as_deref())).transpose();
     let files: Vec<PathBuf> = files.into_iter().cloned().collect();
     let mut readable: Vec<PathBuf> = files.iter().flat_map(|file| directories_of(file)).collect();
-    readable.extend_from_slice(directories);
+    for directory in directories {
+        readable.push(directory.clone());
+        // Where the links in it lead.
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        readable.extend(entries.filter_map(|entry| entry.path().canonicalize().ok()).map(|file| directory_of(&file)));
+    }
     let mut connect_ports: Vec<u16> = others.iter().map(|other| other.port).chain([connect.port]).collect();
     let is_name = |endpoint: &Endpoint| endpoint.host.parse::<IpAddr>().is_err();
     let address = connect.host.split_once('%').map_or(connect.host.as_str(), |(address, _)| address);

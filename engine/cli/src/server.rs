@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use anyhow::Result;
 use sealane_io::SocketOptions;
 use sealane_io::net::ConnectOptions;
-use sealane_relay::{ConfigError, Live, Mode, PemSource, PerAddress, ServerMode, TlsServerOptions, TunnelConfig};
+use sealane_relay::{
+    CaOptions, ConfigError, Live, Mode, PemSource, PerAddress, ServerMode, TlsServerOptions, TunnelConfig,
+};
 
 use crate::args::{ClientCert, ServerOptions};
 use crate::log;
@@ -29,10 +31,10 @@ pub(crate) fn run(options: &ServerOptions) -> Result<()> {
     let policy = sandbox::policy(
         &options.tunnel,
         &options.connect,
-        [&options.cert, &options.key].into_iter().chain(&options.client_ca).chain(options.crl.files()),
+        options.files(),
         false,
         &responders,
-        options.crl.directories(),
+        &options.directories(),
     )?;
     tunnel::serve(config, &policy, options.tunnel.sandbox_probe)
 }
@@ -44,25 +46,29 @@ pub(crate) fn run(options: &ServerOptions) -> Result<()> {
 pub(crate) fn config(options: &ServerOptions, pem: fn(PathBuf) -> PemSource) -> Result<TunnelConfig> {
     let clients_optional = options.client_cert == ClientCert::Optional;
     let wrong = |what: &str| Err(ConfigError(what.into()).into());
-    if clients_optional && options.client_ca.is_empty() {
+    let client_cas = CaOptions {
+        files: options.client_ca.iter().cloned().map(pem).collect(),
+        directories: options.client_ca_dir.clone(),
+    };
+    if clients_optional && client_cas.is_empty() {
         return wrong("--client-cert optional: --client-ca says who signs those that are shown");
+    }
+    if !options.allow.is_empty() && client_cas.is_empty() {
+        return wrong("--allow is about clients' certificates: demand these with --client-ca or --client-ca-dir");
     }
     if clients_optional && !options.allow.is_empty() {
         return wrong("--client-cert optional and --allow: nobody without a certificate is let in by a list");
     }
     let crls = options.crl.options(pem);
-    if !crls.is_empty() && options.client_ca.is_empty() {
-        return Err(ConfigError(
-            "--crl-file and --crl-dir are about clients' certificates: demand these with --client-ca".into(),
-        )
-        .into());
+    if !crls.is_empty() && client_cas.is_empty() {
+        return wrong("--crl-file and --crl-dir are about clients' certificates: demand these with --client-ca");
     }
     let tls = Live::server(TlsServerOptions {
         certificate: pem(options.cert.clone()),
         key: pem(options.key.clone()),
-        client_cas: options.client_ca.iter().cloned().map(pem).collect(),
-        versions: options.tunnel.versions(),
-        policy: options.tunnel.policy(),
+        client_cas,
+        versions: options.tunnel.policy.versions(),
+        policy: options.tunnel.policy.policy()?,
         staple: options.staple.options()?,
         crls,
         clients_optional,
@@ -96,10 +102,7 @@ pub(crate) fn config(options: &ServerOptions, pem: fn(PathBuf) -> PemSource) -> 
             },
         },
         records_per_key_max: tunnel.records_per_key_max,
-        watched: tunnel.watched(
-            [&options.cert, &options.key].into_iter().chain(&options.client_ca).chain(options.crl.files()),
-            options.crl.directories(),
-        ),
+        watched: tunnel.watched(options.files(), options.directories()),
         panic_on: debug_panic_mark(),
     })
 }

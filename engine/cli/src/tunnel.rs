@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use sealane_io::net::SourcePort;
 use sealane_io::sandbox::{Policy, forbid_new_rings};
 use sealane_io::{KeepAlive, SocketOptions, Uring, host};
-use sealane_relay::{DriverKind, Memory, Mode, Timeouts, TlsPolicy, TlsVersions, Tunnel, TunnelConfig};
+use sealane_relay::{DriverKind, Memory, Mode, Timeouts, Tunnel, TunnelConfig};
 
 use crate::args::{self, TunnelOptions};
 use crate::{log, sandbox};
@@ -87,29 +87,17 @@ impl TunnelOptions {
         }
     }
 
-    pub(crate) fn versions(&self) -> TlsVersions {
-        match self.tls_profile {
-            None => self.tls.into(),
-            Some(args::Profile::Modern) => TlsVersions::Tls13,
-            Some(args::Profile::Intermediate) => TlsVersions::Both,
-        }
-    }
-
-    pub(crate) fn policy(&self) -> TlsPolicy {
-        TlsPolicy { suites: self.tls_suites.clone(), groups: self.tls_groups.clone() }
-    }
-
     /// The directories that are watched: of these files, by the names that were given for them, and these.
     pub(crate) fn watched<'f>(
         &self,
         files: impl IntoIterator<Item = &'f PathBuf>,
-        directories: &[PathBuf],
+        directories: Vec<PathBuf>,
     ) -> Vec<PathBuf> {
         if !self.watch {
             return Vec::new();
         }
         let of_files = files.into_iter().flat_map(|file| sandbox::directories_on_the_way(file));
-        let mut all: Vec<PathBuf> = of_files.chain(directories.iter().cloned()).collect();
+        let mut all: Vec<PathBuf> = of_files.chain(directories).collect();
         all.sort();
         all.dedup();
         all

@@ -10,6 +10,7 @@
 mod addresses;
 mod admission;
 mod allow;
+mod ca;
 mod care;
 mod config;
 mod counters;
@@ -51,6 +52,7 @@ mod worker;
 
 pub use addresses::PerAddress;
 pub use allow::Allow;
+pub use ca::CaOptions;
 pub use config::{
     ClientMode, ConfigError, Endpoint, IoChoice, Memory, Mode, ServerMode, Spin, Timeouts, TlsVersions, TunnelConfig,
 };
@@ -66,7 +68,7 @@ pub use server_judge::Pin;
 pub use status::{HttpUrl, OcspMode, OcspOptions, Proxy, StatusError, Unaccepted};
 pub use tls_client::{TlsClient, TlsClientOptions, client_config};
 pub use tls_config::{PemSource, TlsConfigError};
-pub use tls_policy::{Group, Suite, TlsPolicy};
+pub use tls_policy::{Group, KeyLogFile, Signature, Signatures, Suite, TlsPolicy};
 pub use tls_server::{TlsServer, TlsServerOptions, server_config};
 pub use tunnel::{Bound, DriverKind, Tunnel};
 pub use upstream::UpstreamError;

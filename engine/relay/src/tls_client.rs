@@ -12,28 +12,29 @@ use rustls::client::{
 };
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, NamedGroup, RootCertStore, SignatureScheme};
 
+use crate::ca::CaOptions;
 use crate::config::TlsVersions;
 use crate::crl::CrlOptions;
 use crate::handshake::{Handshake, HandshakeError};
 use crate::live::Live;
 use crate::server_judge::{Pin, ServerJudge};
 use crate::status::{self, OcspMode, OcspOptions, Outlook, Statuses, Unaccepted};
-use crate::tls_config::{PemSource, TlsConfigError, certificates, pair_error, private_key, protocol_versions, roots};
+use crate::tls_config::{PemSource, TlsConfigError, pair, protocol_versions};
 use crate::tls_policy::TlsPolicy;
 
 /// What the client's end is told about TLS.
 #[derive(Clone, Debug, Default)]
 pub struct TlsClientOptions {
-    /// Only these roots; none: the host's.
-    pub ca_files: Vec<PemSource>,
+    /// Whom certificates must lead to.
+    pub cas: CaOptions,
     /// The client certificate chain and its key.
     pub identity: Option<(PemSource, PemSource)>,
     /// Which versions.
     pub versions: TlsVersions,
-    /// Which suites and groups.
+    /// Which suites, groups and signatures.
     pub policy: TlsPolicy,
     /// Accept any certificate.
     pub insecure_no_verify: bool,
@@ -154,25 +155,26 @@ pub fn client_config(options: &TlsClientOptions) -> Result<TlsClient, TlsConfigE
         let nothing = OcspOptions { mode: OcspMode::Off, ..options.ocsp.clone() };
         (None, Statuses::new(nothing, Vec::new(), algorithms))
     } else {
-        let roots = Arc::new(roots(&options.ca_files)?);
+        let roots = Arc::new(options.cas.read()?);
         let statuses = Statuses::new(options.ocsp.clone(), roots.roots.clone(), algorithms);
         (Some(chain_verifier(roots, &options.crls, &provider)?), statuses)
     };
     let (names, pins) = (options.names.clone(), options.pins.clone());
-    let verifier: Arc<dyn ServerCertVerifier> = Arc::new(ServerJudge { chain, names, pins, provider });
+    let verifier: Arc<dyn ServerCertVerifier> =
+        Arc::new(ServerJudge { chain, names, pins, provider: Arc::clone(&provider) });
     // "Dangerous" only for a verifier that verifies less than rustls' own, which this one is unless asked for by name.
     let builder = builder.dangerous().with_custom_certificate_verifier(Arc::clone(&verifier));
     let (mut own, asked) = (None, Arc::new(NoIdentity::default()));
     let mut config = match &options.identity {
         None => builder.with_client_cert_resolver(Arc::clone(&asked) as Arc<dyn ResolvesClientCert>),
         Some((certificate, key)) => {
-            let chain = certificates(certificate)?;
-            own = chain.first().cloned();
-            let built = builder.with_client_auth_cert(chain, private_key(key)?);
-            built.map_err(|error| pair_error(certificate, key, &error))?
+            let pair = pair(certificate, key, &options.policy, &provider)?;
+            own = pair.cert.first().cloned();
+            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair)))
         }
     };
     config.enable_secret_extraction = true;
+    config.key_log = options.policy.key_log();
     config.enable_sni = !options.without_sni;
     let sessions: Arc<dyn ClientSessionStore> = Arc::new(ClientSessionMemoryCache::new(SESSIONS_MAX));
     config.resumption = Resumption::store(Arc::clone(&sessions));

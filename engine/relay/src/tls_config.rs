@@ -1,14 +1,17 @@
-//! What both ends' configurations of rustls are made of: certificates, keys, roots and versions, out of files.
+//! What both ends' configurations of rustls are made of: certificates, keys and versions, out of files.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use rustls::SupportedProtocolVersion;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{RootCertStore, SupportedProtocolVersion};
+use rustls::sign::CertifiedKey;
 use zeroize::Zeroizing;
 
 use crate::config::TlsVersions;
+use crate::tls_policy::TlsPolicy;
 
 /// PEM text, and where it is.
 #[derive(Clone)]
@@ -71,7 +74,7 @@ pub enum TlsConfigError {
         what: String,
     },
     /// The host has no roots.
-    #[error("no root certificate found on this host ({0}); name one with --ca-file")]
+    #[error("no root certificate found on this host ({0}); name one with --ca-file or --ca-dir")]
     NoRoots(String),
     /// A certificate promises what we do not have.
     #[error("the new certificate promises a stapled OCSP response (must-staple), and no responder has given one yet")]
@@ -94,44 +97,30 @@ pub(crate) fn protocol_versions(versions: TlsVersions) -> &'static [&'static Sup
     }
 }
 
-/// The error of a certificate and a key that cannot be used together.
-pub(crate) fn pair_error(certificate: &PemSource, key: &PemSource, error: &rustls::Error) -> TlsConfigError {
-    let certificate = certificate.name().display();
-    match error {
-        rustls::Error::InconsistentKeys(_) => key.error(format!("not the key of the certificate in {certificate}")),
-        other => key.error(format!("cannot be used with {certificate}: {other}")),
+/// Our certificate chain with its key, which signs by what `policy` allows.
+///
+/// # Errors
+/// A file that does not contain what it should, or the two do not go together.
+pub(crate) fn pair(
+    certificate: &PemSource,
+    key: &PemSource,
+    policy: &TlsPolicy,
+    provider: &CryptoProvider,
+) -> Result<CertifiedKey, TlsConfigError> {
+    let chain = certificates(certificate)?;
+    let signer = provider.key_provider.load_private_key(private_key(key)?).map_err(|_| {
+        key.error(
+            "a key that cannot be signed with here: RSA of 2048 bits or more, ECDSA P-256 or P-384, or Ed25519 can be",
+        )
+    })?;
+    let signer = policy.signer(signer).ok_or_else(|| key.error("signs by none of --tls-signatures"))?;
+    let pair = CertifiedKey::new(chain, signer);
+    let named = certificate.name().display();
+    match pair.keys_match() {
+        Ok(()) => Ok(pair),
+        Err(rustls::Error::InconsistentKeys(_)) => Err(key.error(format!("not the key of the certificate in {named}"))),
+        Err(error) => Err(key.error(format!("cannot be used with {named}: {error}"))),
     }
-}
-
-/// The roots in `files`; without any, the host's.
-pub(crate) fn roots(files: &[PemSource]) -> Result<RootCertStore, TlsConfigError> {
-    let mut store = RootCertStore::empty();
-    if files.is_empty() {
-        let found = rustls_native_certs::load_native_certs();
-        store.add_parsable_certificates(found.certs);
-        if store.is_empty() {
-            let reasons: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
-            return Err(TlsConfigError::NoRoots(reasons.join("; ")));
-        }
-    }
-    for file in files {
-        let before = store.len();
-        let mut refused = None;
-        for (index, certificate) in certificates(file)?.into_iter().enumerate() {
-            if let Err(error) = store.add(certificate) {
-                tracing::warn!(
-                    "{}: certificate {} cannot be used as a root: {error}",
-                    file.name().display(),
-                    index + 1
-                );
-                refused = Some(error);
-            }
-        }
-        if let (Some(error), true) = (refused, store.len() == before) {
-            return Err(file.error(format!("no certificate in it can be used as a root: {error}")));
-        }
-    }
-    Ok(store)
 }
 
 pub(crate) fn certificates(file: &PemSource) -> Result<Vec<CertificateDer<'static>>, TlsConfigError> {

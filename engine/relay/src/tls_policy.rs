@@ -1,11 +1,19 @@
-//! Which suites and groups may be agreed on, by their names at IANA.
+//! Which suites, groups and signatures may be agreed on, by their names at IANA; and who is told the secrets.
 
+use std::fmt::Write as _;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::crypto::ring::{ALL_CIPHER_SUITES, ALL_KX_GROUPS, default_provider};
-use rustls::crypto::{CryptoProvider, SupportedKxGroup};
-use rustls::{NamedGroup, SupportedCipherSuite};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup, WebPkiSupportedAlgorithms};
+use rustls::pki_types::{SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer};
+use rustls::sign::{Signer, SigningKey};
+use rustls::{KeyLog, NamedGroup, NoKeyLog, SignatureAlgorithm, SignatureScheme, SupportedCipherSuite};
+use zeroize::Zeroizing;
 
 use crate::config::ConfigError;
 use crate::keys::suite_name;
@@ -18,6 +26,13 @@ pub struct Suite(SupportedCipherSuite);
 #[derive(Clone, Copy, Debug)]
 pub struct Group(&'static dyn SupportedKxGroup);
 
+/// A scheme by which either end signs its handshake.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Signature(SignatureScheme);
+
+/// How rustls has it that each scheme is verified.
+type Verified = &'static [(SignatureScheme, &'static [&'static dyn SignatureVerificationAlgorithm])];
+
 /// What may be agreed on, the preferred one first; nothing named: all that is spoken.
 #[derive(Clone, Debug, Default)]
 pub struct TlsPolicy {
@@ -25,9 +40,52 @@ pub struct TlsPolicy {
     pub suites: Vec<Suite>,
     /// Groups.
     pub groups: Vec<Group>,
+    /// Signatures of handshakes, the peer's and ours; not those on certificates.
+    pub signatures: Signatures,
+    /// Where the secrets of all connections go, besides.
+    pub key_log: Option<Arc<KeyLogFile>>,
+}
+
+/// The schemes that may be used; none named: all.
+#[derive(Clone, Copy, Default)]
+pub struct Signatures(Option<Verified>);
+
+impl Signatures {
+    /// These, the preferred one first. They are kept for as long as the process runs: rustls wants it so.
+    pub fn only(named: &[Signature]) -> Self {
+        let all = default_provider().signature_verification_algorithms.mapping;
+        let named = named.iter().filter_map(|named| all.iter().find(|(scheme, _)| *scheme == named.0).copied());
+        let named: Vec<_> = named.collect();
+        Self((!named.is_empty()).then(|| &*named.leak()))
+    }
+
+    fn contain(self, scheme: SignatureScheme) -> bool {
+        self.0.is_none_or(|named| named.iter().any(|(known, _)| *known == scheme))
+    }
+}
+
+impl std::fmt::Debug for Signatures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.unwrap_or_default().iter().map(|(scheme, _)| scheme)).finish()
+    }
 }
 
 impl TlsPolicy {
+    /// `key`, which signs by the named schemes only; nothing where it can sign by none of them.
+    pub(crate) fn signer(&self, key: Arc<dyn SigningKey>) -> Option<Arc<dyn SigningKey>> {
+        let Some(named) = self.signatures.0 else { return Some(key) };
+        let named_schemes: Vec<_> = named.iter().map(|(scheme, _)| *scheme).collect();
+        key.choose_scheme(&named_schemes)?;
+        Some(Arc::new(Choosy { key, signatures: self.signatures }))
+    }
+
+    pub(crate) fn key_log(&self) -> Arc<dyn KeyLog> {
+        match &self.key_log {
+            Some(file) => Arc::clone(file) as Arc<dyn KeyLog>,
+            None => Arc::new(NoKeyLog),
+        }
+    }
+
     pub(crate) fn provider(&self) -> Arc<CryptoProvider> {
         let mut provider = default_provider();
         if !self.suites.is_empty() {
@@ -36,7 +94,94 @@ impl TlsPolicy {
         if !self.groups.is_empty() {
             provider.kx_groups = self.groups.iter().map(|group| group.0).collect();
         }
+        if let Some(mapping) = self.signatures.0 {
+            let all = provider.signature_verification_algorithms.all;
+            provider.signature_verification_algorithms = WebPkiSupportedAlgorithms { all, mapping };
+        }
         Arc::new(provider)
+    }
+}
+
+/// A key that does not sign by all schemes it could sign by.
+#[derive(Debug)]
+struct Choosy {
+    key: Arc<dyn SigningKey>,
+    signatures: Signatures,
+}
+
+impl SigningKey for Choosy {
+    fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
+        let offered: Vec<_> = offered.iter().copied().filter(|scheme| self.signatures.contain(*scheme)).collect();
+        self.key.choose_scheme(&offered)
+    }
+
+    fn public_key(&self) -> Option<SubjectPublicKeyInfoDer<'_>> {
+        self.key.public_key()
+    }
+
+    fn algorithm(&self) -> SignatureAlgorithm {
+        self.key.algorithm()
+    }
+}
+
+/// The secrets of connections, in the format of NSS, by which Wireshark reads what went over them.
+#[derive(Debug)]
+pub struct KeyLogFile(Mutex<File>);
+
+impl KeyLogFile {
+    /// Behind what is there; nobody else may read a file that is made.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn open(file: &Path) -> io::Result<Self> {
+        OpenOptions::new().append(true).create(true).mode(0o600).open(file).map(|file| Self(Mutex::new(file)))
+    }
+}
+
+impl KeyLog for KeyLogFile {
+    fn log(&self, label: &str, client_random: &[u8], secret: &[u8]) {
+        let mut line =
+            Zeroizing::new(String::with_capacity(label.len() + 2 * (client_random.len() + secret.len()) + 3));
+        line.push_str(label);
+        for part in [client_random, secret] {
+            line.push(' ');
+            // Writing to memory does not fail.
+            part.iter().for_each(|byte| write!(line, "{byte:02x}").unwrap_or_default());
+        }
+        line.push('\n');
+        let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = file.write_all(line.as_bytes()) {
+            tracing::error!("SSLKEYLOGFILE: {error}: secrets of a connection are missing in it");
+        }
+    }
+}
+
+impl FromStr for Signature {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let all = default_provider().signature_verification_algorithms.supported_schemes();
+        let found = all.iter().find(|scheme| signature_name(**scheme) == text);
+        found.copied().map(Self).ok_or_else(|| {
+            let all: Vec<_> = all.iter().map(|scheme| signature_name(*scheme)).collect();
+            ConfigError(format!("'{text}' is none of the signature schemes {}", all.join(", ")))
+        })
+    }
+}
+
+/// IANA's names (RFC 8446 section 4.2.3).
+fn signature_name(scheme: SignatureScheme) -> &'static str {
+    match scheme {
+        SignatureScheme::ECDSA_NISTP256_SHA256 => "ecdsa_secp256r1_sha256",
+        SignatureScheme::ECDSA_NISTP384_SHA384 => "ecdsa_secp384r1_sha384",
+        SignatureScheme::ED25519 => "ed25519",
+        SignatureScheme::RSA_PSS_SHA256 => "rsa_pss_rsae_sha256",
+        SignatureScheme::RSA_PSS_SHA384 => "rsa_pss_rsae_sha384",
+        SignatureScheme::RSA_PSS_SHA512 => "rsa_pss_rsae_sha512",
+        SignatureScheme::RSA_PKCS1_SHA256 => "rsa_pkcs1_sha256",
+        SignatureScheme::RSA_PKCS1_SHA384 => "rsa_pkcs1_sha384",
+        SignatureScheme::RSA_PKCS1_SHA512 => "rsa_pkcs1_sha512",
+        _ => "another scheme",
     }
 }
 
@@ -79,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn suites_and_groups_have_the_names_that_iana_gave_them() {
+    fn suites_groups_and_signatures_have_the_names_that_iana_gave_them() {
         for name in [
             "TLS_AES_128_GCM_SHA256",
             "TLS_AES_256_GCM_SHA384",
@@ -93,15 +238,26 @@ mod tests {
         for name in ["x25519", "secp256r1", "secp384r1"] {
             assert!(name.parse::<Group>().is_ok(), "{name}");
         }
+        let schemes = default_provider().signature_verification_algorithms.supported_schemes();
+        for scheme in &schemes {
+            let name = signature_name(*scheme);
+            assert_eq!(name.parse::<Signature>().unwrap(), Signature(*scheme), "{name}");
+        }
+        assert!("RSA-SHA256".parse::<Signature>().unwrap_err().to_string().contains("ecdsa_secp256r1_sha256"));
         let error = "AES128-SHA".parse::<Suite>().unwrap_err().to_string();
         assert!(error.contains("is none of the cipher suites TLS_"), "{error}");
         assert!("P-521".parse::<Group>().unwrap_err().to_string().contains("x25519, secp256r1, secp384r1"));
         let policy = TlsPolicy {
             suites: vec!["TLS_CHACHA20_POLY1305_SHA256".parse().unwrap()],
             groups: vec!["secp384r1".parse().unwrap(), "x25519".parse().unwrap()],
+            signatures: Signatures::only(&["ed25519".parse().unwrap()]),
+            key_log: None,
         };
         let provider = policy.provider();
         assert!(provider.cipher_suites.len() == 1 && provider.kx_groups.len() == 2);
         assert_eq!(provider.kx_groups[0].name(), NamedGroup::secp384r1);
+        assert_eq!(provider.signature_verification_algorithms.supported_schemes(), [SignatureScheme::ED25519]);
+        // Certificates may be signed by anything all the same.
+        assert!(provider.signature_verification_algorithms.all.len() > 1);
     }
 }

@@ -6,15 +6,16 @@ use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ResolvesServerCert, ServerSessionMemoryCache, WebPkiClientVerifier};
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::sign::SingleCertAndKey;
 
 use crate::allow::{Allow, Client};
+use crate::ca::CaOptions;
 use crate::config::TlsVersions;
 use crate::crl::CrlOptions;
 use crate::handshake::{Handshake, HandshakeError};
 use crate::live::Live;
 use crate::status::{OcspOptions, Stapled};
-use crate::tls_config::{PemSource, TlsConfigError, certificates, pair_error, private_key, protocol_versions, roots};
+use crate::tls_config::{PemSource, TlsConfigError, pair, protocol_versions};
 use crate::tls_policy::TlsPolicy;
 
 /// Sessions that clients without tickets can resume by their identifier (TLS 1.2), over all workers. Each is the
@@ -29,10 +30,10 @@ pub struct TlsServerOptions {
     /// Its key.
     pub key: PemSource,
     /// The CAs whose certificates clients must show; none: clients need not show any.
-    pub client_cas: Vec<PemSource>,
+    pub client_cas: CaOptions,
     /// Which versions.
     pub versions: TlsVersions,
-    /// Which suites and groups.
+    /// Which suites, groups and signatures.
     pub policy: TlsPolicy,
     /// How the status of our certificate is asked for, to be stapled; `None`: it is not.
     pub staple: Option<OcspOptions>,
@@ -42,6 +43,23 @@ pub struct TlsServerOptions {
     pub clients_optional: bool,
     /// Which of the certified clients may; none: all of them.
     pub allow: Vec<Allow>,
+}
+
+impl TlsServerOptions {
+    /// This certificate with its key, any client, and all else as it is by default.
+    pub fn new(certificate: PemSource, key: PemSource) -> Self {
+        Self {
+            certificate,
+            key,
+            client_cas: CaOptions::default(),
+            versions: TlsVersions::default(),
+            policy: TlsPolicy::default(),
+            staple: None,
+            crls: CrlOptions::default(),
+            clients_optional: false,
+            allow: Vec::new(),
+        }
+    }
 }
 
 /// What all connections of clients share: our certificate, trust, ticket keys, sessions to be resumed.
@@ -131,7 +149,7 @@ pub fn server_config(options: &TlsServerOptions) -> Result<TlsServer, TlsConfigE
     let verifier = if client_cas.is_empty() {
         None
     } else {
-        let roots = Arc::new(roots(client_cas)?);
+        let roots = Arc::new(client_cas.read()?);
         let lists = crls.read(&roots, &provider)?;
         let mut builder = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider)).with_crls(lists);
         if crls.own_only {
@@ -149,10 +167,8 @@ pub fn server_config(options: &TlsServerOptions) -> Result<TlsServer, TlsConfigE
         Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
         None => builder.with_no_client_auth(),
     };
-    let chain = certificates(certificate)?;
-    let own = chain.first().cloned();
-    let pair = CertifiedKey::from_der(chain, private_key(key)?, &provider)
-        .map_err(|error| pair_error(certificate, key, &error))?;
+    let pair = pair(certificate, key, policy, &provider)?;
+    let own = pair.cert.first().cloned();
     let (shown, stapled): (Arc<dyn ResolvesServerCert>, _) = match staple {
         None => (Arc::new(SingleCertAndKey::from(pair)), None),
         Some(staple) => {
@@ -165,6 +181,7 @@ pub fn server_config(options: &TlsServerOptions) -> Result<TlsServer, TlsConfigE
     };
     let mut config = builder.with_cert_resolver(shown);
     config.enable_secret_extraction = true;
+    config.key_log = policy.key_log();
     // Data before the client's Finished would go out under keys that the record layer does not have yet.
     config.send_half_rtt_data = false;
     config.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);

@@ -18,9 +18,10 @@ pub struct Authority {
     serial: AtomicUsize,
 }
 
-fn openssl(dir: &Path, args: &str) {
+fn openssl(dir: &Path, args: &str) -> String {
     let done = Command::new("openssl").args(args.split_whitespace()).current_dir(dir).output().unwrap();
     assert!(done.status.success(), "openssl {args}: {}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8_lossy(&done.stdout).into_owned()
 }
 
 /// A certificate that is to be made.
@@ -184,7 +185,12 @@ impl Authority {
 
     /// One of OpenSSL's programs in the authority's directory.
     pub fn run(&self, args: &str) {
-        openssl(&self.dir, args);
+        self.printed(args);
+    }
+
+    /// What it printed.
+    pub fn printed(&self, args: &str) -> String {
+        openssl(&self.dir, args)
     }
 
     /// Has the responder forget a certificate.

@@ -9,8 +9,8 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use sealane_proto::tls::Role;
 use sealane_proto::tls::Version;
 use sealane_relay::{
-    ClientMode, CrlOptions, Mode, PemSource, PerAddress, ServerMode, TlsClientOptions, TlsPolicy, TlsServerOptions,
-    TlsVersions, client_config, server_config,
+    ClientMode, Mode, PemSource, PerAddress, ServerMode, TlsClientOptions, TlsServerOptions, TlsVersions,
+    client_config, server_config,
 };
 
 struct Pem {
@@ -49,7 +49,7 @@ pub(crate) fn mode(role: Role) -> Mode {
     match role {
         Role::Client => {
             let options = TlsClientOptions {
-                ca_files: vec![text("ca", ca)],
+                cas: text("ca", ca).into(),
                 versions: TlsVersions::Both,
                 ..TlsClientOptions::default()
             };
@@ -57,17 +57,7 @@ pub(crate) fn mode(role: Role) -> Mode {
             Mode::Client(ClientMode { tls: tls.into(), server_name: name(), verified: true })
         }
         Role::Server => {
-            let options = TlsServerOptions {
-                certificate: text("leaf", leaf),
-                key: text("key", key),
-                client_cas: Vec::new(),
-                versions: TlsVersions::Both,
-                staple: None,
-                crls: CrlOptions::default(),
-                clients_optional: false,
-                policy: TlsPolicy::default(),
-                allow: Vec::new(),
-            };
+            let options = TlsServerOptions::new(text("leaf", leaf), text("key", key));
             let tls = server_config(&options).expect("a configuration");
             let per_address = PerAddress::UNLIMITED;
             Mode::Server(ServerMode { tls: tls.into(), handshakes_max: 8, per_address, proxy_protocol: None })

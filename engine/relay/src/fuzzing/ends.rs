@@ -5,11 +5,10 @@ use std::sync::{Arc, OnceLock};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
 
+use crate::ca::CaOptions;
 use crate::config::TlsVersions;
-use crate::crl::CrlOptions;
 use crate::tls_client::{TlsClient, TlsClientOptions, client_config};
 use crate::tls_config::PemSource;
-use crate::tls_policy::TlsPolicy;
 use crate::tls_server::{TlsServer, TlsServerOptions, server_config};
 
 const CA: &str = include_str!("certificates/ca.pem");
@@ -40,24 +39,14 @@ impl Ends {
         let is_mutual = bits & 4 != 0;
         let identity = || (text("leaf", LEAF), text("leaf key", LEAF_KEY));
         let client = TlsClientOptions {
-            ca_files: vec![text("ca", CA)],
+            cas: text("ca", CA).into(),
             identity: is_mutual.then(identity),
             versions,
             ..TlsClientOptions::default()
         };
         let (certificate, key) = identity();
-        let client_cas = if is_mutual { vec![text("ca", CA)] } else { vec![] };
-        let server = TlsServerOptions {
-            certificate,
-            key,
-            client_cas,
-            versions,
-            staple: None,
-            crls: CrlOptions::default(),
-            clients_optional: false,
-            policy: TlsPolicy::default(),
-            allow: Vec::new(),
-        };
+        let client_cas = if is_mutual { text("ca", CA).into() } else { CaOptions::default() };
+        let server = TlsServerOptions { client_cas, versions, ..TlsServerOptions::new(certificate, key) };
         Self {
             client: client_config(&client).expect("the client's configuration"),
             server: server_config(&server).expect("the server's configuration"),
