@@ -341,6 +341,7 @@ impl Session {
             accepted: Default::default(),
             outgoing: Default::default(),
             records_per_key_max: u64::MAX,
+            revoked_live: sealane_relay::RevokedLive::default(),
             watched: Vec::new(),
             panic_on: None,
         };

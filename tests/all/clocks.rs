@@ -139,7 +139,7 @@ fn a_slow_reply_is_awaited_when_a_tls_12_key_is_used_up() {
             client.write_all(&call(xid, b"a call")).unwrap();
             std::thread::sleep(Duration::from_millis(5));
         }
-        sealane.wait_for("the TLS 1.2 key is used up");
+        sealane.wait_for("the TLS 1.2 key was used up: the connection ends");
         // Longer than what is granted to a callback.
         std::thread::sleep(Duration::from_secs(6));
         assert_eq!(sealane.process.count("closed:"), 0, "{driver}: {}", sealane.process.output());

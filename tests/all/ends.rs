@@ -335,7 +335,8 @@ fn a_tls_12_connection_whose_key_is_used_up_is_drained_at_a_boundary() {
         loop {
             let text = call(taken + 1, &[0; 60]);
             client.write_all(&text).unwrap();
-            if !peer.has_data() && sealane.process.output().contains("the TLS 1.2 key is used up") {
+            if !peer.has_data() && sealane.process.output().contains("the TLS 1.2 key was used up: the connection ends")
+            {
                 break;
             }
             taken += 1;
@@ -382,7 +383,7 @@ fn a_draining_connection_still_carries_the_clients_reply_to_a_callback() {
             peer.send(&reply(xid, b""));
             client.read_exact(&mut [0; 28]).unwrap();
         }
-        sealane.wait_for("the TLS 1.2 key is used up");
+        sealane.wait_for("the TLS 1.2 key was used up: the connection ends");
         let started = now();
         client.write_all(&reply(900, b"done")).unwrap();
         client.write_all(&call(6, b"too late")).unwrap();

@@ -28,6 +28,7 @@ mod patience;
 mod policy;
 mod record_rules;
 mod reload;
+mod revoked_live;
 mod ring;
 mod sandbox;
 mod sandbox_files;

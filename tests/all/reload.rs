@@ -22,14 +22,14 @@ const REPLACED: &str = "were read again";
 const KEPT: &str = "nothing was replaced";
 
 /// Puts a file in the place of another at once, as renewals do.
-fn put(from: &Path, to: &Path) {
+pub fn put(from: &Path, to: &Path) {
     let beside = to.with_extension("new");
     std::fs::copy(from, &beside).unwrap();
     std::fs::rename(beside, to).unwrap();
 }
 
 /// Has the files read again; waits until that has been said once more.
-fn reload(sealane: &Sealane, said: &str) {
+pub fn reload(sealane: &Sealane, said: &str) {
     let before = sealane.process.count(said);
     sealane.process.signal("HUP");
     eventually("it says what came of SIGHUP", || sealane.process.count(said) > before);

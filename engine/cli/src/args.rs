@@ -8,7 +8,7 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rustls::pki_types::ServerName;
 use sealane_io::sandbox::Demand;
-use sealane_relay::{Allow, Endpoint, IoChoice, Pin, ProxyProtocol, Spin, TlsVersions};
+use sealane_relay::{Allow, Endpoint, IoChoice, Pin, ProxyProtocol, RevokedLive, Spin, TlsVersions};
 
 use crate::crl::CrlArguments;
 use crate::ocsp::{OcspArguments, StapleArguments};
@@ -366,6 +366,11 @@ pub(crate) struct TunnelOptions {
     #[command(flatten)]
     pub(crate) policy: PolicyArguments,
 
+    /// What becomes of a connection whose peer's certificate turns out to be revoked while it lasts: log says so; close takes no
+    /// more calls, and ends it when those under way are answered
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "log", help_heading = "Revocation")]
+    pub(crate) revoked_live: Live,
+
     /// How bytes are moved; auto takes io_uring where the host allows it and says so
     #[arg(long, value_enum, default_value = "auto", help_heading = "Resources")]
     pub(crate) io: Io,
@@ -540,6 +545,21 @@ impl From<Proxy> for ProxyProtocol {
         match version {
             Proxy::V1 => Self::V1,
             Proxy::V2 => Self::V2,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Live {
+    Log,
+    Close,
+}
+
+impl From<Live> for RevokedLive {
+    fn from(live: Live) -> Self {
+        match live {
+            Live::Log => Self::Log,
+            Live::Close => Self::Close,
         }
     }
 }

@@ -65,6 +65,7 @@ pub(crate) fn config(options: &ClientOptions, pem: fn(PathBuf) -> PemSource) -> 
             socket: tunnel.tls_socket(),
         },
         records_per_key_max: tunnel.records_per_key_max,
+        revoked_live: tunnel.revoked_live.into(),
         watched: tunnel.watched(options.files(), options.directories()),
         panic_on: debug_panic_mark(),
     })

@@ -121,6 +121,7 @@ pub(crate) fn tunnel_config(mode: Mode, connect: SocketAddr, io: IoChoice) -> Tu
         accepted: SocketOptions::default(),
         outgoing: ConnectOptions::default(),
         records_per_key_max: u64::MAX,
+        revoked_live: sealane_relay::RevokedLive::default(),
         watched: Vec::new(),
         panic_on: None,
     }

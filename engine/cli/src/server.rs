@@ -102,6 +102,7 @@ pub(crate) fn config(options: &ServerOptions, pem: fn(PathBuf) -> PemSource) -> 
             },
         },
         records_per_key_max: tunnel.records_per_key_max,
+        revoked_live: tunnel.revoked_live.into(),
         watched: tunnel.watched(options.files(), options.directories()),
         panic_on: debug_panic_mark(),
     })

@@ -5,6 +5,7 @@ mod combine;
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::sync::OnceLock;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -122,6 +123,45 @@ impl Broadcast {
     pub async fn wait(&self) {
         while !self.set.get() {
             self.waiting.notified().await;
+        }
+    }
+}
+
+/// A value that is set once, by any thread, and waited for by any number of tasks in any.
+#[derive(Debug)]
+pub struct Latch<T> {
+    value: OnceLock<T>,
+    waiting: Notify,
+}
+
+impl<T> Default for Latch<T> {
+    fn default() -> Self {
+        Self { value: OnceLock::new(), waiting: Notify::new() }
+    }
+}
+
+impl<T> Latch<T> {
+    /// Sets it, unless it is set already.
+    pub fn set(&self, value: T) {
+        if self.value.set(value).is_ok() {
+            self.waiting.notify_waiters();
+        }
+    }
+
+    /// Its value, if it is set.
+    pub fn get(&self) -> Option<&T> {
+        self.value.get()
+    }
+
+    /// Waits until it is set. May be dropped.
+    pub async fn wait(&self) -> &T {
+        loop {
+            // Who sets it after this look wakes this future, though it has not been polled yet.
+            let notified = self.waiting.notified();
+            if let Some(value) = self.value.get() {
+                return value;
+            }
+            notified.await;
         }
     }
 }

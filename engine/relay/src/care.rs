@@ -53,6 +53,7 @@ pub(crate) async fn run(
         match reload(&config.mode).await {
             Ok(()) => {
                 tracing::info!("{why}: certificates, keys, CAs and CRLs were read again, for new connections");
+                judge_live(&config.mode).await;
                 warn_of_expiry(&config.mode);
             }
             Err(error) => tracing::error!("{why}: nothing was replaced, what was read before stays in use: {error}"),
@@ -111,6 +112,26 @@ async fn reload(mode: &Mode) -> Result<(), TlsConfigError> {
         }
     }
     Ok(())
+}
+
+/// Has live sessions hear of it whose peers a CRL names by now; others run meanwhile.
+async fn judge_live(mode: &Mode) {
+    match mode {
+        Mode::Client(mode) => {
+            let tls = mode.tls.now();
+            for shown in tls.live() {
+                tls.judge(&shown, &mode.server_name);
+                rt::yield_now().await;
+            }
+        }
+        Mode::Server(mode) => {
+            let tls = mode.tls.now();
+            for shown in tls.live() {
+                tls.judge(&shown);
+                rt::yield_now().await;
+            }
+        }
+    }
 }
 
 /// Has the status of our certificate stapled. For the first answer clients wait, at most `--ocsp-timeout`: one that is told that

@@ -83,6 +83,16 @@ pub enum Spin {
     For(Duration),
 }
 
+/// What becomes of a session whose peer's certificate is revoked while it lasts.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum RevokedLive {
+    /// It is spoken of.
+    #[default]
+    Log,
+    /// It takes no more calls, and ends when those under way are answered.
+    Close,
+}
+
 /// Which TLS versions may be spoken.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum TlsVersions {
@@ -280,6 +290,8 @@ pub struct TunnelConfig {
     pub outgoing: ConnectOptions,
     /// Replaces a key after this many records, if that is earlier than the protocol wants it.
     pub records_per_key_max: u64,
+    /// What becomes of a session whose peer's certificate is revoked.
+    pub revoked_live: RevokedLive,
     /// Directories in which a change has files read again, as SIGHUP does.
     pub watched: Vec<PathBuf>,
     /// Debug builds panic in the connection whose plain side sends this; release builds ignore it.

@@ -65,6 +65,8 @@ counters! {
     connections_accepted_total
     /// Connections reset because there were connections_max already.
     connections_refused_total
+    /// Connections whose peer's certificate was revoked while they lasted.
+    connections_revoked_total
     /// Connections reset because their address had as many as one address may have.
     connections_refused_by_address_total
     /// Connections whose client went away before the server was reached.

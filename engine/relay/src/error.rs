@@ -4,9 +4,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use sealane_proto::tls::{AlertDescription, TlsError};
+use sealane_proto::tls::{AlertDescription, Role, TlsError};
 
 use crate::config::ConfigError;
+use crate::explain::peer_of;
 
 /// The two sides of a session, by what travels there.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -85,6 +86,9 @@ pub enum SessionError {
     /// rustls refused a ticket or a key update.
     #[error("tls side: {0}")]
     Keys(#[from] rustls::Error),
+    /// The peer's certificate was revoked, and its stream has no boundary to end at.
+    #[error("tls side: {}'s certificate was revoked while the connection lasted", peer_of(*.0))]
+    Revoked(Role),
     /// The tunnel was told to stop.
     #[error("the tunnel stops")]
     Stopped,
@@ -104,6 +108,7 @@ impl SessionError {
             | Self::Truncated { side: Side::Tls }
             | Self::Unreachable { side: Side::Tls, .. } => None,
             Self::Keys(_) => Some(AlertDescription::DECODE_ERROR),
+            Self::Revoked(_) => Some(AlertDescription::CERTIFICATE_REVOKED),
             Self::HalfRecord { .. }
             | Self::Internal(_)
             | Self::Io { .. }

@@ -13,7 +13,7 @@ use sealane_proto::tls::{Inbound, Pieces, Progress, Role, TlsError, Version, Win
 
 use crate::error::{SessionError, Side};
 use crate::lending::{Lender, Loan, Terms};
-use crate::session::Shared;
+use crate::session::{Drain, Shared};
 use crate::watch::Flow;
 
 /// How often a wait for the end looks at its conditions.
@@ -302,7 +302,7 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
             return;
         }
         match self.inbound.version() {
-            Version::Tls12 => self.shared.drain_due.set(true),
+            Version::Tls12 => self.shared.begin_drain(Drain::KeyUsedUp),
             Version::Tls13 => self.shared.key_request_due.set(true),
         }
         self.shared.wake_outbound.set();
@@ -316,7 +316,7 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
             loan.buffer.slices().truncate(count);
         }
         shared.back_at_boundary.set(self.scanner.at_boundary());
-        if shared.drain_due.get() {
+        if shared.drain().is_some() {
             shared.wake_outbound.set();
         }
         if count == 0 {
@@ -329,7 +329,7 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
         shared.back_last.set(rt::now());
         shared.back.note(&self.scanner, &shared.out);
         shared.counters.plain_sent_bytes_total.add(count as u64);
-        if shared.drain_due.get() {
+        if shared.drain().is_some() {
             shared.wake_outbound.set();
         }
         Ok(loan)
@@ -338,7 +338,7 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
     /// Lets the scanner see the plaintext; returns how much of it is to be delivered, which is all, but for the calls that
     /// a draining server does not take any more.
     fn look_at(&mut self, loan: &Loan) -> Result<usize, SessionError> {
-        let takes_calls = self.shared.role() == Role::Client || !self.shared.drain_due.get();
+        let takes_calls = self.shared.role() == Role::Client || self.shared.drain().is_none();
         let mut count = 0;
         for range in loan.buffer.ranges() {
             let bytes = loan.buffer.bytes().get(range).ok_or(SessionError::Internal("a slice outside"))?;
@@ -393,7 +393,7 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
                 let times = &shared.config.timeouts;
                 // A drained connection has waited for its replies already.
                 let is_between = shared.is_rpc() && self.scanner.at_boundary() && self.window.held().is_empty();
-                let nothing_due = is_between && (shared.replies_due() == 0 || shared.drain_due.get());
+                let nothing_due = is_between && (shared.replies_due() == 0 || shared.drain().is_some());
                 let limit = match is_between {
                     true if nothing_due => times.close,
                     // A server may take its time, but not in the middle of a reply.

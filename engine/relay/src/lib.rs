@@ -32,6 +32,7 @@ mod keys;
 mod lending;
 mod live;
 mod outbound;
+mod peers;
 mod prepare;
 mod proxy_protocol;
 mod server_judge;
@@ -54,7 +55,8 @@ pub use addresses::PerAddress;
 pub use allow::Allow;
 pub use ca::CaOptions;
 pub use config::{
-    ClientMode, ConfigError, Endpoint, IoChoice, Memory, Mode, ServerMode, Spin, Timeouts, TlsVersions, TunnelConfig,
+    ClientMode, ConfigError, Endpoint, IoChoice, Memory, Mode, RevokedLive, ServerMode, Spin, Timeouts, TlsVersions,
+    TunnelConfig,
 };
 pub use counters::Counters;
 pub use crl::CrlOptions;

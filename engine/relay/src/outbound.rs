@@ -8,11 +8,11 @@ use sealane_io::rt::{self, Either};
 use sealane_io::{Buffer, Control, Patience, Received, Stream};
 use sealane_proto::limits::RECORD_PLAIN_BYTES_MAX;
 use sealane_proto::rpc::{RecordScanner, is_reply};
-use sealane_proto::tls::{AlertDescription, ContentType, Role, Sealer, TlsError, Version, key_update};
+use sealane_proto::tls::{AlertDescription, ContentType, Role, Sealer, Version, key_update};
 
 use crate::error::{SessionError, Side};
 use crate::lending::{Lender, Loan, Terms};
-use crate::session::Shared;
+use crate::session::{Drain, Shared};
 use crate::watch::Flow;
 
 /// How long a stream that is not RPC must be silent before a TLS 1.2 close_notify may cut off its answers.
@@ -71,14 +71,16 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
             if self.must_stop() {
                 break;
             }
-            if self.shared.drain_due.get() && !self.shared.is_rpc() {
-                // A stream without boundaries cannot be ended at one.
-                return Err(SessionError::Tls(TlsError::KeyExhausted));
-            }
-            if self.shared.drain_due.get() && self.scanner.at_boundary() {
-                self.loan = None;
-                self.drain().await?;
-                break;
+            if let Some(why) = self.shared.drain() {
+                if !self.shared.is_rpc() {
+                    // A stream without boundaries cannot be ended at one.
+                    return Err(why.error(self.shared.role()));
+                }
+                if self.scanner.at_boundary() {
+                    self.loan = None;
+                    self.drain(why).await?;
+                    break;
+                }
             }
             if let Turn::Last = self.turn().await? {
                 break;
@@ -104,7 +106,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
             }
         };
         let mut bytes_max = loan.bytes_max();
-        if self.shared.drain_due.get() {
+        if self.shared.drain().is_some() {
             bytes_max = bytes_max.min(self.scanner.record_bytes_left());
         }
         let whole = self.lay_out(&mut loan.buffer, bytes_max)?;
@@ -186,7 +188,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
     async fn forward(&mut self, mut loan: Loan, count: usize) -> Result<Loan, SessionError> {
         let wire_bytes = self.sealer.seal(loan.buffer.bytes_mut(), count)?;
         if self.shared.version == Version::Tls12 && self.key_is_used_up() {
-            self.shared.drain_due.set(true);
+            self.shared.begin_drain(Drain::KeyUsedUp);
         }
         loan.buffer = self.send(loan.buffer, wire_bytes).await?;
         Ok(loan)
@@ -217,7 +219,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
         }
         if self.shared.version == Version::Tls12 {
             if self.key_is_used_up() {
-                self.shared.drain_due.set(true);
+                self.shared.begin_drain(Drain::KeyUsedUp);
             }
             return Ok(());
         }
@@ -252,7 +254,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
     /// Waits without a buffer until the plain side says something or something else is to be done.
     async fn wait_for_plain(&self) -> Result<Turn, SessionError> {
         let wait = rt::race(self.shared.plain.readable(), self.shared.wake_outbound.wait());
-        let first = if self.shared.drain_due.get() {
+        let first = if self.shared.drain().is_some() {
             rt::timeout(TICK, wait).await
         } else if self.shared.peer_closed.get() {
             // After the peer's close_notify only a plain side that goes on writing keeps the connection.
@@ -264,7 +266,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
             Some(wait.await)
         };
         match first {
-            None if self.shared.drain_due.get() => Ok(Turn::Next),
+            None if self.shared.drain().is_some() => Ok(Turn::Next),
             // It has not even been told of the end: what came before that is still on its way to it.
             None if self.shared.back_flow.get().is_sending => Ok(Turn::Next),
             None if self.scanner.at_boundary() && self.shared.replies_owed() == 0 => Ok(Turn::Last),
@@ -278,14 +280,17 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
         }
     }
 
-    /// A TLS 1.2 key is used up: takes no new call, but still carries the replies that are due, until nothing is
-    /// outstanding or the time is over. The server's end lets the receiving direction hold the calls back, and carries
+    /// Takes no new call, but still carries the replies that are due, until nothing is outstanding or the time is over. The server's end lets the receiving direction hold the calls back, and carries
     /// whatever the NFS server says until it has answered those that it was given.
-    async fn drain(&mut self) -> Result<(), SessionError> {
+    async fn drain(&mut self, why: Drain) -> Result<(), SessionError> {
         let (started, shared) = (rt::now(), self.shared);
         let times = &shared.config.timeouts;
         let is_server = shared.role() == Role::Server;
-        tracing::info!(peer = %self.peer, "the TLS 1.2 key is used up; the connection ends when nothing is outstanding");
+        if why == Drain::KeyUsedUp {
+            // Of all other reasons, whoever had one has spoken.
+            let reason = why.reason(shared.role());
+            tracing::info!(peer = %self.peer, "{reason}: the connection ends when nothing is outstanding");
+        }
         while !shared.is_failing() && !self.must_stop() {
             let time = rt::now() - started;
             // The NFS server may take its time, the NFS client's answer to a callback may be behind calls that are not taken.
@@ -293,11 +298,8 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
             if time >= times.drain && replies == 0 {
                 break;
             }
-            if time >= times.drain.max(times.reply()) {
-                return Err(SessionError::Tls(TlsError::KeyExhausted));
-            }
-            if !shared.is_rpc() {
-                return Err(SessionError::Tls(TlsError::KeyExhausted));
+            if time >= times.drain.max(times.reply()) || !shared.is_rpc() {
+                return Err(why.error(shared.role()));
             }
             if self.scanner.at_boundary() && self.is_drained() {
                 return Ok(());
@@ -374,7 +376,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
         if !self.scanner.at_boundary() && !self.scanner.is_refused() && !self.must_stop() {
             return Err(SessionError::Truncated { side: Side::Plain });
         }
-        if self.shared.version == Version::Tls12 && !self.shared.drain_due.get() {
+        if self.shared.version == Version::Tls12 && self.shared.drain().is_none() {
             self.hold_back().await?;
         }
         if self.shared.is_failing() {

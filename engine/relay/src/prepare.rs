@@ -1,6 +1,7 @@
 //! From an accepted connection to two sockets and the keys of one of them: what comes before a session, in either mode.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sealane_io::net::FirstLook;
@@ -12,6 +13,7 @@ use crate::admission::{Admitted, Stage};
 use crate::allow::Client;
 use crate::config::{ClientMode, ServerMode};
 use crate::handshake::{Established, HandshakeError, shake_hands};
+use crate::peers::Shown;
 use crate::throttle::Loudness;
 use crate::upstream::{self, Reached, UpstreamError};
 use crate::worker::{Context, Full, Seat, Worker};
@@ -27,6 +29,8 @@ pub(crate) struct Prepared<Socket> {
     pub(crate) plain: Socket,
     pub(crate) tls: Socket,
     pub(crate) established: Established,
+    /// The peer's certificates, where they can be revoked.
+    pub(crate) shown: Option<Arc<Shown>>,
     /// The address of `connect` that was reached.
     pub(crate) server: SocketAddr,
     /// Held while the session lasts. In client mode the limit has been kept when the connection was accepted.
@@ -61,7 +65,7 @@ pub(crate) async fn as_client<D: Driver>(
             return None;
         }
     };
-    let Reached { connection: outgoing, mut established, address: server, outlook } = reached;
+    let Reached { connection: outgoing, mut established, shown, address: server, outlook } = reached;
     // Within the same limit, but for a second that there is in any case; and nothing is to be tried again.
     let left = config.timeouts.retry.saturating_sub(rt::now() - began).max(SETTLE_MIN);
     let settling = async {
@@ -86,6 +90,7 @@ pub(crate) async fn as_client<D: Driver>(
         plain,
         tls,
         established,
+        shown,
         server,
         seat: None,
         who: None,
@@ -104,7 +109,7 @@ pub(crate) async fn as_server<D: Driver>(
 ) -> Option<Prepared<<D::Link as Link>::Socket>> {
     let Context { config, counters, .. } = context;
     let listener = client.local_address();
-    let (client, mut established, who) = welcome(client, peer, context, mode, worker).await?;
+    let Welcomed { client, mut established, shown, who } = welcome(client, peer, context, mode, worker).await?;
     let seat = match context.seat(peer.ip()) {
         Ok(seat) => seat,
         Err(full) => {
@@ -149,7 +154,7 @@ pub(crate) async fn as_server<D: Driver>(
         }
     }
     let (seat, who) = (Some(seat), who.map(|who| who.to_string()));
-    sockets(outgoing, client, peer).map(|(plain, tls)| Prepared { plain, tls, established, server, seat, who })
+    sockets(outgoing, client, peer).map(|(plain, tls)| Prepared { plain, tls, established, shown, server, seat, who })
 }
 
 /// How a client that waited for its server ends.
@@ -189,6 +194,15 @@ async fn reach<T, L: Link>(
     }
 }
 
+/// A TLS client that may come in.
+struct Welcomed<L> {
+    client: L,
+    established: Established,
+    shown: Option<Arc<Shown>>,
+    /// Who it is, if it has shown a certificate.
+    who: Option<Client>,
+}
+
 /// Shakes hands with a client, unless it takes too long, or others need its place.
 async fn welcome<L: Link>(
     mut client: L,
@@ -196,14 +210,16 @@ async fn welcome<L: Link>(
     context: &Context,
     mode: &ServerMode,
     worker: &Worker,
-) -> Option<(L, Established, Option<Client>)> {
+) -> Option<Welcomed<L>> {
     let Context { config, counters, .. } = context;
     let stage = if client.has_bytes() { Stage::Speaking } else { Stage::Silent };
     let admitted = worker.handshakes.enter(stage, peer.ip().into());
     let limit = config.timeouts.handshake;
     let done = rt::timeout(limit, handshake(&mut client, mode, &admitted));
     let why = match rt::race(done, rt::race(admitted.evicted(), worker.surroundings.stop.wait())).await {
-        Either::Left(Some(Ok(Some((established, who))))) => return Some((client, established, who)),
+        Either::Left(Some(Ok(Some((established, shown, who))))) => {
+            return Some(Welcomed { client, established, shown, who });
+        }
         Either::Left(Some(Ok(None))) => {
             counters.connections_probed_total.add(1);
             tracing::debug!(%peer, "closed: the client went away without a byte");
@@ -238,7 +254,7 @@ async fn handshake(
     client: &mut impl Link,
     mode: &ServerMode,
     admitted: &Admitted,
-) -> Result<Option<(Established, Option<Client>)>, HandshakeError> {
+) -> Result<Option<(Established, Option<Arc<Shown>>, Option<Client>)>, HandshakeError> {
     if client.first_look(None).await == FirstLook::Gone {
         return Ok(None);
     }
@@ -246,7 +262,13 @@ async fn handshake(
     let tls = mode.tls.now();
     let mut handshake = tls.handshake()?;
     shake_hands(client, &mut handshake, || admitted.reached(Stage::Answered)).await?;
+    let shown = tls.enter(&handshake);
     let verdict = tls.verify_again(&handshake).and_then(|()| tls.admit(&handshake));
+    let now = mode.tls.now();
+    if let Some(shown) = shown.as_ref().filter(|_| !Arc::ptr_eq(&now, &tls)) {
+        // A reload has come in between, which did not see this client.
+        now.judge(shown);
+    }
     let mut established = handshake.establish()?;
     if let Err(error) = &verdict {
         let alert = match error {
@@ -257,7 +279,7 @@ async fn handshake(
         let mut record = [0; ALERT_RECORD_BYTES_MAX];
         client.write(seal_alert(&mut established, alert, &mut record)).await?;
     }
-    verdict.map(|client| Some((established, client)))
+    verdict.map(|client| Some((established, shown, client)))
 }
 
 /// Logs a client that gets no session; quietly when there are many, because anybody can be one.

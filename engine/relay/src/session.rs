@@ -4,6 +4,7 @@
 //! failure ends the sockets, and that ends the operations.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -15,16 +16,18 @@ use sealane_io::rt::{self, Broadcast, Either, Rouser, Signal};
 use sealane_io::{Buffer, Control, Patience, Pool, Received, Stream};
 use sealane_proto::outstanding::{Outstanding, Passing};
 use sealane_proto::rpc::RecordScanner;
-use sealane_proto::tls::{ContentType, Role, Sealer, Version};
+use sealane_proto::tls::{ContentType, Role, Sealer, TlsError, Version};
 
-use crate::config::TunnelConfig;
+use crate::config::{RevokedLive, TunnelConfig};
 use crate::counters::Counters;
 use crate::error::{SessionError, Side};
+use crate::explain::peer_of;
 use crate::handshake::Established;
 use crate::inbound::InboundHalf;
 use crate::keys::KeySchedule;
 use crate::lending::Lender;
 use crate::outbound::OutboundHalf;
+use crate::peers::Shown;
 use crate::spinning::{Awake, Spinning};
 use crate::watch::{self, Flow, SideFacts, Watch};
 
@@ -63,6 +66,34 @@ impl Seen {
     }
 }
 
+/// Why a session takes no more calls.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Drain {
+    /// TLS 1.2: a key is used up.
+    KeyUsedUp,
+    /// The peer's certificate was revoked.
+    Revoked,
+}
+
+impl Drain {
+    /// Why the session ends, on our end of TLS.
+    pub(crate) fn reason(self, role: Role) -> &'static str {
+        match (self, role) {
+            (Self::KeyUsedUp, _) => "the TLS 1.2 key was used up",
+            (Self::Revoked, Role::Client) => "the server's certificate was revoked",
+            (Self::Revoked, Role::Server) => "the client's certificate was revoked",
+        }
+    }
+
+    /// What it comes to where a session cannot end well.
+    pub(crate) fn error(self, role: Role) -> SessionError {
+        match self {
+            Self::KeyUsedUp => SessionError::Tls(TlsError::KeyExhausted),
+            Self::Revoked => SessionError::Revoked(role),
+        }
+    }
+}
+
 /// What the two directions share.
 pub(crate) struct Shared<S: Stream> {
     pub(crate) plain: S,
@@ -91,8 +122,8 @@ pub(crate) struct Shared<S: Stream> {
     pub(crate) key_request_due: Cell<bool>,
     /// TLS 1.2: a renegotiation is to be refused.
     pub(crate) renegotiation_due: Cell<bool>,
-    /// TLS 1.2: a key is used up.
-    pub(crate) drain_due: Cell<bool>,
+    /// Why the session is to end as soon as nothing is outstanding.
+    drain: Cell<Option<Drain>>,
     /// close_notify was received, or is not awaited any longer.
     pub(crate) peer_closed: Cell<bool>,
     /// The plain side ended its direction.
@@ -155,7 +186,7 @@ impl<S: Stream> Shared<S> {
             key_answer_due: Cell::new(false),
             key_request_due: Cell::new(false),
             renegotiation_due: Cell::new(false),
-            drain_due: Cell::new(false),
+            drain: Cell::new(None),
             peer_closed: Cell::new(false),
             plain_ended: Cell::new(false),
             plain_first: Cell::new(false),
@@ -195,6 +226,16 @@ impl<S: Stream> Shared<S> {
         if !seen.not_rpc.replace(true) {
             tracing::warn!(%peer, "the {who}'s stream is not ONC RPC; relaying it as it is");
         }
+    }
+
+    /// Has the session end as soon as nothing is outstanding.
+    pub(crate) fn begin_drain(&self, why: Drain) {
+        self.drain.set(self.drain.get().or(Some(why)));
+    }
+
+    /// Why the session is to end as soon as nothing is outstanding, if it is.
+    pub(crate) fn drain(&self) -> Option<Drain> {
+        self.drain.get()
     }
 
     /// Whether a direction has failed and the other is to stop.
@@ -318,6 +359,25 @@ impl<S: Stream> Shared<S> {
         }
     }
 
+    /// Hears of it when what the peer has `shown` is revoked. Never returns.
+    async fn heed(&self, shown: Option<Arc<Shown>>, peer: SocketAddr) -> Infallible {
+        let Some(shown) = shown else { return std::future::pending().await };
+        let why = shown.revoked().await;
+        let who = peer_of(self.role());
+        self.counters.connections_revoked_total.add(1);
+        match self.config.revoked_live {
+            RevokedLive::Log => {
+                tracing::warn!(%peer, "{who}'s certificate {why}; the connection goes on (--revoked-live log)");
+            }
+            RevokedLive::Close => {
+                tracing::warn!(%peer, "{who}'s certificate {why}; the connection ends when nothing is outstanding");
+                self.begin_drain(Drain::Revoked);
+                self.wake_outbound.set();
+            }
+        }
+        std::future::pending().await
+    }
+
     /// Leaves it to keepalive whether both sides are there, until something comes: an idle connection costs nothing.
     async fn rest(&self) {
         let limits_rest = !self.config.timeouts.acknowledge.is_zero();
@@ -379,6 +439,8 @@ pub(crate) struct Parts<Socket> {
     /// Who was accepted.
     pub(crate) peer: SocketAddr,
     pub(crate) established: Established,
+    /// The peer's certificates, where they can be revoked.
+    pub(crate) shown: Option<Arc<Shown>>,
     pub(crate) config: Arc<TunnelConfig>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) surroundings: Surroundings,
@@ -400,7 +462,7 @@ impl Surroundings {
 
 /// Runs a session to its end.
 pub(crate) async fn run<S: Stream>(parts: Parts<S::Socket>) -> Ended {
-    let Parts { plain, tls, peer, established, config, counters, surroundings } = parts;
+    let Parts { plain, tls, peer, established, shown, config, counters, surroundings } = parts;
     let Established { sealer, inbound, keys, early, left_over, peer_closed, facts } = established;
     let adopted = S::adopt(plain.clone()).and_then(|plain| Ok((plain, S::adopt(tls.clone())?)));
     let (plain, tls) = match adopted {
@@ -436,10 +498,11 @@ pub(crate) async fn run<S: Stream>(parts: Parts<S::Socket>) -> Ended {
         };
         let awake = shared.awake.run(set_eager, rouse, || shared.plain.look());
         let besides = rt::apart(rt::race(rt::race(stop.wait(), shared.watch()), awake));
+        let besides = rt::race(besides, rt::apart(shared.heed(shown, peer)));
         match rt::race(both.as_mut(), besides).await {
             Either::Left(_) => {}
-            Either::Right(Either::Right(never)) => match never {},
-            Either::Right(Either::Left(why)) => {
+            Either::Right(Either::Left(Either::Right(never)) | Either::Right(never)) => match never {},
+            Either::Right(Either::Left(Either::Left(why))) => {
                 shared.fail(match why {
                     Either::Left(()) => SessionError::Stopped,
                     Either::Right(error) => error,
@@ -486,10 +549,10 @@ fn end<S: Stream>(mut shared: Shared<S>, mut sealer: Sealer, at_boundary: bool) 
     let failure = shared.failure.take();
     let reason = match &failure {
         Some(_) => "failed",
-        None if shared.drain_due.get() => "the TLS 1.2 key was used up",
-        None => match (shared.plain_first.get(), shared.role()) {
-            (true, Role::Client) | (false, Role::Server) => "closed by the client",
-            (false, Role::Client) | (true, Role::Server) => "closed by the server",
+        None => match (shared.drain(), shared.plain_first.get(), shared.role()) {
+            (Some(why), _, role) => why.reason(role),
+            (None, true, Role::Client) | (None, false, Role::Server) => "closed by the client",
+            (None, false, Role::Client) | (None, true, Role::Server) => "closed by the server",
         },
     };
     match &failure {
@@ -519,7 +582,7 @@ fn end<S: Stream>(mut shared: Shared<S>, mut sealer: Sealer, at_boundary: bool) 
         back_bytes: shared.back.bytes.get(),
         calls: forward.calls.get(),
         callbacks: backward.calls.get(),
-        drained: shared.drain_due.get(),
+        drained: shared.drain().is_some(),
         not_rpc: !shared.is_rpc(),
     }
 }

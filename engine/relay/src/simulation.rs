@@ -69,6 +69,7 @@ impl Stage {
             tls,
             peer,
             established,
+            shown: None,
             config: Arc::clone(&self.context.config),
             counters: Arc::clone(&self.context.counters),
             surroundings: self.worker.surroundings.clone(),

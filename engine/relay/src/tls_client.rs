@@ -20,6 +20,7 @@ use crate::config::TlsVersions;
 use crate::crl::CrlOptions;
 use crate::handshake::{Handshake, HandshakeError};
 use crate::live::Live;
+use crate::peers::{Peers, Shown, revoke_by_crl};
 use crate::server_judge::{Pin, ServerJudge};
 use crate::status::{self, OcspMode, OcspOptions, Outlook, Statuses, Unaccepted};
 use crate::tls_config::{PemSource, TlsConfigError, pair, protocol_versions};
@@ -63,6 +64,10 @@ pub struct TlsClient {
     pub(crate) verifier: Arc<dyn ServerCertVerifier>,
     /// What is known of certificates that may have been revoked.
     pub(crate) statuses: Arc<Statuses>,
+    /// The servers of live sessions, where their certificates can be revoked.
+    pub(crate) peers: Option<Arc<Peers>>,
+    /// Whether CRLs are asked about them.
+    pub(crate) has_crls: bool,
     /// Our own certificate, if there is one.
     pub(crate) own: Option<CertificateDer<'static>>,
     /// What notices that there should be one.
@@ -93,6 +98,24 @@ impl TlsClient {
     /// What is known of the status of the certificates behind a handshake that is done.
     pub(crate) fn look(&self, done: &Handshake) -> Result<Outlook, Unaccepted> {
         self.statuses.look(done.peer_certificates(), done.staple(), done.is_resumed())
+    }
+
+    /// What a server has shown with which there is going to be a session, where that can be revoked.
+    pub(crate) fn enter(&self, done: &Handshake) -> Option<Arc<Shown>> {
+        self.peers.as_ref().map(|peers| peers.enter(done.peer_certificates(), UnixTime::now()))
+    }
+
+    /// Tells the sessions with a server that asked for `name` if a CRL names what it has shown.
+    pub(crate) fn judge(&self, shown: &Shown, name: &ServerName<'_>) {
+        let Some((end_entity, intermediates)) = shown.certificates.split_first().filter(|_| self.has_crls) else {
+            return;
+        };
+        revoke_by_crl(shown, self.verifier.verify_server_cert(end_entity, intermediates, name, &[], shown.since));
+    }
+
+    /// The servers of live sessions.
+    pub(crate) fn live(&self) -> Vec<Arc<Shown>> {
+        self.peers.as_ref().map(|peers| peers.all()).unwrap_or_default()
     }
 
     /// Asks OCSP responders for the workers of a tunnel, on its main thread. Never returns.
@@ -133,7 +156,7 @@ impl Live<TlsClient> {
         Ok(Self::renewable(first, move |before| {
             let next = client_config(&options)?;
             before.statuses.trust_as(&next.statuses);
-            Ok(TlsClient { statuses: Arc::clone(&before.statuses), ..next })
+            Ok(TlsClient { statuses: Arc::clone(&before.statuses), peers: before.peers.clone(), ..next })
         }))
     }
 }
@@ -159,6 +182,7 @@ pub fn client_config(options: &TlsClientOptions) -> Result<TlsClient, TlsConfigE
         let statuses = Statuses::new(options.ocsp.clone(), roots.roots.clone(), algorithms);
         (Some(chain_verifier(roots, &options.crls, &provider)?), statuses)
     };
+    let has_crls = chain.is_some() && !options.crls.is_empty();
     let (names, pins) = (options.names.clone(), options.pins.clone());
     let verifier: Arc<dyn ServerCertVerifier> =
         Arc::new(ServerJudge { chain, names, pins, provider: Arc::clone(&provider) });
@@ -184,6 +208,8 @@ pub fn client_config(options: &TlsClientOptions) -> Result<TlsClient, TlsConfigE
         config: Arc::new(config),
         fresh: Arc::new(fresh),
         verifier,
+        peers: (has_crls || statuses.mode() != OcspMode::Off).then(|| Arc::clone(statuses.peers())),
+        has_crls,
         statuses: Arc::new(statuses),
         own,
         asked,

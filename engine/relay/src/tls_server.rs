@@ -14,6 +14,7 @@ use crate::config::TlsVersions;
 use crate::crl::CrlOptions;
 use crate::handshake::{Handshake, HandshakeError};
 use crate::live::Live;
+use crate::peers::{Peers, Shown, revoke_by_crl};
 use crate::status::{OcspOptions, Stapled};
 use crate::tls_config::{PemSource, TlsConfigError, pair, protocol_versions};
 use crate::tls_policy::TlsPolicy;
@@ -72,6 +73,8 @@ pub struct TlsServer {
     pub(crate) stapled: Option<Arc<Stapled>>,
     /// Our own certificate.
     pub(crate) own: Option<CertificateDer<'static>>,
+    /// The clients of live sessions, where their certificates can be revoked.
+    peers: Option<Arc<Peers>>,
     clients_optional: bool,
     allow: Vec<Allow>,
 }
@@ -89,6 +92,26 @@ impl TlsServer {
 
     pub(crate) fn handshake(&self) -> Result<Handshake, HandshakeError> {
         Handshake::server(&self.config)
+    }
+
+    /// What a client has shown that is going to have a session, where that can be revoked.
+    pub(crate) fn enter(&self, done: &Handshake) -> Option<Arc<Shown>> {
+        let certificates = done.peer_certificates();
+        let peers = self.peers.as_ref().filter(|_| !certificates.is_empty());
+        peers.map(|peers| peers.enter(certificates, UnixTime::now()))
+    }
+
+    /// Tells the sessions of a client if a CRL names what it has shown.
+    pub(crate) fn judge(&self, shown: &Shown) {
+        if let (Some(verifier), Some((end_entity, intermediates))) = (&self.verifier, shown.certificates.split_first())
+        {
+            revoke_by_crl(shown, verifier.verify_client_cert(end_entity, intermediates, shown.since));
+        }
+    }
+
+    /// The clients of live sessions.
+    pub(crate) fn live(&self) -> Vec<Arc<Shown>> {
+        self.peers.as_ref().map(|peers| peers.all()).unwrap_or_default()
     }
 
     /// Who the client is, if it has shown a certificate; resumed sessions too: `allow` may be another one by now.
@@ -131,7 +154,7 @@ impl Live<TlsServer> {
             if let (Some(before), Some(next)) = (&before.stapled, &next.stapled) {
                 next.take_over(before);
             }
-            Ok(next)
+            Ok(TlsServer { peers: before.peers.clone(), ..next })
         }))
     }
 }
@@ -191,6 +214,7 @@ pub fn server_config(options: &TlsServerOptions) -> Result<TlsServer, TlsConfigE
         verifier,
         stapled,
         own,
+        peers: (!crls.is_empty()).then(Arc::default),
         clients_optional: *clients_optional,
         allow: allow.clone(),
     })

@@ -5,6 +5,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use sealane_proto::tls::AlertDescription;
 
 use crate::config::{ClientMode, Endpoint, TunnelConfig, socket_options_for};
 use crate::handshake::{Established, HandshakeError, shake_hands};
+use crate::peers::Shown;
 use crate::status::{Outlook, Unaccepted};
 
 /// The next address is tried when the one before has not answered for so long (RFC 8305 section 5).
@@ -113,6 +115,8 @@ impl UpstreamError {
 pub(crate) struct Reached<L> {
     pub(crate) connection: L,
     pub(crate) established: Established,
+    /// Its certificates, where they can be revoked.
+    pub(crate) shown: Option<Arc<Shown>>,
     pub(crate) address: SocketAddr,
     /// What is known of its certificates; nothing may be relayed before that is settled.
     pub(crate) outlook: Result<Outlook, Unaccepted>,
@@ -196,27 +200,36 @@ async fn handshake<D: Driver>(
     mode: &ClientMode,
     limit: Duration,
 ) -> Result<Reached<D::Link>, UpstreamError> {
-    let ClientMode { tls, server_name, .. } = mode;
-    let tls = tls.now();
+    let server_name = &mode.server_name;
+    let tls = mode.tls.now();
     let mut fresh = false;
     loop {
         let done = rt::timeout(limit, async {
             let mut handshake = tls.handshake(server_name, fresh)?;
             shake_hands(&mut connection, &mut handshake, || {}).await?;
             tls.verify_again(&handshake, server_name)?;
+            // Before the look: what comes to be known later is told to whoever has entered.
+            let shown = tls.enter(&handshake);
             let outlook = tls.look(&handshake);
-            Ok((handshake.establish()?, outlook))
+            let now = mode.tls.now();
+            if let Some(shown) = shown.as_ref().filter(|_| !Arc::ptr_eq(&now, &tls)) {
+                // A reload has come in between, which did not see this server.
+                now.judge(shown, server_name);
+            }
+            Ok((handshake.establish()?, shown, outlook))
         });
         match done.await {
             None => return Err(UpstreamError::HandshakeTimeout { address, limit }),
             Some(Err(error @ HandshakeError::Stale(..))) if !fresh => {
                 tracing::debug!("{error}; shaking hands in full");
             }
-            Some(Ok((_, Ok(Outlook::InFull)))) if !fresh => {
+            Some(Ok((_, _, Ok(Outlook::InFull)))) if !fresh => {
                 tracing::debug!("the OCSP response of the resumed session has run out; shaking hands in full");
             }
             Some(Err(source)) => return Err(UpstreamError::Handshake { address, source }),
-            Some(Ok((established, outlook))) => return Ok(Reached { connection, established, address, outlook }),
+            Some(Ok((established, shown, outlook))) => {
+                return Ok(Reached { connection, established, shown, address, outlook });
+            }
         }
         fresh = true;
         connection = D::connect(address, &options_for(address, &config.outgoing))

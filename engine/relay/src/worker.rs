@@ -208,7 +208,7 @@ async fn serve<D: Driver>(connection: D::Link, peer: SocketAddr, context: &Conte
             Mode::Server(mode) => prepare::as_server::<D>(connection, peer, context, mode, &worker).await,
         }
     });
-    let Some(Prepared { plain, tls, established, server, seat, who }) = preparing.await else { return };
+    let Some(Prepared { plain, tls, established, shown, server, seat, who }) = preparing.await else { return };
     let facts = established.facts;
     counters.connections_established_total.add(1);
     counters.handshakes_resumed_total.add(u64::from(facts.resumed));
@@ -217,7 +217,7 @@ async fn serve<D: Driver>(connection: D::Link, peer: SocketAddr, context: &Conte
     drop(who);
     let (config, counters) = (Arc::clone(config), Arc::clone(counters));
     let surroundings = worker.surroundings;
-    let parts = Parts { plain, tls, peer, established, config, counters, surroundings };
+    let parts = Parts { plain, tls, peer, established, shown, config, counters, surroundings };
     let ended = session::run::<D::Stream>(parts).await;
     report(&ended, context, peer, server, &facts.to_string());
     drop(seat);

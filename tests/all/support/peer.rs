@@ -62,14 +62,19 @@ impl PeerListener {
 
     /// The same with another certificate.
     pub fn with_identity(version: &'static SupportedProtocolVersion, identity: &Identity) -> Self {
-        Self { config: server_config_of(identity, version, None), ..Self::bind(version) }
+        Self { config: server_config_of(identity, version, None, Vec::new()), ..Self::bind(version) }
     }
 
     /// The same socket with another certificate.
     pub fn with_other_identity(&self, version: &'static SupportedProtocolVersion, identity: &Identity) -> Self {
+        self.stapling(version, identity, Vec::new())
+    }
+
+    /// The same with an OCSP response that is stapled to it.
+    pub fn stapling(&self, version: &'static SupportedProtocolVersion, identity: &Identity, response: Vec<u8>) -> Self {
         Self {
             listener: self.listener.try_clone().unwrap(),
-            config: server_config_of(identity, version, None),
+            config: server_config_of(identity, version, None, response),
             version: version_of(version),
         }
     }
@@ -100,6 +105,16 @@ impl PeerListener {
         let mut peer = self.accept_with(&mut early);
         peer.plain = early;
         peer
+    }
+
+    /// The next connection, whose handshake the client may refuse.
+    pub fn try_accept(&self) -> std::io::Result<()> {
+        let (mut stream, _) = self.listener.accept()?;
+        let mut connection = ServerConnection::new(Arc::clone(&self.config)).unwrap();
+        while connection.is_handshaking() || connection.wants_write() {
+            connection.complete_io(&mut stream)?;
+        }
+        Ok(())
     }
 
     fn accept_with(&self, early: &mut Vec<u8>) -> Peer {
@@ -203,12 +218,20 @@ impl Peer {
 
     /// The same, when the server may refuse.
     pub fn try_connect(version: &'static SupportedProtocolVersion, port: u16) -> std::io::Result<Self> {
+        Self::try_connect_with(version, &Pki::get().client_config(version), port)
+    }
+
+    /// The same with another configuration, which lets its secrets be extracted.
+    pub fn try_connect_with(
+        version: &'static SupportedProtocolVersion,
+        config: &Arc<rustls::ClientConfig>,
+        port: u16,
+    ) -> std::io::Result<Self> {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         stream.set_read_timeout(Some(SOON)).unwrap();
         stream.set_write_timeout(Some(SOON)).unwrap();
         stream.set_nodelay(true).unwrap();
-        let mut connection =
-            ClientConnection::new(Pki::get().client_config(version), NAME.try_into().unwrap()).unwrap();
+        let mut connection = ClientConnection::new(Arc::clone(config), NAME.try_into().unwrap()).unwrap();
         while connection.is_handshaking() || connection.wants_write() {
             connection.complete_io(&mut stream)?;
         }

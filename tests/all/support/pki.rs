@@ -101,15 +101,36 @@ impl Pki {
         version: &'static rustls::SupportedProtocolVersion,
         suite: Option<rustls::CipherSuite>,
     ) -> Arc<rustls::ServerConfig> {
-        server_config_of(&self.server, version, suite)
+        server_config_of(&self.server, version, suite, Vec::new())
     }
 }
 
-/// A rustls server with any certificate.
+/// A rustls client that trusts one CA and shows a certificate.
+pub fn client_config_of(
+    ca: &Path,
+    identity: &Identity,
+    version: &'static rustls::SupportedProtocolVersion,
+) -> Arc<rustls::ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
+    let chain: Vec<_> = CertificateDer::pem_file_iter(&identity.cert).unwrap().map(Result::unwrap).collect();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(&identity.key).unwrap())
+        .unwrap();
+    config.enable_secret_extraction = true;
+    Arc::new(config)
+}
+
+/// A rustls server with any certificate, and what is stapled to it.
 pub fn server_config_of(
     identity: &Identity,
     version: &'static rustls::SupportedProtocolVersion,
     suite: Option<rustls::CipherSuite>,
+    staple: Vec<u8>,
 ) -> Arc<rustls::ServerConfig> {
     let mut provider = rustls::crypto::ring::default_provider();
     provider.cipher_suites.retain(|candidate| suite.is_none_or(|suite| candidate.suite() == suite));
@@ -119,7 +140,7 @@ pub fn server_config_of(
         .with_protocol_versions(&[version])
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(chain, key)
+        .with_single_cert_with_ocsp(chain, key, staple)
         .unwrap();
     config.enable_secret_extraction = true;
     Arc::new(config)

@@ -112,6 +112,7 @@ fn config(plan: &Plan) -> TunnelConfig {
         accepted: Default::default(),
         outgoing: Default::default(),
         records_per_key_max: plan.records_per_key_max,
+        revoked_live: sealane_relay::RevokedLive::Close,
         watched: Vec::new(),
         panic_on: None,
     }

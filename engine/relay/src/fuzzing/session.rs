@@ -82,6 +82,7 @@ fn config(setup: Setup, options: u8, memory: Memory) -> TunnelConfig {
         accepted: Default::default(),
         outgoing: Default::default(),
         records_per_key_max: if options & 1 == 0 { u64::MAX } else { u64::from(2 + (options >> 1)) },
+        revoked_live: crate::config::RevokedLive::default(),
         watched: Vec::new(),
         panic_on: None,
     }
@@ -285,6 +286,7 @@ impl<'d> Peers<'d> {
             tls: Socket::new(tls),
             peer: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
             established,
+            shown: None,
             config: Arc::new(config),
             counters: Arc::new(Counters::default()),
             surroundings: Surroundings { stop: Rc::clone(&self.stop), ..surroundings },

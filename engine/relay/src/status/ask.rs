@@ -115,7 +115,11 @@ fn begin(
 async fn ask(statuses: &Statuses, question: &Arc<Question>) -> Result<Answer, StatusError> {
     let Asked { answer, .. } = ask_all(&statuses.options, statuses.algorithms, question).await?;
     let jitter = sealane_trust::nonce().map_or(0, |[first, ..]| first);
-    Ok(statuses.with_cache(|cache| cache.learn_asked(question, answer, jitter, UnixTime::now().as_secs())))
+    let counts = statuses.with_cache(|cache| cache.learn_asked(question, answer, jitter, UnixTime::now().as_secs()));
+    if let Status::Revoked(revocation) = &counts.status {
+        statuses.tell(&question.fingerprint, revocation);
+    }
+    Ok(counts)
 }
 
 /// A response and what it says.

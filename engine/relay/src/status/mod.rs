@@ -21,6 +21,8 @@ use sealane_trust::{
     Algorithms, Answer, Certified, Fingerprint, Hints, Link, OcspError, Revocation, Status, Unreadable, Unverified,
 };
 
+use crate::peers::Peers;
+
 pub(crate) use ask::serve;
 use cache::{Cache, Known};
 pub use options::{HttpUrl, OcspMode, OcspOptions, Proxy};
@@ -155,6 +157,8 @@ pub(crate) struct Statuses {
     roots: RwLock<Arc<Vec<TrustAnchor<'static>>>>,
     algorithms: &'static Algorithms,
     cache: Mutex<Cache>,
+    /// Those with which there are sessions.
+    peers: Arc<Peers>,
     asks: Sender<Ask>,
     /// For the one who asks responders, once.
     asked: Mutex<Option<Receiver<Ask>>>,
@@ -170,11 +174,34 @@ impl Statuses {
     pub(crate) fn new(options: OcspOptions, roots: Vec<TrustAnchor<'static>>, algorithms: &'static Algorithms) -> Self {
         let (asks, asked) = rt::queue(ASKS_MAX);
         let roots = RwLock::new(Arc::new(roots));
-        Self { options, roots, algorithms, cache: Mutex::default(), asks, asked: Mutex::new(Some(asked)) }
+        let (cache, peers, asked) = (Mutex::default(), Arc::default(), Mutex::new(Some(asked)));
+        Self { options, roots, algorithms, cache, peers, asks, asked }
     }
 
     fn roots(&self) -> Arc<Vec<TrustAnchor<'static>>> {
         Arc::clone(&self.roots.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Those with which there are sessions.
+    pub(crate) fn peers(&self) -> &Arc<Peers> {
+        &self.peers
+    }
+
+    /// Tells the sessions with whoever has shown `certificate` in its chain that it was revoked.
+    fn tell(&self, certificate: &Fingerprint, revocation: &Revocation) {
+        let is_it = |shown: &CertificateDer<'_>| Fingerprint::of(shown) == *certificate;
+        for shown in self.peers.all() {
+            let is_own = shown.certificates.first().is_some_and(is_it);
+            // What was shown besides the chain is nobody's concern.
+            let is_above = || {
+                let path = Certified::path(&shown.certificates, &self.roots(), shown.since, self.algorithms);
+                path.is_ok_and(|path| path.iter().skip(1).any(|link| is_it(&link.certificate)))
+            };
+            if is_own || (shown.certificates.iter().skip(1).any(is_it) && is_above()) {
+                let which = if is_own { "was" } else { "is below one that was" };
+                shown.revoke(format!("{which} {revocation} (OCSP)"));
+            }
+        }
     }
 
     /// How strict it is.
@@ -286,6 +313,9 @@ impl Statuses {
             (Ok(answer), _) => {
                 let learn = |cache: &mut Cache| cache.learn_stapled(fingerprint, answer, this_staple, now.as_secs());
                 let counts = self.with_cache(learn);
+                if let Status::Revoked(revocation) = &counts.status {
+                    self.tell(&fingerprint, revocation);
+                }
                 let is_current = now.as_secs() <= counts.valid_until().0;
                 match counts.status {
                     Status::Good => Ok(Known::Good { by_staple: true }),
