@@ -16,7 +16,7 @@ use rustls::pki_types::ServerName;
 use sealane_io::rt::{self, Signal};
 use sealane_io::{Buffer, Control, Patience, Received, Stream, Unheard};
 use sealane_proto::tls::{AlertDescription, ContentType, Inbound, Role, Sealer, Suite, TrafficKey, Version};
-use sealane_relay::simulation::Stage;
+use sealane_relay::simulation::{Credential, Stage};
 use sealane_relay::{
     ClientMode, Endpoint, Established, IoChoice, KeySchedule, Memory, Mode, PemSource, SessionError, Spin, Timeouts,
     TlsClientOptions, TlsFacts, TlsVersions, TunnelConfig, client_config,
@@ -371,7 +371,7 @@ impl Work for Session {
         let ends = [true, false].map(|is_plain| End { exchange: Rc::clone(&exchange), is_plain });
         let [plain, tls] = ends;
         let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 1000));
-        let session = self.stage.session::<MemoryStream>(plain, tls, peer, established);
+        let session = self.stage.session::<MemoryStream>(plain, tls, peer, established, Some(Credential::default()));
         let outcome = rt::run_on_virtual_time(session).expect("a runtime");
         assert!(outcome.failure.is_none(), "{outcome:?}");
         assert_eq!(exchange.reply_bytes_sent.get(), exchange.calls * exchange.reply_bytes, "not all was relayed");

@@ -292,6 +292,8 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
             tracing::info!(peer = %self.peer, "{reason}: the connection ends when nothing is outstanding");
         }
         while !shared.is_failing() && !self.must_stop() {
+            // A key can grow old meanwhile, and a peer can want another one.
+            self.send_control().await?;
             let time = rt::now() - started;
             // The NFS server may take its time, the NFS client's answer to a callback may be behind calls that are not taken.
             let replies = if is_server { shared.replies_owed() } else { shared.replies_due() };

@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use rustls::pki_types::UnixTime;
 use sealane_io::{Driver, Pool, PoolLayout, Stream};
 
 use crate::addresses::Addresses;
@@ -10,6 +12,7 @@ use crate::config::{ConfigError, TunnelConfig};
 use crate::counters::Counters;
 use crate::error::SessionError;
 use crate::handshake::Established;
+use crate::peers::{Peers, Shown};
 use crate::session::{self, Ended, Parts};
 use crate::worker::{Context, Worker, serve_and_report};
 
@@ -20,12 +23,29 @@ pub struct Stage {
     pool: Pool,
 }
 
+/// What a peer has shown.
+#[derive(Clone, Debug)]
+pub struct Credential(Arc<Shown>);
+
+impl Default for Credential {
+    fn default() -> Self {
+        Self(Peers::default().enter(&[], UnixTime::since_unix_epoch(Duration::ZERO)))
+    }
+}
+
+impl Credential {
+    /// It is revoked while its session lasts.
+    pub fn revoke(&self) {
+        self.0.revoke("was revoked".into());
+    }
+}
+
 /// How a session ended.
 #[derive(Debug)]
 pub struct Outcome {
     /// `None`: as both sides wanted it.
     pub failure: Option<SessionError>,
-    /// A TLS 1.2 key was used up.
+    /// A TLS 1.2 key was used up, or the peer's certificate revoked.
     pub drained: bool,
 }
 
@@ -63,13 +83,14 @@ impl Stage {
         tls: S::Socket,
         peer: SocketAddr,
         established: Established,
+        credential: Option<Credential>,
     ) -> Outcome {
         let parts = Parts {
             plain,
             tls,
             peer,
             established,
-            shown: None,
+            shown: credential.map(|Credential(shown)| shown),
             config: Arc::clone(&self.context.config),
             counters: Arc::clone(&self.context.counters),
             surroundings: self.worker.surroundings.clone(),

@@ -24,8 +24,14 @@ const QUIET: Duration = Duration::from_millis(550);
 /// Before a TLS 1.2 close_notify the relay waits for replies that are due, and looks for the last one so often.
 const HOLD_BACK_TICK: Duration = Duration::from_millis(50);
 
+/// Whether the peer has closed is looked for so often.
+const CLOSE_TICK: Duration = Duration::from_millis(50);
+
 /// A reset is looked for so often while a send waits for the other side.
 const RESET_TO_END_MAX: Duration = Duration::from_millis(500);
+
+/// From a revocation to the end of its session, whoever pauses. Those that idle do so for an hour at least.
+const REVOKED_TO_END_MAX: Duration = Duration::from_secs(600);
 
 /// From a fault to the end of its session, apart from what the network and the peers take.
 fn fault_to_end_max(run: &Run, fault: Fault, drained: bool) -> Duration {
@@ -68,7 +74,10 @@ fn still_max(run: &Run, drained: bool) -> Duration {
         _ => Duration::ZERO,
     };
     let drain = if drained { Timeouts::DEFAULT.drain } else { Duration::ZERO };
-    STILL_MAX + quiet + drain
+    // Whoever idles does not answer close_notify.
+    let idles = run.revoked.get().is_some() && run.plan.client.idle.is_some();
+    let close = if idles { Timeouts::DEFAULT.close + CLOSE_TICK } else { Duration::ZERO };
+    STILL_MAX + quiet + drain + close
 }
 
 /// How many bytes were compared: from the plain side, and to it.
@@ -171,6 +180,12 @@ pub(crate) fn judge(run: &Run, plan: &Plan) -> Vec<String> {
         let was_left_untold = ends[1] == HeardEnd::Reset && tls.was_left_untold.get() && !takes_nothing;
         if was_left_untold && plan.weather.slow == 0 && is_told(run) {
             wrong.push("the TLS peer was reset and not told why".into());
+        }
+    }
+    if let (Some(revoked), Some(ended)) = (run.revoked.get(), run.ended.get()) {
+        let took = ended.since(revoked);
+        if took > REVOKED_TO_END_MAX {
+            wrong.push(format!("over {} s after a certificate was revoked", took.as_secs()));
         }
     }
     if drained && run.plan.fault.is_none() {
@@ -284,7 +299,7 @@ fn after_fault(
     }
     let is_named = match (fault, failure) {
         (_, None) => true,
-        (_, Some(SessionError::Tls(TlsError::KeyExhausted))) => drained,
+        (_, Some(SessionError::Tls(TlsError::KeyExhausted) | SessionError::Revoked(_))) => drained,
         // One direction had ended: then the clock of a half-closed connection is the shorter one.
         (Fault::ServerSilent | Fault::HalfARecord | Fault::PathCut, Some(SessionError::Truncated { .. })) => true,
         (Fault::ServerSilent, Some(error)) => matches!(error, SessionError::Silent { .. }),
@@ -349,7 +364,7 @@ fn after_drain(run: &Run, plain: &Peer, tls: &Peer) -> Vec<String> {
     let (made, answered) = (server.calls_heard.get(), client.replies_heard.get());
     let takes_its_time = run.plan.server.pauses > 0 || run.plan.client.pauses > 0;
     if failed.is_none() && made != answered && !takes_its_time {
-        vec![format!("the key was used up with {made} calls made and {answered} answered")]
+        vec![format!("drained with {made} calls made and {answered} answered")]
     } else {
         Vec::new()
     }

@@ -40,6 +40,8 @@ pub(crate) struct Connection {
     pub(crate) fault: Option<Fault>,
     /// What is odd about it, though it must end well.
     pub(crate) oddity: Option<Fault>,
+    /// When its TLS peer's certificate is revoked.
+    pub(crate) revoked: Option<Duration>,
     pub(crate) client: Behaviour,
     pub(crate) server: Behaviour,
 }
@@ -239,11 +241,26 @@ impl Connection {
         if client.close == Close::Said && (renounces || uses_up || not_rpc || must_be_done) {
             client.close = Close::Done;
         }
-        let mut connection = Self { secret, shakes_hands, fault, oddity, client, server };
+        let mut connection = Self { secret, shakes_hands, fault, oddity, revoked: None, client, server };
+        connection.prepare_revocation(seed, index);
         connection.prepare_fault(random, role);
         connection.prepare_oddity(random, role);
         connection.blame(random, role);
         connection
+    }
+
+    /// Most of those to which nothing else happens are to end while much is under way.
+    fn prepare_revocation(&mut self, seed: u64, index: usize) {
+        let random = &mut Random::new(seed, 50 + index as u64);
+        let is_plain = self.fault.is_none() && self.oddity.is_none() && self.client.stream.is_none();
+        if index > 0 && is_plain && !self.shakes_hands && random.chance(800) {
+            let micros = random.pick(&[0, 300, 3_000, 30_000, 300_000]);
+            self.revoked = Some(Duration::from_micros(random.within(micros, 3 * micros + 1) as u64));
+            if random.chance(300) && !self.client.calls.is_empty() {
+                // Nobody says anything by then that would bring it about.
+                self.idle(random);
+            }
+        }
     }
 
     /// What a fault needs, so that it can be seen.
@@ -276,12 +293,7 @@ impl Connection {
                 client.depth = client.calls.len();
                 (client.pauses, client.pause) = (300, Duration::from_millis(400));
             }
-            Fault::IdleHours => {
-                server.calls.clear();
-                let hours = Duration::from_secs(random.within(3600, 9000) as u64);
-                client.idle = Some((random.below(client.calls.len()), hours));
-                server.idle = client.idle;
-            }
+            Fault::IdleHours => self.idle(random),
             Fault::LateReply => {
                 let late = Duration::from_secs(random.within(100, 170) as u64);
                 server.late = Some((random.within(1, client.calls.len()), late));
@@ -302,6 +314,14 @@ impl Connection {
                 server.hostile = Some(hostile).filter(|_| who != 0);
             }
         }
+    }
+
+    /// Both have nothing to say for hours.
+    fn idle(&mut self, random: &mut Random) {
+        self.server.calls.clear();
+        let hours = Duration::from_secs(random.within(3600, 9000) as u64);
+        self.client.idle = Some((random.below(self.client.calls.len()), hours));
+        self.server.idle = self.client.idle;
     }
 
     fn without_handshake(&mut self) {
@@ -342,7 +362,9 @@ impl Connection {
 
     /// Whether all of it is to arrive, and both ends are to close well.
     pub(crate) fn is_to_end_well(&self, records_per_key_max: u64) -> bool {
-        self.fault.is_none() && (records_per_key_max == u64::MAX || self.secret.version == Version::Tls13)
+        self.fault.is_none()
+            && self.revoked.is_none()
+            && (records_per_key_max == u64::MAX || self.secret.version == Version::Tls13)
     }
 }
 

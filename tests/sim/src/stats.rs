@@ -79,6 +79,8 @@ faults! {
     OrderlyClose
     /// A TLS 1.2 key was used up.
     KeyUsedUp
+    /// A TLS peer's certificate was revoked while the connection lasted.
+    Revoked
     /// A TLS peer was told by an alert what was wrong.
     AlertHeard
     PlainReset

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use sealane_io::{Driver, rt};
 use sealane_proto::tls::{Inbound, Role, Sealer, TrafficKey, Version};
-use sealane_relay::simulation::{Outcome, Stage};
+use sealane_relay::simulation::{Credential, Outcome, Stage};
 use sealane_relay::{
     Endpoint, Established, IoChoice, KeySchedule, Memory, Mode, SessionError, Spin, Timeouts, TlsFacts, TunnelConfig,
 };
@@ -64,6 +64,8 @@ pub(crate) struct Run {
     pub(crate) over: Cell<Option<Moment>>,
     /// Peers that still run.
     pub(crate) peers_running: Cell<u32>,
+    /// Its TLS peer's certificate has been revoked.
+    pub(crate) revoked: Cell<Option<Moment>>,
     /// A fault before there was a session.
     pub(crate) unreached: Cell<Option<Moment>>,
     index: u32,
@@ -204,7 +206,7 @@ async fn until_over(runs: &[Rc<Run>], stage: &Stage, network: &Network) {
 fn count_connections(runs: &[Rc<Run>], network: &Network) {
     for run in runs {
         if run.outcome.borrow().as_ref().is_some_and(|outcome| outcome.drained) {
-            network.count(Fault::KeyUsedUp);
+            network.count(if run.revoked.get().is_some() { Fault::Revoked } else { Fault::KeyUsedUp });
         }
         network.trace.borrow_mut().note(rt::now(), 99, 0, Event::Ended, run.said[0].borrow().len());
     }
@@ -224,6 +226,7 @@ impl Run {
             ended: Cell::new(None),
             over: Cell::new(None),
             peers_running: Cell::new(0),
+            revoked: Cell::new(None),
             unreached: Cell::new(None),
             index,
         })
@@ -278,9 +281,11 @@ fn start(index: usize, run: &Rc<Run>, plan: &Plan, stage: &Rc<Stage>, network: &
         facts: TlsFacts { version: secret.version, suite: "any", resumed: false },
     };
     let network = Rc::clone(network);
+    let credential = run.plan.revoked.map(|after| revoked(after, &run, Rc::clone(&network)));
     rt::spawn(async move {
         let session = async {
-            match rt::catch_panic(stage.session::<SimStream>(plain, tls, address(index), established)).await {
+            let session = stage.session::<SimStream>(plain, tls, address(index), established, credential);
+            match rt::catch_panic(session).await {
                 Ok(outcome) => *run.outcome.borrow_mut() = Some(outcome),
                 Err(panic) => *run.panic.borrow_mut() = Some(panic),
             }
@@ -289,6 +294,20 @@ fn start(index: usize, run: &Rc<Run>, plan: &Plan, stage: &Rc<Stage>, network: &
         rt::join(session, rt::join(live_peer(&plain_peer), live_peer(&tls_peer))).await;
         run.is_over_now(&network);
     });
+}
+
+/// A certificate that is revoked after a while.
+fn revoked(after: Duration, run: &Rc<Run>, moments: Rc<Network>) -> Credential {
+    let (credential, run) = (Credential::default(), Rc::downgrade(run));
+    let revoked = credential.clone();
+    rt::spawn(async move {
+        rt::sleep(after).await;
+        if let Some(run) = run.upgrade().filter(|run| !run.is_over()) {
+            run.revoked.set(Some(moments.moment(run.index)));
+            revoked.revoke();
+        }
+    });
+    credential
 }
 
 async fn live_peer(peer: &Peer) {
