@@ -136,7 +136,10 @@ fn a_record_longer_than_the_protocol_allows_is_record_overflow_before_it_has_com
 #[test]
 fn garbage_and_foreign_versions_are_no_records() {
     for version in VERSIONS {
-        assert_eq!(Line::new(version).judge(b"HTTP/1.1 400 Bad Request").1, Err(TlsError::Invalid(Invalid::NotTls)));
+        assert_eq!(
+            Line::new(version).judge(b"HTTP/1.1 400 Bad Request").1,
+            Err(TlsError::PeerMisbehaved(PeerMisbehaved::RecordType(b'H')))
+        );
     }
     assert_eq!(Line::new(Version::Tls12).judge(&[23, 3, 1, 0, 32]).1, Err(TlsError::Invalid(Invalid::RecordVersion)));
     // A record too short for its own tag.
@@ -230,7 +233,7 @@ fn key_update_ends_its_record_and_what_follows_needs_the_next_key() {
     let mut two = key_update(false).to_vec();
     two.extend(key_update(false));
     Line::new(Version::Tls13).fails(22, &two, TlsError::PeerMisbehaved(PeerMisbehaved::KeyUpdateNotLast));
-    Line::new(Version::Tls13).fails(22, &[24, 0, 0, 1, 2], TlsError::Invalid(Invalid::KeyUpdate));
+    Line::new(Version::Tls13).fails(22, &[24, 0, 0, 1, 2], TlsError::KeyUpdateValue(2));
     Line::new(Version::Tls13).fails(22, &[24, 0, 0, 2, 0, 0], TlsError::Invalid(Invalid::KeyUpdate));
     Line::new(Version::Tls12).fails(
         22,

@@ -26,7 +26,8 @@ impl fmt::Display for Explained<'_> {
         match error {
             E::InvalidCertificate(cause) => certificate(f, *role, cause, error),
             E::NoCertificatesPresented => {
-                write!(f, "{peer} showed no certificate, and --client-ca demands one (NoCertificatesPresented)")
+                let demands = if *role == Role::Server { ", and --client-ca demands one" } else { "" };
+                write!(f, "{peer} showed no certificate{demands} (NoCertificatesPresented)")
             }
             E::InvalidMessage(_) => write!(f, "{peer} does not seem to speak TLS ({error})"),
             E::AlertReceived(AlertDescription::CloseNotify) => {
@@ -103,6 +104,19 @@ fn certificate(f: &mut fmt::Formatter<'_>, role: Role, cause: &CertificateError,
                  issue one without it (CaUsedAsEndEntity)"
             )
         }
+        // What it says of them is bytes.
+        CertificateError::UnsupportedSignatureAlgorithmContext { .. } => {
+            write!(
+                f,
+                "{peer}'s certificate, or one above it, is signed in a way that is not verified here (UnsupportedSignatureAlgorithm)"
+            )
+        }
+        CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            write!(
+                f,
+                "a signature of {peer}'s is of a kind that does not go with its key (UnsupportedSignatureAlgorithmForPublicKey)"
+            )
+        }
         _ => write!(f, "{error}"),
     }
 }
@@ -138,7 +152,11 @@ mod tests {
             (C::NotValidYet.into(), "is this host's clock right?", "is this host's clock right?"),
             (C::InvalidPurpose.into(), "lacks serverAuth", "lacks clientAuth"),
             (other.into(), "CA:TRUE", "CA:TRUE"),
-            (Error::NoCertificatesPresented, "--client-ca demands one", "the client showed no certificate"),
+            (
+                Error::NoCertificatesPresented,
+                "the server showed no certificate (",
+                "client showed no certificate, and --client",
+            ),
             (InvalidMessage::InvalidCcs.into(), "the server does not seem to speak TLS", "the client does not seem"),
             (Error::AlertReceived(AlertDescription::CloseNotify), "the server closed", "the client closed"),
             (Error::AlertReceived(AlertDescription::UnknownCA), "the alert UnknownCA", "the client refused"),

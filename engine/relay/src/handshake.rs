@@ -293,15 +293,19 @@ impl Handshake {
         self.yields.peer_closed || !begins_with_whole_record
     }
 
-    /// After an error rustls may have an alert to send, behind what it had queued before. If it has none it looks at the
+    /// After an error rustls may have an alert to send, behind what it had queued before, and what has not been sent yet: without
+    /// that the peer could not read the alert. If it has none it looks at the
     /// input again, and panics if that does not begin with the half message that it has already seen.
     fn put_alert(&mut self) {
         let Self { ends, input, filled, yields: Yields { output, .. }, .. } = self;
         let there = input.get_mut(..*filled).unwrap_or_default();
-        output.clear();
+        let unsent = output.len();
         match ends {
             Ends::Client(connection) => while encode_next(connection.process_tls_records(there), output) {},
             Ends::Server(connection) => while encode_next(connection.process_tls_records(there), output) {},
+        }
+        if output.len() == unsent {
+            output.clear();
         }
     }
 }

@@ -294,7 +294,7 @@ impl Line {
         self.last_record = record;
         let whole = self.wire.len();
         if !is_13 && !(20..=23).contains(&kind) {
-            self.mark(start + RECORD_HEADER_BYTES, Err(TlsError::Invalid(Invalid::NotTls)));
+            self.mark(start + RECORD_HEADER_BYTES, Err(TlsError::PeerMisbehaved(PeerMisbehaved::RecordType(kind))));
         } else if !is_13 && matches!(tampered, Some(1 | 2)) {
             self.mark(start + RECORD_HEADER_BYTES, Err(TlsError::Invalid(Invalid::RecordVersion)));
         } else if whole - start - RECORD_HEADER_BYTES > RECORD_PLAIN_BYTES_MAX + 256 {
@@ -433,7 +433,7 @@ impl Model {
                     limit(&mut self.key_updates, 32, PeerMisbehaved::TooManyKeyUpdates)?;
                     Event::KeyUpdate { answer: *asks == 1 }
                 }
-                (Version::Tls13, _, 24, _) => return Err(TlsError::Invalid(Invalid::KeyUpdate)),
+                (Version::Tls13, _, 24, body) => return Err(TlsError::KeyUpdateValue(body[0])),
                 (Version::Tls13, Role::Client, 4, _) => {
                     limit(&mut self.tickets, 32, PeerMisbehaved::TooManyTickets)?;
                     Event::Ticket(body)

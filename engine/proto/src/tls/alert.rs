@@ -21,6 +21,8 @@ impl AlertDescription {
     pub const CERTIFICATE_EXPIRED: Self = Self(45);
     /// A certificate that is not accepted for another reason.
     pub const CERTIFICATE_UNKNOWN: Self = Self(46);
+    /// A value that is not allowed in a message that can be parsed.
+    pub const ILLEGAL_PARAMETER: Self = Self(47);
     /// A certificate that is valid, and not let in.
     pub const ACCESS_DENIED: Self = Self(49);
     /// A message that cannot be parsed.

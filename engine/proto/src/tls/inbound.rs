@@ -268,7 +268,8 @@ impl Inbound {
                 let answer = match *body {
                     [0] => false,
                     [1] => true,
-                    _ => return Err(TlsError::Invalid(Invalid::KeyUpdate)),
+                    [value, ..] => return Err(TlsError::KeyUpdateValue(value)),
+                    [] => return Err(TlsError::Invalid(Invalid::KeyUpdate)),
                 };
                 if !self.joiner.is_empty() {
                     return Err(TlsError::PeerMisbehaved(PeerMisbehaved::KeyUpdateNotLast));

@@ -38,6 +38,9 @@ pub enum TlsError {
     /// A message that is well formed but must not come here.
     #[error("{0} (unexpected_message)")]
     PeerMisbehaved(PeerMisbehaved),
+    /// A KeyUpdate that asks for what RFC 8446 section 4.6.3 does not know.
+    #[error("a KeyUpdate of value {0} (illegal_parameter)")]
+    KeyUpdateValue(u8),
     /// The peer ended the connection with this alert.
     #[error("the peer sent the alert {0}")]
     PeerAlert(AlertDescription),
@@ -57,6 +60,7 @@ impl TlsError {
             Self::RecordOverflow => Some(AlertDescription::RECORD_OVERFLOW),
             Self::Invalid(_) => Some(AlertDescription::DECODE_ERROR),
             Self::PeerMisbehaved(_) => Some(AlertDescription::UNEXPECTED_MESSAGE),
+            Self::KeyUpdateValue(_) => Some(AlertDescription::ILLEGAL_PARAMETER),
             Self::PeerAlert(_) => None,
             Self::KeyExhausted | Self::ApiMisuse(_) => Some(AlertDescription::INTERNAL_ERROR),
         }
@@ -70,12 +74,9 @@ pub enum Invalid {
     /// An alert record whose content is not one alert of two bytes.
     #[error("malformed alert")]
     Alert,
-    /// A KeyUpdate with another length or value than RFC 8446 section 4.6.3 defines.
+    /// A KeyUpdate with another length than RFC 8446 section 4.6.3 defines.
     #[error("malformed KeyUpdate")]
     KeyUpdate,
-    /// A record type that TLS does not know: most likely the peer does not speak TLS here.
-    #[error("the bytes are not a TLS record")]
-    NotTls,
     /// A TLS 1.2 record with another version in its header.
     #[error("wrong version in a record header")]
     RecordVersion,
@@ -92,6 +93,9 @@ pub enum Invalid {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PeerMisbehaved {
+    /// A record of a type that TLS does not know: most likely the peer does not speak TLS here.
+    #[error("content type {0}, which no TLS record has")]
+    RecordType(u8),
     /// A content type that must not come at this point.
     #[error("unexpected content type {0}")]
     ContentType(u8),

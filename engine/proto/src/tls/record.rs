@@ -1,7 +1,7 @@
 //! Record headers and the shape of sealed records (RFC 8446 section 5.1, RFC 5246 section 6.2).
 
 use super::key::{Cipher, Suite, Version};
-use super::{Invalid, TlsError};
+use super::{Invalid, PeerMisbehaved, TlsError};
 use crate::limits::{
     EXPLICIT_NONCE_BYTES, RECORD_EXPANSION_BYTES_MAX, RECORD_HEADER_BYTES, RECORD_PLAIN_BYTES_MAX, TAG_BYTES,
 };
@@ -83,7 +83,7 @@ impl Header {
         let Some(header) = bytes.first_chunk::<RECORD_HEADER_BYTES>() else { return Ok(None) };
         let [content_type, major, minor, high, low] = *header;
         if !(20..=23).contains(&content_type) {
-            return Err(TlsError::Invalid(Invalid::NotTls));
+            return Err(TlsError::PeerMisbehaved(PeerMisbehaved::RecordType(content_type)));
         }
         // TLS 1.3 wants the version ignored (RFC 8446 section 5.1); it is authenticated as additional data.
         if version == Version::Tls12 && (major, minor) != (3, 3) {
