@@ -18,8 +18,25 @@ impl Function {
     /// Whether its count says nothing of us: ring's assembly and copies of the C library depend on the host's processor; the
     /// streams of a session are ours, but no part of the engine.
     pub(crate) fn is_excluded(&self) -> bool {
-        const PARTS: [&str; 9] =
-            ["ring_core_", "aesni", "aes_hw", "gcm", "ghash", "chacha20", "poly1305", "memcpy", "memmove"];
+        const PARTS: [&str; 16] = [
+            "ring_core_",
+            "aesni",
+            "aes_hw",
+            "gcm",
+            "ghash",
+            "chacha20",
+            "poly1305",
+            "memcpy",
+            "memmove",
+            // Of its curves.
+            "nistz256",
+            "p256",
+            "p384",
+            "fe_",
+            "ge_",
+            "table_select",
+            "x25519",
+        ];
         let is_rust = self.name.contains("::");
         let is_memory = ["memset", "memcmp"].iter().any(|part| self.name.contains(part));
         let is_far_end = self.name.trim_start_matches('<').starts_with("sealane_bench::session::");

@@ -47,9 +47,9 @@ impl Peers {
     /// What a new session's peer has shown. Once it is revoked, whoever shows the same is another peer: it was accepted all the
     /// same, so the revocation has been taken back.
     pub(crate) fn enter(&self, certificates: &[CertificateDer<'_>], now: UnixTime) -> Arc<Shown> {
-        let key = Fingerprint::of(
-            &certificates.iter().flat_map(|certificate| certificate.iter()).copied().collect::<Vec<u8>>(),
-        );
+        let mut shown_bytes = Vec::with_capacity(certificates.iter().map(|certificate| certificate.len()).sum());
+        certificates.iter().for_each(|certificate| shown_bytes.extend_from_slice(certificate));
+        let key = Fingerprint::of(&shown_bytes);
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let there = entries.all.get(&key).and_then(Weak::upgrade).filter(|shown| shown.revoked.get().is_none());
         if let Some(there) = there {

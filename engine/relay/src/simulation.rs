@@ -4,16 +4,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::UnixTime;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use sealane_io::{Driver, Pool, PoolLayout, Stream};
 
 use crate::addresses::Addresses;
 use crate::config::{ConfigError, TunnelConfig};
 use crate::counters::Counters;
 use crate::error::SessionError;
-use crate::handshake::Established;
+use crate::handshake::{Established, Handshake, HandshakeError};
 use crate::peers::{Peers, Shown};
 use crate::session::{self, Ended, Parts};
+use crate::status::Outlook;
+use crate::tls_client::{TlsClient, TlsClientOptions, client_config};
+use crate::tls_config::TlsConfigError;
 use crate::worker::{Context, Worker, serve_and_report};
 
 /// One worker without its thread: the caller runs its futures.
@@ -37,6 +40,50 @@ impl Credential {
     /// It is revoked while its session lasts.
     pub fn revoke(&self) {
         self.0.revoke("was revoked".into());
+    }
+}
+
+/// The client's part of handshakes, without a network.
+#[derive(Debug)]
+pub struct Caller {
+    tls: TlsClient,
+    name: ServerName<'static>,
+}
+
+impl Caller {
+    /// Of a tunnel that is told this.
+    ///
+    /// # Errors
+    /// A file that cannot be used.
+    pub fn new(options: &TlsClientOptions, name: ServerName<'static>) -> Result<Self, TlsConfigError> {
+        Ok(Self { tls: client_config(options)?, name })
+    }
+
+    /// A responder has said that `certificate` is good for so many seconds.
+    pub fn learn_good(&self, certificate: &CertificateDer<'_>, seconds: u64) {
+        self.tls.statuses.learn_good(certificate, seconds);
+    }
+
+    /// Begins one; in full if `fresh`.
+    ///
+    /// # Errors
+    /// rustls refuses the configuration.
+    pub fn begin(&self, fresh: bool) -> Result<Handshake, HandshakeError> {
+        self.tls.handshake(&self.name, fresh)
+    }
+
+    /// What a tunnel does between the end of a handshake and the first byte that is relayed. Where it would have to ask a
+    /// responder, it is `None`.
+    ///
+    /// # Errors
+    /// The server is not accepted.
+    pub fn accept(&self, done: Handshake) -> Result<Option<Established>, Box<dyn std::error::Error>> {
+        self.tls.verify_again(&done, &self.name)?;
+        let shown = self.tls.enter(&done);
+        let outlook = self.tls.look(&done)?;
+        let established = done.establish()?;
+        drop(shown);
+        Ok(matches!(outlook, Outlook::Settled).then_some(established))
     }
 }
 

@@ -182,12 +182,7 @@ pub(crate) fn judge(run: &Run, plan: &Plan) -> Vec<String> {
             wrong.push("the TLS peer was reset and not told why".into());
         }
     }
-    if let (Some(revoked), Some(ended)) = (run.revoked.get(), run.ended.get()) {
-        let took = ended.since(revoked);
-        if took > REVOKED_TO_END_MAX {
-            wrong.push(format!("over {} s after a certificate was revoked", took.as_secs()));
-        }
-    }
+    wrong.extend(after_revocation(run));
     if drained && run.plan.fault.is_none() {
         wrong.extend(after_drain(run, &plain, &tls));
     }
@@ -351,6 +346,12 @@ fn is_told(run: &Run) -> bool {
         return false;
     }
     !run.plan.shakes_hands && run.plan.fault.is_some_and(|fault| !alerts_of(fault).is_empty())
+}
+
+/// It is not left to the peers when a session ends whose certificate was revoked.
+fn after_revocation(run: &Run) -> Option<String> {
+    let took = run.ended.get()?.since(run.revoked.get()?);
+    (took > REVOKED_TO_END_MAX).then(|| format!("over {} s after a certificate was revoked", took.as_secs()))
 }
 
 /// No call that reached its server is left without its reply (see `Shared::records_max`).

@@ -102,7 +102,7 @@ impl Cache {
 
     /// A revocation goes only before a later answer that the certificate is good, and an answer only before a later one.
     /// That a responder does not know a certificate is no news.
-    fn learn(&mut self, certificate: Fingerprint, answer: Answer, now: u64) -> Answer {
+    pub(crate) fn learn(&mut self, certificate: Fingerprint, answer: Answer, now: u64) -> Answer {
         if let Some(known) = self.entries.get(&certificate) {
             let is_later = answer.this_update > known.answer.this_update;
             let is_as_late = answer.this_update >= known.answer.this_update;

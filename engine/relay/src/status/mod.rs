@@ -18,7 +18,8 @@ use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use sealane_io::rt::{self, Receiver, Sender};
 use sealane_proto::tls::AlertDescription;
 use sealane_trust::{
-    Algorithms, Answer, Certified, Fingerprint, Hints, Link, OcspError, Revocation, Status, Unreadable, Unverified,
+    Algorithms, Answer, Certified, Date, Fingerprint, Hints, Link, OcspError, Revocation, Status, Unreadable,
+    Unverified,
 };
 
 use crate::peers::Peers;
@@ -185,6 +186,17 @@ impl Statuses {
     /// Those with which there are sessions.
     pub(crate) fn peers(&self) -> &Arc<Peers> {
         &self.peers
+    }
+
+    /// Learns that `certificate` is good for so many seconds, for a simulation.
+    pub(crate) fn learn_good(&self, certificate: &CertificateDer<'_>, seconds: u64) {
+        let now = UnixTime::now().as_secs();
+        let answer = Answer {
+            status: Status::Good,
+            this_update: Date(now),
+            next_update: Some(Date(now.saturating_add(seconds))),
+        };
+        self.with_cache(|cache| cache.learn(Fingerprint::of(certificate), answer, now));
     }
 
     /// Tells the sessions with whoever has shown `certificate` in its chain that it was revoked.
