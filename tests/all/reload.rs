@@ -72,6 +72,21 @@ fn there_and_back(tls: &mut Tls) {
     assert_eq!(&back, b"there and back");
 }
 
+/// Sends a block there and back, again and again, until it is told to stop; how often.
+fn transfer(config: &Arc<rustls::ClientConfig>, port: u16, stop: &AtomicBool) -> usize {
+    let (mut tls, _) = connect(config, port);
+    let block: Vec<u8> = (0..64 * 1024).map(|index: usize| (index * 31 >> 3) as u8).collect();
+    let (mut back, mut rounds) = (vec![0; block.len()], 0);
+    while !stop.load(Ordering::Relaxed) {
+        tls.write_all(&block).unwrap();
+        tls.read_exact(&mut back).unwrap();
+        assert!(back == block, "round {rounds}");
+        rounds += 1;
+    }
+    close(tls);
+    rounds
+}
+
 #[test]
 fn a_thousand_connections_feel_nothing_of_fifty_reloads_but_the_new_certificate() {
     const RELOADS: usize = 50;
@@ -91,6 +106,11 @@ fn a_thousand_connections_feel_nothing_of_fifty_reloads_but_the_new_certificate(
         let (cert, key) = (own.cert.display().to_string(), own.key.display().to_string());
         let sealane = Sealane::server(driver, echo_server(), &["--cert", &cert, "--key", &key]);
         let (mut kept, mut current) = (Vec::new(), 0);
+        let (stop, port) = (Arc::new(AtomicBool::new(false)), sealane.port);
+        let transfer = {
+            let (config, stop) = (Arc::clone(&config), Arc::clone(&stop));
+            std::thread::spawn(move || transfer(&config, port, &stop))
+        };
         for round in 0..RELOADS {
             match round % 5 {
                 // A key that is not the certificate's, and a file of which only the beginning is there.
@@ -119,10 +139,13 @@ fn a_thousand_connections_feel_nothing_of_fifty_reloads_but_the_new_certificate(
                 }
             }
         }
+        stop.store(true, Ordering::Relaxed);
+        let rounds = transfer.join().unwrap();
+        assert!(rounds > RELOADS, "{driver}: {rounds} blocks went there and back meanwhile");
         // Those from before go on.
         kept.iter_mut().for_each(there_and_back);
         kept.into_iter().for_each(close);
-        eventually("all are closed", || sealane.process.count("closed: closed by the client") == RELOADS * EACH);
+        eventually("all are closed", || sealane.process.count("closed: closed by the client") == RELOADS * EACH + 1);
         let said = sealane.process.output();
         assert!(said.contains("not the key of the certificate") && said.contains("own.pem: "), "{said}");
         assert_eq!(sealane.process.count(KEPT), RELOADS / 5 * 2);

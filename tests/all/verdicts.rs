@@ -1,16 +1,18 @@
-//! The committed table of verdicts (tests/verdicts.md): each line is done, with this program and with OpenSSL's client, and
+//! The committed table of verdicts (docs/verdicts.md): each line is done, with this program and with OpenSSL's client, and
 //! has to come out as it says there. Nobody writes the table but people.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::far_ends::echo_server;
 use crate::identity::pin;
 use crate::support::authority::{Authority, Reply, Responder, Spec};
-use crate::support::openssl::SServer;
+use crate::support::openssl::{SClient, SServer};
 use crate::support::pki::{Identity, NAME};
 use crate::support::process::{SOON, free_port, now};
 use crate::support::sealane::{DRIVERS, Sealane, binary, expect_reset};
@@ -20,32 +22,38 @@ const REVOKED: [&str; 3] = ["revoked", "revoked-must-staple", "between-revoked"]
 /// Cases that there have to be at least.
 const CASES_MIN: usize = 150;
 
-const TABLE: &str = include_str!("../verdicts.md");
+const TABLE: &str = include_str!("../../docs/verdicts.md");
 
 /// One line of the table.
 #[derive(Debug)]
 struct Case {
     line: usize,
-    /// Which certificate the server shows, and how it is started.
-    server: String,
-    /// What `sealane client` is told.
+    /// Who comes to whom: a client to `sealane server`, or `sealane client` to a server.
+    is_of_client: bool,
+    /// Which certificate the other end shows, and how it is started.
+    peer: String,
+    /// What `sealane` is told.
     options: String,
     accepted: bool,
     /// What it says of a refusal.
     says: String,
-    /// What OpenSSL's client makes of it; `None`: it cannot judge that.
+    /// What OpenSSL makes of it; `None`: it cannot judge that.
     openssl: Option<bool>,
     /// Why they differ.
     because: String,
 }
 
 fn cases() -> Vec<Case> {
-    let is_row = |text: &&str| text.starts_with("| ") && !text.starts_with("| server") && !text.starts_with("|--");
-    let rows = TABLE.lines().enumerate().filter(|(_, text)| is_row(text));
-    rows.map(|(index, text)| {
+    let mut is_of_client = false;
+    let rows = TABLE.lines().enumerate().filter(|(_, text)| text.starts_with("| "));
+    rows.filter_map(|(index, text)| {
+        if text.starts_with("| server |") || text.starts_with("| client |") {
+            is_of_client = text.starts_with("| client |");
+            return None;
+        }
         let cells: Vec<String> =
             text.trim_matches('|').split(" | ").map(|cell| cell.trim().trim_matches('`').to_string()).collect();
-        let [server, options, verdict, says, openssl, because] =
+        let [peer, options, verdict, says, openssl, because] =
             cells.try_into().unwrap_or_else(|cells| panic!("line {}: {cells:?}", index + 1));
         let verdict_of = |text: &str| match text {
             "accepted" => Some(true),
@@ -53,15 +61,16 @@ fn cases() -> Vec<Case> {
             "" => None,
             other => panic!("line {}: '{other}'", index + 1),
         };
-        Case {
+        Some(Case {
             line: index + 1,
+            is_of_client,
             accepted: verdict_of(&verdict).unwrap(),
             openssl: verdict_of(&openssl),
-            server,
+            peer,
             options,
             says,
             because,
-        }
+        })
     })
     .collect()
 }
@@ -181,6 +190,11 @@ impl World {
 
     /// The certificate of this name, made when it is first wanted.
     fn identity(&self, name: &str) -> Identity {
+        if name == "of-other" {
+            let mut made = self.made.lock().unwrap();
+            let identity = made.entry(name.into()).or_insert_with(|| self.other.server(name));
+            return Identity { cert: identity.cert.clone(), key: identity.key.clone() };
+        }
         let spec = spec(name);
         if !["ca", "self"].contains(&spec.issuer.as_str()) {
             self.identity(&spec.issuer);
@@ -203,6 +217,7 @@ impl World {
                 ("cert", name) => path(self.identity(name).cert),
                 ("key", name) => path(self.identity(name).key),
                 ("pin", name) => pin(&self.identity(name)),
+                ("allow-pin", name) => format!("pin:{}", pin(&self.identity(name))),
                 ("staple", name) => path(self.staple(name)),
                 ("crl", name) => path(self.crl(name)),
                 ("ocsp", name) => self.responder(name),
@@ -247,8 +262,8 @@ impl World {
     }
 }
 
-/// How the server of a case is started: its certificate, `chain=A,B` behind it, `staple=NAME`, and options of s_server.
-fn start_server(world: &World, cell: &str) -> SServer {
+/// What OpenSSL's end of a case is told: its certificate, `chain=A,B` behind it, `staple=NAME`, and options of s_server or s_client.
+fn openssl_options<'c>(world: &World, cell: &'c str) -> (&'c str, Vec<String>) {
     let mut words = cell.split_whitespace();
     let name = words.next().unwrap();
     let mut args = vec!["-cipher".to_string(), "DEFAULT@SECLEVEL=0".into()];
@@ -270,8 +285,95 @@ fn start_server(world: &World, cell: &str) -> SServer {
             _ => args.extend(world.expand(word)),
         }
     }
+    (name, args)
+}
+
+fn start_server(world: &World, cell: &str) -> SServer {
+    let (name, args) = openssl_options(world, cell);
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     SServer::with_identity(&world.identity(name), &args)
+}
+
+/// OpenSSL's client, which goes to `port` and says `tag`.
+fn start_openssl_client(world: &World, cell: &str, port: u16, tag: &str) -> SClient {
+    let (name, mut args) = openssl_options(world, cell);
+    if name != "none" {
+        let Identity { cert, key } = world.identity(name);
+        args.extend(["-cert".into(), cert.display().to_string(), "-key".into(), key.display().to_string()]);
+    }
+    args.extend(["-CAfile".into(), world.ca.ca()]);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let mut client = SClient::start(port, &args);
+    // It may have ended already.
+    let _ = client.input.write_all(format!("{tag}\n").as_bytes());
+    client
+}
+
+/// `sealane server` as a case has it, before an echo.
+fn start_sealane_server(world: &World, case: &Case, echo: u16) -> Sealane {
+    let mut args = world.expand(&case.options);
+    if !args.iter().any(|arg| arg == "--client-ca") {
+        args.extend(["--client-ca".into(), world.ca.ca()]);
+    }
+    let own = world.identity("good");
+    let [cert, key] = [&own.cert, &own.key].map(|file| file.display().to_string());
+    args.extend(["--cert".into(), cert, "--key".into(), key]);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    Sealane::server(DRIVERS[case.line % 2], echo, &args)
+}
+
+/// What OpenSSL's server, told the same, makes of the client.
+fn openssl_server_accepts(world: &World, case: &Case) -> bool {
+    let mut args: Vec<String> =
+        ["-cipher", "DEFAULT@SECLEVEL=0", "-Verify", "5", "-verify_return_error", "-CAfile"].map(String::from).into();
+    args.push(world.ca.ca());
+    let options = world.expand(&case.options);
+    for (_, file) in options.iter().zip(options.iter().skip(1)).filter(|(name, _)| *name == "--crl-file") {
+        args.extend(["-CRL".into(), file.clone(), "-crl_check_all".into()]);
+    }
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let server = SServer::with_identity(&world.identity("good"), &args);
+    let tag = format!("asked by line {}", case.line);
+    let _client = start_openssl_client(world, &case.peer, server.port, &tag);
+    let started = now();
+    loop {
+        let said = server.process.output();
+        match (said.contains(&tag), said.contains("ERROR")) {
+            (true, _) => return true,
+            (_, true) => return false,
+            _ => assert!(now() - started < SOON, "{said}"),
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// The same as [`check`], of a client.
+fn check_client(world: &World, case: &Case, echo: u16) -> Result<(), String> {
+    if let Some(accepted) = case.openssl
+        && openssl_server_accepts(world, case) != accepted
+    {
+        return Err(format!("OpenSSL's server {}", if accepted { "refuses" } else { "accepts" }));
+    }
+    let sealane = start_sealane_server(world, case, echo);
+    let tag = format!("case {}", case.line);
+    let client = start_openssl_client(world, &case.peer, sealane.port, &tag);
+    let started = now();
+    let is_through = loop {
+        let (log, heard) = (sealane.process.output(), client.process.output().contains(&tag));
+        match (heard, log.contains("closed: TLS handshake: ")) {
+            (true, _) => break true,
+            (_, true) => break false,
+            _ if now() - started > SOON => return Err(format!("nothing happens: {log}{}", client.process.output())),
+            _ => std::thread::sleep(Duration::from_millis(2)),
+        }
+    };
+    let said = errors(&sealane);
+    match (is_through, case.accepted) {
+        (true, true) => Ok(()),
+        (false, false) if said.contains(&case.says) => Ok(()),
+        (false, false) => Err(format!("it says: {said}")),
+        (is_through, _) => Err(format!("{}: {said}", if is_through { "accepted" } else { "refused" })),
+    }
 }
 
 fn start_client(world: &World, case: &Case, server: &SServer) -> Sealane {
@@ -322,7 +424,7 @@ fn openssl_accepts(world: &World, case: &Case, server: &SServer) -> bool {
 
 /// Whether a case comes out as it says there; if not, how.
 fn check(world: &World, case: &Case) -> Result<(), String> {
-    let server = start_server(world, &case.server);
+    let server = start_server(world, &case.peer);
     if let Some(accepted) = case.openssl
         && openssl_accepts(world, case, &server) != accepted
     {
@@ -361,18 +463,20 @@ fn errors(client: &Sealane) -> String {
 
 #[test]
 fn every_verdict_of_the_table_is_what_it_says() {
-    let (world, cases) = (World::new(), cases());
+    let (world, cases, echo) = (World::new(), cases(), echo_server());
     let next = AtomicUsize::new(0);
     let wrong = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
                 while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if let Err(how) = check(&world, case) {
+                    let checked =
+                        if case.is_of_client { check_client(&world, case, echo) } else { check(&world, case) };
+                    if let Err(how) = checked {
                         wrong
                             .lock()
                             .unwrap()
-                            .push(format!("tests/verdicts.md:{}: {} {}: {how}", case.line, case.server, case.options));
+                            .push(format!("docs/verdicts.md:{}: {} {}: {how}", case.line, case.peer, case.options));
                     }
                 }
             });
@@ -386,15 +490,25 @@ fn every_verdict_of_the_table_is_what_it_says() {
 #[test]
 fn the_table_is_complete() {
     let cases = cases();
-    let refused = cases.iter().filter(|case| !case.accepted).count();
-    eprintln!("{} cases, {refused} of them refusals", cases.len());
-    assert!(cases.len() >= CASES_MIN && 2 * refused >= cases.len(), "{} cases, {refused} refusals", cases.len());
-    let mut seen = BTreeSet::new();
+    let (mut lines, mut distinct, mut refused) = (BTreeSet::new(), BTreeSet::new(), 0);
     for case in &cases {
-        let Case { line, server, options, accepted, says, openssl, because } = case;
-        assert!(seen.insert((server.replace("-tls1_2", ""), options)), "line {line}: it is there twice");
+        let Case { line, is_of_client, peer, options, accepted, says, openssl, because } = case;
+        assert!(lines.insert((is_of_client, peer, options)), "line {line}: it is there twice");
+        // The same with another version is no other case.
+        let without_version = |text: &str| -> Vec<String> {
+            let text = [" -tls1_2", " -tls1_3", "--tls 1.2", "--tls 1.3"]
+                .iter()
+                .fold(format!(" {text}"), |text, tls| text.replace(tls, ""));
+            text.split_whitespace().map(String::from).collect()
+        };
+        if distinct.insert((is_of_client, without_version(peer), without_version(options))) {
+            refused += usize::from(!accepted);
+        }
         assert_eq!(says.is_empty(), *accepted, "line {line}: a refusal says why");
         let differs = openssl.is_some_and(|openssl| openssl != *accepted);
         assert!(!differs || !because.is_empty(), "line {line}: why do they differ?");
     }
+    let count = distinct.len();
+    eprintln!("{} lines, {count} cases without versions, {refused} of them refusals", lines.len());
+    assert!(count >= CASES_MIN && 2 * refused >= count, "{count} cases, {refused} of them refusals");
 }
