@@ -75,7 +75,7 @@ fn there_and_back(tls: &mut Tls) {
 /// Sends a block there and back, again and again, until it is told to stop; how often.
 fn transfer(config: &Arc<rustls::ClientConfig>, port: u16, stop: &AtomicBool) -> usize {
     let (mut tls, _) = connect(config, port);
-    let block: Vec<u8> = (0..64 * 1024).map(|index: usize| (index * 31 >> 3) as u8).collect();
+    let block: Vec<u8> = (0..64 * 1024).map(|index: usize| (index * 31 % 251) as u8).collect();
     let (mut back, mut rounds) = (vec![0; block.len()], 0);
     while !stop.load(Ordering::Relaxed) {
         tls.write_all(&block).unwrap();

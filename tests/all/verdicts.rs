@@ -227,6 +227,18 @@ impl World {
         text.split_whitespace().map(word).collect()
     }
 
+    /// A file with these certificates, made when it is first wanted: others may be reading it.
+    fn chain(&self, names: &str) -> PathBuf {
+        let certificate = |name: &str| if name == "ca" { self.ca.file("ca.pem") } else { self.identity(name).cert };
+        let all: String = names.split(',').map(|name| std::fs::read_to_string(certificate(name)).unwrap()).collect();
+        let file = self.ca.file(&format!("{}.chain", names.replace(',', "+")));
+        let _one_at_a_time = self.made.lock().unwrap();
+        if !file.exists() {
+            std::fs::write(&file, all).unwrap();
+        }
+        file
+    }
+
     fn staple(&self, name: &str) -> PathBuf {
         self.identity(name);
         let file = self.ca.file(&format!("{name}.staple"));
@@ -270,16 +282,7 @@ fn openssl_options<'c>(world: &World, cell: &'c str) -> (&'c str, Vec<String>) {
     for word in words {
         match word.split_once('=') {
             Some(("chain", names)) => {
-                let all: String = names
-                    .split(',')
-                    .map(|name| {
-                        let file = if name == "ca" { world.ca.file("ca.pem") } else { world.identity(name).cert };
-                        std::fs::read_to_string(file).unwrap()
-                    })
-                    .collect();
-                let file = world.ca.file(&format!("{}.chain", names.replace(',', "+")));
-                std::fs::write(&file, all).unwrap();
-                args.extend(["-cert_chain".into(), file.display().to_string()]);
+                args.extend(["-cert_chain".into(), world.chain(names).display().to_string()]);
             }
             Some(("staple", name)) => args.extend(["-status_file".into(), world.staple(name).display().to_string()]),
             _ => args.extend(world.expand(word)),
