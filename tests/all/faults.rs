@@ -62,7 +62,7 @@ fn what_breaks_the_protocol_gets_its_alert_and_the_client_a_reset() {
         ("flipped bit", flipped_bit, AlertDescription::BAD_RECORD_MAC),
         ("oversized", oversized, AlertDescription::RECORD_OVERFLOW),
         ("too long inside", too_long_inside, AlertDescription::RECORD_OVERFLOW),
-        ("garbage", garbage, AlertDescription::DECODE_ERROR),
+        ("garbage", garbage, AlertDescription::UNEXPECTED_MESSAGE),
         ("change_cipher_spec", change_cipher_spec, AlertDescription::UNEXPECTED_MESSAGE),
         ("empty records", empty_records, AlertDescription::UNEXPECTED_MESSAGE),
         ("interleaved", interleaved, AlertDescription::UNEXPECTED_MESSAGE),
