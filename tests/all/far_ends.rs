@@ -304,11 +304,12 @@ fn a_server_that_cannot_prove_who_it_is_gets_no_byte() {
         ("asked for another name", &pki.server, &["--server-name", "elsewhere.test"], "for another name"),
         ("expired", &pki.expired, &[], "has expired"),
         ("self-signed", &pki.self_signed, &[], "CaUsedAsEndEntity"),
+        // What is in the CA file itself is trusted as it is, but not for any name.
         (
-            "self-signed CA in the CA file",
+            "self-signed, and in the CA file",
             &pki.self_signed,
-            &["--ca-file", pki.self_signed.cert.to_str().unwrap()],
-            "CaUsedAsEndEntity",
+            &["--ca-file", pki.self_signed.cert.to_str().unwrap(), "--server-name", "elsewhere.test"],
+            "for another name",
         ),
     ];
     for (index, (case, identity, args, reason)) in cases.into_iter().enumerate() {

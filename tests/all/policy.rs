@@ -109,15 +109,25 @@ fn the_handshake_is_signed_by_the_schemes_that_are_named_at_either_end() {
         // Both ends are told by OpenSSL how the other one has signed.
         let said = [format!("Peer signing digest: {digest}"), format!("Peer signature type: {kind}\n")];
         let peer = server(&own, None, &[tls, "-Verify", "2", "-CAfile", &ca_file, "-verify_return_error"]);
-        let args = ["--ca-file", &ca_file, "--cert", &client_cert, "--key", &client_key, "--tls-signatures", scheme];
+        let version = if tls == "-tls1_2" { "1.2" } else { "1.3" };
+        let args = ["--ca-file", &ca_file, "--cert", &client_cert, "--key", &client_key, "--tls", version];
+        let args = [&args[..], &["--tls-signatures", scheme]].concat();
         expect_through(&Sealane::start(driver, peer.port, &args), &peer, "signed");
         said.iter().for_each(|said| peer.process.wait_for(said));
-        let args = ["--cert", &cert, "--key", &key, "--tls-signatures", scheme];
+        let args = ["--cert", &cert, "--key", &key, "--tls", version, "--tls-signatures", scheme];
         let sealane = Sealane::server(driver, echo_server(), &args);
         let mut peer = SClient::start(sealane.port, &[tls, "-CAfile", &ca_file]);
         peer.line("there and back");
         peer.process.wait_for("there and back");
         said.iter().for_each(|said| peer.process.wait_for(said));
+    }
+    // The preferred one of those that both have.
+    for order in ["rsa_pss_rsae_sha256,rsa_pss_rsae_sha512", "rsa_pss_rsae_sha512,rsa_pss_rsae_sha256"] {
+        let peer = server(&own, None, &["-tls1_3", "-Verify", "2", "-CAfile", &ca_file, "-verify_return_error"]);
+        let args = ["--ca-file", &ca_file, "--cert", &client_cert, "--key", &client_key, "--tls-signatures", order];
+        expect_through(&Sealane::start("epoll", peer.port, &args), &peer, "in order");
+        let digest = if order.starts_with("rsa_pss_rsae_sha256") { "SHA256" } else { "SHA512" };
+        peer.process.wait_for(&format!("Peer signing digest: {digest}"));
     }
     // A peer that signs by none of them, and a key of ours.
     let peer = server(&own, None, &["-sigalgs", "RSA+SHA256"]);

@@ -87,6 +87,24 @@ fn transfer(config: &Arc<rustls::ClientConfig>, port: u16, stop: &AtomicBool) ->
     rounds
 }
 
+/// Connects again and again, until it is told to stop; how often. Each connection is shown one of these certificates.
+fn connect_on(
+    config: &Arc<rustls::ClientConfig>,
+    port: u16,
+    expected: &[CertificateDer<'static>],
+    stop: &AtomicBool,
+) -> usize {
+    let mut opened = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let (mut tls, shown) = connect(config, port);
+        assert!(expected.contains(&shown), "connection {opened}");
+        there_and_back(&mut tls);
+        close(tls);
+        opened += 1;
+    }
+    opened
+}
+
 #[test]
 fn a_thousand_connections_feel_nothing_of_fifty_reloads_but_the_new_certificate() {
     const RELOADS: usize = 50;
@@ -107,6 +125,14 @@ fn a_thousand_connections_feel_nothing_of_fifty_reloads_but_the_new_certificate(
         let sealane = Sealane::server(driver, echo_server(), &["--cert", &cert, "--key", &key]);
         let (mut kept, mut current) = (Vec::new(), 0);
         let (stop, port) = (Arc::new(AtomicBool::new(false)), sealane.port);
+        // Others connect all the time, whatever is being reloaded at that moment.
+        let connecting: Vec<_> = (0..2)
+            .map(|_| {
+                let (config, stop, expected) = (Arc::clone(&config), Arc::clone(&stop), expected.clone());
+                std::thread::spawn(move || connect_on(&config, port, &expected, &stop))
+            })
+            .collect();
+        let mut beside = 0;
         let transfer = {
             let (config, stop) = (Arc::clone(&config), Arc::clone(&stop));
             std::thread::spawn(move || transfer(&config, port, &stop))
@@ -142,10 +168,16 @@ fn a_thousand_connections_feel_nothing_of_fifty_reloads_but_the_new_certificate(
         stop.store(true, Ordering::Relaxed);
         let rounds = transfer.join().unwrap();
         assert!(rounds > RELOADS, "{driver}: {rounds} blocks went there and back meanwhile");
+        for opened in connecting.into_iter().map(|thread| thread.join().unwrap()) {
+            assert!(opened > RELOADS, "{driver}: {opened} connections beside the reloads");
+            beside += opened;
+        }
         // Those from before go on.
         kept.iter_mut().for_each(there_and_back);
         kept.into_iter().for_each(close);
-        eventually("all are closed", || sealane.process.count("closed: closed by the client") == RELOADS * EACH + 1);
+        eventually("all are closed", || {
+            sealane.process.count("closed: closed by the client") == RELOADS * EACH + 1 + beside
+        });
         let said = sealane.process.output();
         assert!(said.contains("not the key of the certificate") && said.contains("own.pem: "), "{said}");
         assert_eq!(sealane.process.count(KEPT), RELOADS / 5 * 2);

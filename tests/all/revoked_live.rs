@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rustls::SupportedProtocolVersion;
+use rustls::{ClientConnection, SupportedProtocolVersion};
 use sealane_proto::tls::{AlertDescription, ContentType, TlsError};
 
 use crate::reload::{put, reload};
@@ -16,8 +16,8 @@ use crate::server_ends::hear;
 use crate::support::authority::{Authority, Reply, Responder};
 use crate::support::bytes::{call, reply};
 use crate::support::peer::{Peer, PeerEnd, PeerListener, VERSIONS};
-use crate::support::pki::{Identity, client_config_of};
-use crate::support::process::{SOON, eventually, eventually_within};
+use crate::support::pki::{Identity, NAME, client_config_of};
+use crate::support::process::{SOON, eventually, eventually_within, now};
 use crate::support::sealane::{DRIVERS, Sealane, expect_reset};
 
 const REPLACED: &str = "were read again";
@@ -171,15 +171,8 @@ fn a_stream_without_boundaries_is_ended_at_once() {
 #[test]
 fn clients_that_a_crl_names_by_now_lose_their_connections_and_others_do_not() {
     for (driver, version) in DRIVERS.into_iter().flat_map(|driver| VERSIONS.map(|version| (driver, version))) {
-        let list = List::new();
-        let own = list.ca.server("own");
+        let Door { list, nfs, sealane } = Door::new(driver, &["--revoked-live", "close"]);
         let [bad, good] = ["bad", "good"].map(|name| list.ca.issue(name, "ca", "extendedKeyUsage=clientAuth"));
-        let [cert, key] = [&own.cert, &own.key].map(|file| file.display().to_string());
-        let ca = list.ca.ca();
-        let nfs = TcpListener::bind("127.0.0.1:0").unwrap();
-        let args = ["--cert", &cert, "--key", &key, "--client-ca", &ca, "--crl-file", &list.file];
-        let args = [&args[..], &["--revoked-live", "close"]].concat();
-        let sealane = Sealane::server(driver, nfs.local_addr().unwrap().port(), &args);
         let join = |identity: &Identity| {
             let config = client_config_of(&list.ca.file("ca.pem"), identity, version);
             let client = Peer::try_connect_with(version, &config, sealane.port);
@@ -264,12 +257,8 @@ impl Watched {
         let listener = PeerListener::with_identity(&rustls::version::TLS13, &own);
         let args = ["--ca-file", &ca.ca(), "--ocsp", "soft", "--ocsp-url", &responder.url(), "--revoked-live", "close"];
         let sealane = Sealane::start(driver, listener.port(), &args);
-        let first = connect(&sealane, &listener);
-        sealane.wait_for("opened: ");
-        // What somebody wants to know is asked again.
+        // One connection, for months, as a mount has it: nobody else wants to know.
         let mut live = connect(&sealane, &listener);
-        eventually("both are open", || sealane.process.count("opened: ") == 2);
-        drop(first);
         call_and_reply(1, (&mut live.0, &mut live.1));
         Self { _responder: responder, sealane, live }
     }
@@ -281,5 +270,143 @@ impl Watched {
         sealane.wait_for("(keyCompromise) (OCSP)");
         expect_closed(live);
         sealane.wait_for("closed: the server's certificate was revoked");
+    }
+}
+
+#[test]
+fn whoever_goes_on_talking_when_its_certificate_is_revoked_is_not_waited_for() {
+    // Five seconds for what is owed, one for close_notify.
+    const SPARE: Duration = Duration::from_secs(8);
+    for (driver, version) in DRIVERS.into_iter().zip(VERSIONS.into_iter().rev()) {
+        // A server that calls back all the time, and does not answer close_notify.
+        let list = List::new();
+        let own = list.ca.server("own");
+        let args = ["--revoked-live", "close", "--close-timeout", "1"];
+        let (listener, sealane) = server_with_list(driver, version, &list, &own, &args);
+        let (mut client, mut peer) = connect(&sealane, &listener);
+        call_and_reply(1, (&mut client, &mut peer));
+        list.ca.revoke("own");
+        list.renew();
+        reload(&sealane, REPLACED);
+        let started = now();
+        let talking = std::thread::spawn(move || {
+            let mut sender = peer.split_sender();
+            for xid in 0..1000 {
+                std::thread::sleep(Duration::from_millis(20));
+                if sender.try_send(&call(xid, b"CB_NULL")).is_err() {
+                    return;
+                }
+            }
+            panic!("it may go on for ever");
+        });
+        let mut heard = Vec::new();
+        let _ = client.read_to_end(&mut heard);
+        assert!(now() - started < SPARE, "{driver}: the NFS client hears of the end after {:?}", now() - started);
+        assert_eq!(heard.len() % call(0, b"CB_NULL").len(), 0, "{driver}: at a boundary");
+        drop(client);
+        talking.join().unwrap();
+        sealane.wait_for("closed: the server's certificate was revoked");
+    }
+}
+
+#[test]
+fn a_revoked_server_gains_no_time_by_owing_a_reply() {
+    let list = List::new();
+    let own = list.ca.server("own");
+    let (listener, sealane) =
+        server_with_list("epoll", &rustls::version::TLS13, &list, &own, &["--revoked-live", "close"]);
+    let (mut client, mut peer) = connect(&sealane, &listener);
+    client.write_all(&call(1, b"never answered")).unwrap();
+    peer.read(call(1, b"never answered").len());
+    list.ca.revoke("own");
+    list.renew();
+    reload(&sealane, REPLACED);
+    // Those five seconds that anybody gets.
+    expect_reset(&mut client, Duration::from_secs(8));
+    let told = PeerEnd::Tls(TlsError::PeerAlert(AlertDescription::CERTIFICATE_REVOKED));
+    assert_eq!(peer.read_to_end(), told);
+}
+
+#[test]
+fn a_revoked_client_that_goes_on_talking_is_not_waited_for_either() {
+    for (driver, version) in DRIVERS.into_iter().zip(VERSIONS.into_iter().rev()) {
+        let Door { list, nfs, sealane } = Door::new(driver, &["--revoked-live", "close", "--close-timeout", "1"]);
+        let client = list.ca.issue("bad", "ca", "extendedKeyUsage=clientAuth");
+        let config = client_config_of(&list.ca.file("ca.pem"), &client, version);
+        let mut client = Peer::try_connect_with(version, &config, sealane.port).unwrap();
+        let mut server = nfs.accept().unwrap().0;
+        server.set_read_timeout(Some(SOON)).unwrap();
+        client.send(&call(1, b"one"));
+        hear(&mut server, &call(1, b"one"));
+        server.write_all(&reply(1, b"done")).unwrap();
+        list.ca.revoke("bad");
+        list.renew();
+        reload(&sealane, REPLACED);
+        let started = now();
+        let talking = std::thread::spawn(move || {
+            let mut sender = client.split_sender();
+            // Replies that nobody has asked for: no call that could be held back.
+            while sender.try_send(&reply(9, b"nobody asked")).is_ok() {
+                std::thread::sleep(Duration::from_millis(20));
+                assert!(now() - started < Duration::from_secs(15), "it may go on for ever");
+            }
+        });
+        let mut heard = Vec::new();
+        let _ = server.read_to_end(&mut heard);
+        assert!(now() - started < Duration::from_secs(3), "{driver}: after {:?}", now() - started);
+        drop(server);
+        talking.join().unwrap();
+        sealane.wait_for("closed: the client's certificate was revoked");
+    }
+}
+
+/// `sealane server` before an NFS server of ours, which demands certificates that a list does not name.
+struct Door {
+    list: List,
+    nfs: TcpListener,
+    sealane: Sealane,
+}
+
+impl Door {
+    fn new(driver: &str, more: &[&str]) -> Self {
+        let list = List::new();
+        let own = list.ca.server("own");
+        let [cert, key] = [&own.cert, &own.key].map(|file| file.display().to_string());
+        let ca = list.ca.ca();
+        let nfs = TcpListener::bind("127.0.0.1:0").unwrap();
+        let args = ["--cert", &cert, "--key", &key, "--client-ca", &ca, "--crl-file", &list.file];
+        let args = [&args[..], more].concat();
+        let sealane = Sealane::server(driver, nfs.local_addr().unwrap().port(), &args);
+        Self { list, nfs, sealane }
+    }
+}
+
+#[test]
+fn a_handshake_that_began_before_a_reload_is_judged_by_what_counts_behind_it() {
+    for (driver, version) in DRIVERS.into_iter().flat_map(|driver| VERSIONS.map(|version| (driver, version))) {
+        let Door { list, nfs, sealane } = Door::new(driver, &[]);
+        let client = list.ca.issue("bad", "ca", "extendedKeyUsage=clientAuth");
+        let config = client_config_of(&list.ca.file("ca.pem"), &client, version);
+        let mut connection = ClientConnection::new(config, NAME.try_into().unwrap()).unwrap();
+        let mut stream = TcpStream::connect(("127.0.0.1", sealane.port)).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        connection.write_tls(&mut stream).unwrap();
+        // The server has answered, by what counted then.
+        stream.peek(&mut [0]).unwrap();
+        list.ca.revoke("bad");
+        list.renew();
+        reload(&sealane, REPLACED);
+        connection.writer().write_all(&call(1, b"too late")).unwrap();
+        let error = loop {
+            match connection.complete_io(&mut stream) {
+                Ok(_) => {}
+                Err(error) => break error,
+            }
+        };
+        assert!(error.to_string().contains("CertificateRevoked"), "{driver} {version:?}: {error}");
+        sealane.wait_for("the client's certificate has been revoked, says a CRL");
+        nfs.set_nonblocking(true).unwrap();
+        assert_eq!(nfs.accept().map_err(|error| error.kind()).err(), Some(ErrorKind::WouldBlock), "{driver}");
+        assert_eq!(sealane.process.count("opened: "), 0, "{driver} {version:?}");
     }
 }

@@ -555,6 +555,12 @@ pub(crate) enum Live {
     Close,
 }
 
+impl Live {
+    pub(crate) fn closes(self) -> bool {
+        matches!(self, Self::Close)
+    }
+}
+
 impl From<Live> for RevokedLive {
     fn from(live: Live) -> Self {
         match live {

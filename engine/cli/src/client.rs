@@ -7,7 +7,7 @@ use rustls::pki_types::ServerName;
 use sealane_io::SocketOptions;
 use sealane_io::net::ConnectOptions;
 use sealane_relay::{
-    CaOptions, ClientMode, ConfigError, Live, Mode, OcspOptions, PemSource, TlsClientOptions, TunnelConfig,
+    CaOptions, ClientMode, ConfigError, Live, Mode, OcspMode, OcspOptions, PemSource, TlsClientOptions, TunnelConfig,
 };
 
 use crate::args::{ClientOptions, Sni};
@@ -66,7 +66,7 @@ pub(crate) fn config(options: &ClientOptions, pem: fn(PathBuf) -> PemSource) -> 
         },
         records_per_key_max: tunnel.records_per_key_max,
         revoked_live: tunnel.revoked_live.into(),
-        watched: tunnel.watched(options.files(), options.directories()),
+        watched: tunnel.watched(options.files(), &options.directories()),
         panic_on: debug_panic_mark(),
     })
 }
@@ -138,6 +138,15 @@ pub(crate) fn tls_options(options: &ClientOptions, pem: fn(PathBuf) -> PemSource
         )
         .into());
     }
+    let ocsp = ocsp(options)?;
+    let is_verified = !options.insecure_no_verify && !options.pin_only;
+    if options.tunnel.revoked_live.closes() && (!is_verified || (ocsp.mode == OcspMode::Off && crls.is_empty())) {
+        return Err(ConfigError(
+            "--revoked-live close: nobody says what is revoked: that takes a verified chain, and --ocsp, --crl-file or --crl-dir"
+                .into(),
+        )
+        .into());
+    }
     Ok(TlsClientOptions {
         cas: CaOptions {
             files: options.ca_file.iter().cloned().map(pem).collect(),
@@ -151,7 +160,7 @@ pub(crate) fn tls_options(options: &ClientOptions, pem: fn(PathBuf) -> PemSource
         pins: options.pin.clone(),
         pin_only: options.pin_only,
         without_sni: options.sni == Some(Sni::Off),
-        ocsp: ocsp(options)?,
+        ocsp,
         crls,
     })
 }

@@ -53,14 +53,10 @@ pub(crate) fn policy<'f>(
     directories: &[PathBuf],
 ) -> Result<Policy> {
     let account = options.user.as_deref().map(|user| Account::find(user, options.group.as_deref())).transpose();
-    let files: Vec<PathBuf> = files.into_iter().cloned().collect();
+    let mut files: Vec<PathBuf> = files.into_iter().cloned().collect();
+    files.extend(directories.iter().flat_map(|directory| files_in(directory)));
     let mut readable: Vec<PathBuf> = files.iter().flat_map(|file| directories_of(file)).collect();
-    for directory in directories {
-        readable.push(directory.clone());
-        // Where the links in it lead.
-        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-        readable.extend(entries.filter_map(|entry| entry.path().canonicalize().ok()).map(|file| directory_of(&file)));
-    }
+    readable.extend_from_slice(directories);
     let mut connect_ports: Vec<u16> = others.iter().map(|other| other.port).chain([connect.port]).collect();
     let is_name = |endpoint: &Endpoint| endpoint.host.parse::<IpAddr>().is_err();
     let address = connect.host.split_once('%').map_or(connect.host.as_str(), |(address, _)| address);
@@ -98,6 +94,12 @@ pub(crate) fn policy<'f>(
         bind_ports,
         privileged_ports: source_port == SourcePort::Privileged,
     })
+}
+
+/// The files of a directory that are there.
+pub(crate) fn files_in(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|file| file.is_file()).collect()
 }
 
 /// Where a file is: by its name, and where links lead. Directories, because a rule on a file would be bound to the one that

@@ -63,6 +63,11 @@ pub(crate) fn config(options: &ServerOptions, pem: fn(PathBuf) -> PemSource) -> 
     if !crls.is_empty() && client_cas.is_empty() {
         return wrong("--crl-file and --crl-dir are about clients' certificates: demand these with --client-ca");
     }
+    if options.tunnel.revoked_live.closes() && crls.is_empty() {
+        return wrong(
+            "--revoked-live close: nobody says which clients' certificates are revoked: --crl-file or --crl-dir does",
+        );
+    }
     let tls = Live::server(TlsServerOptions {
         certificate: pem(options.cert.clone()),
         key: pem(options.key.clone()),
@@ -103,7 +108,7 @@ pub(crate) fn config(options: &ServerOptions, pem: fn(PathBuf) -> PemSource) -> 
         },
         records_per_key_max: tunnel.records_per_key_max,
         revoked_live: tunnel.revoked_live.into(),
-        watched: tunnel.watched(options.files(), options.directories()),
+        watched: tunnel.watched(options.files(), &options.directories()),
         panic_on: debug_panic_mark(),
     })
 }

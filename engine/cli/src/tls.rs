@@ -66,10 +66,18 @@ impl PolicyArguments {
     /// # Errors
     /// The file for secrets cannot be opened.
     pub(crate) fn policy(&self) -> Result<TlsPolicy> {
+        let signatures = Signatures::only(&self.tls_signatures);
+        if self.versions() != TlsVersions::Tls12 && !signatures.sign_tls_13() {
+            return Err(ConfigError(
+                "--tls-signatures: TLS 1.3 knows none of these: name one of it (rsa_pss_rsae_sha256), or --tls 1.2"
+                    .into(),
+            )
+            .into());
+        }
         Ok(TlsPolicy {
             suites: self.tls_suites.clone(),
             groups: self.tls_groups.clone(),
-            signatures: Signatures::only(&self.tls_signatures),
+            signatures,
             key_log: self.key_log()?,
         })
     }

@@ -91,13 +91,19 @@ impl TunnelOptions {
     pub(crate) fn watched<'f>(
         &self,
         files: impl IntoIterator<Item = &'f PathBuf>,
-        directories: Vec<PathBuf>,
+        directories: &[PathBuf],
     ) -> Vec<PathBuf> {
         if !self.watch {
             return Vec::new();
         }
         let of_files = files.into_iter().flat_map(|file| sandbox::directories_on_the_way(file));
-        let mut all: Vec<PathBuf> = of_files.chain(directories).collect();
+        let of_directories = directories.iter().flat_map(|directory| {
+            let links = sandbox::files_in(directory).into_iter().filter(|file| file.is_symlink());
+            let of_links: Vec<_> = links.flat_map(|file| sandbox::directories_on_the_way(&file)).collect();
+            // The directory can be a link itself.
+            sandbox::directories_on_the_way(directory).into_iter().chain(of_links).chain([directory.clone()])
+        });
+        let mut all: Vec<PathBuf> = of_files.chain(of_directories).collect();
         all.sort();
         all.dedup();
         all

@@ -1,9 +1,11 @@
 //! The CAs that a peer's certificate may lead to, out of files and directories, or the host's.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
-use rustls::RootCertStore;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::{CertificateError, RootCertStore};
+use sealane_trust::validity;
 
 use crate::tls_config::{PemSource, TlsConfigError, certificates};
 
@@ -36,8 +38,8 @@ impl CaOptions {
     ///
     /// # Errors
     /// The first file that is missing or without a certificate that can be used; a directory without any such file.
-    pub(crate) fn read(&self) -> Result<RootCertStore, TlsConfigError> {
-        let mut store = RootCertStore::empty();
+    pub(crate) fn read(&self) -> Result<(RootCertStore, Trusted), TlsConfigError> {
+        let (mut store, mut trusted) = (RootCertStore::empty(), Trusted::default());
         if self.is_empty() {
             let found = rustls_native_certs::load_native_certs();
             store.add_parsable_certificates(found.certs);
@@ -47,21 +49,42 @@ impl CaOptions {
             }
         }
         for file in &self.files {
-            add(&mut store, file)?;
+            add(&mut store, &mut trusted, file)?;
         }
         for directory in &self.directories {
             let files = hashed_files(directory)?;
-            files.into_iter().try_for_each(|file| add(&mut store, &PemSource::File(file)))?;
+            files.into_iter().try_for_each(|file| add(&mut store, &mut trusted, &PemSource::File(file)))?;
         }
-        Ok(store)
+        Ok((store, trusted))
+    }
+}
+
+/// The certificates that were named, as they are. A peer that shows one of them, byte for byte, need not be certified by anybody:
+/// self-signed ones are CAs more often than not, which no chain may end in. Dates and names count all the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Trusted(Vec<CertificateDer<'static>>);
+
+impl Trusted {
+    pub(crate) fn contains(&self, certificate: &CertificateDer<'_>) -> bool {
+        self.0.iter().any(|trusted| trusted == certificate)
+    }
+
+    pub(crate) fn check_dates(&self, certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), rustls::Error> {
+        let (first, last) = validity(certificate).map_err(|_| CertificateError::BadEncoding)?;
+        match now.as_secs() {
+            now if now < first.0 => Err(CertificateError::NotValidYet.into()),
+            now if now > last.0 => Err(CertificateError::Expired.into()),
+            _ => Ok(()),
+        }
     }
 }
 
 /// Adds what is in `file`. Of several certificates, one that cannot be used does no harm.
-fn add(store: &mut RootCertStore, file: &PemSource) -> Result<(), TlsConfigError> {
+fn add(store: &mut RootCertStore, trusted: &mut Trusted, file: &PemSource) -> Result<(), TlsConfigError> {
     let before = store.len();
     let mut refused = None;
     for (index, certificate) in certificates(file)?.into_iter().enumerate() {
+        trusted.0.push(certificate.clone());
         if let Err(error) = store.add(certificate) {
             let name = file.name().display();
             tracing::warn!("{name}: certificate {} cannot be used as a root: {error}", index + 1);
@@ -87,10 +110,13 @@ fn hashed_files(directory: &Path) -> Result<Vec<PathBuf>, TlsConfigError> {
             continue;
         }
         let file = entry.path();
-        if file.exists() {
-            files.push(file);
-        } else {
-            tracing::warn!("{}: leads nowhere: this CA is left out", file.display());
+        match fs::metadata(&file) {
+            Ok(_) => files.push(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                tracing::warn!("{}: leads nowhere: this CA is left out", file.display());
+            }
+            // That it is not to be had now does not mean that it is not trusted.
+            Err(error) => return Err(PemSource::File(file).error(error)),
         }
     }
     if files.is_empty() {

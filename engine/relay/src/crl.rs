@@ -1,8 +1,8 @@
 //! Certificate revocation lists (RFC 5280 section 5), out of files and directories.
 
-use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::{fs, io};
 
 use rustls::RootCertStore;
 use rustls::client::WebPkiServerVerifier;
@@ -54,8 +54,16 @@ impl CrlOptions {
                 let file = entry.map_err(|error| wrong(error.to_string()))?.path();
                 // What a volume of Kubernetes keeps its versions in begins with a dot.
                 let is_hidden = file.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-                if !is_hidden && file.is_file() {
-                    files.push(file);
+                if is_hidden {
+                    continue;
+                }
+                match fs::metadata(&file) {
+                    Ok(metadata) if metadata.is_file() => files.push(file),
+                    Ok(_) => {}
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                        tracing::warn!("{}: leads nowhere: this CRL is left out", file.display());
+                    }
+                    Err(error) => return Err(PemSource::File(file).error(error)),
                 }
             }
             files.sort();

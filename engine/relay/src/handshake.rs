@@ -58,6 +58,12 @@ pub enum HandshakeError {
 }
 
 impl HandshakeError {
+    /// Whether a certificate was revoked.
+    pub(crate) fn is_revocation(&self) -> bool {
+        let revoked = rustls::Error::InvalidCertificate(rustls::CertificateError::Revoked);
+        matches!(self, Self::Tls(_, error) | Self::Stale(_, error) if *error == revoked)
+    }
+
     /// Whether the same attempt may work a moment later: nothing was said about certificates or protocols.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Io(_) | Self::Closed(_))
@@ -239,6 +245,15 @@ impl Handshake {
             Ends::Server(connection) => connection.handshake_kind(),
         };
         kind == Some(HandshakeKind::Resumed)
+    }
+
+    /// The peer's certificate is not accepted by what counts now: whoever resumed a session has another chance in full.
+    pub(crate) fn not_valid_any_more(&self, error: rustls::Error) -> HandshakeError {
+        if self.is_resumed() {
+            HandshakeError::Stale(self.role(), error)
+        } else {
+            HandshakeError::Tls(self.role(), error)
+        }
     }
 
     /// Hands the secrets over to the record layer.

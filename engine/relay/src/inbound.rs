@@ -124,16 +124,18 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
         Ok(())
     }
 
-    /// Whether a peer whose calls are not taken any more has had its time to close.
+    /// Whether a peer of a drained connection has had its time to close, whatever it says meanwhile.
     fn has_waited_for_close(&self) -> bool {
-        let Some(closed) = self.shared.closed.get().filter(|_| self.discards) else { return false };
+        let Some(closed) = self.shared.closed.get().filter(|_| self.shared.drain().is_some()) else { return false };
         rt::now() - closed >= self.shared.config.timeouts.close
     }
 
     /// Receives once, opens what is whole, and sends it to the plain side.
     async fn turn(&mut self) -> Result<Turn, SessionError> {
         if self.has_waited_for_close() {
-            return Ok(Turn::Last);
+            // Not in the middle of what it says: that would look whole.
+            let is_whole = self.scanner.at_boundary() || self.discards;
+            return if is_whole { Ok(Turn::Last) } else { Err(SessionError::Truncated { side: Side::Tls }) };
         }
         if self.shared.tls.is_look_due() {
             if self.window.held().is_empty() {

@@ -12,6 +12,7 @@ mod admission;
 mod allow;
 mod ca;
 mod care;
+mod client_judge;
 mod config;
 mod counters;
 mod crl;

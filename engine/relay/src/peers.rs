@@ -1,15 +1,18 @@
 //! The certificates of the TLS peers of live sessions: these hear of it when one is revoked, without being asked one by one.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustls::CertificateError;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use sealane_io::rt::Latch;
-use sealane_trust::Fingerprint;
+use sealane_trust::{Fingerprint, Link, Unverified};
 
 /// As many entries may be of sessions that are gone before these are looked for.
 const GONE_MAX: usize = 64;
+
+/// More than so much is not kept as it was shown.
+const SHOWN_BYTES_MAX: usize = 8 * 1024;
 
 /// What peers have shown that have sessions: one entry for all that have shown the same.
 #[derive(Debug, Default)]
@@ -37,6 +40,11 @@ impl Shown {
         self.revoked.wait().await
     }
 
+    /// Whether one of the certificates has been revoked; who says so.
+    pub(crate) fn is_revoked(&self) -> Option<&str> {
+        self.revoked.get().map(String::as_str)
+    }
+
     /// Tells all sessions.
     pub(crate) fn revoke(&self, why: String) {
         self.revoked.set(why);
@@ -44,32 +52,58 @@ impl Shown {
 }
 
 impl Peers {
-    /// What a new session's peer has shown. Once it is revoked, whoever shows the same is another peer: it was accepted all the
-    /// same, so the revocation has been taken back.
-    pub(crate) fn enter(&self, certificates: &[CertificateDer<'_>], now: UnixTime) -> Arc<Shown> {
-        let mut shown_bytes = Vec::with_capacity(certificates.iter().map(|certificate| certificate.len()).sum());
-        certificates.iter().for_each(|certificate| shown_bytes.extend_from_slice(certificate));
-        let key = Fingerprint::of(&shown_bytes);
-        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let there = entries.all.get(&key).and_then(Weak::upgrade).filter(|shown| shown.revoked.get().is_none());
-        if let Some(there) = there {
-            return there;
+    /// What a new session's peer has shown. Who shows the same certificate of its own is the same peer, until that is revoked:
+    /// if it is accepted then, the revocation has been taken back. Where much was shown, only the chain in it is kept.
+    pub(crate) fn enter(
+        &self,
+        certificates: &[CertificateDer<'_>],
+        now: UnixTime,
+        chain: impl FnOnce() -> Vec<CertificateDer<'static>>,
+    ) -> Option<Arc<Shown>> {
+        let key = Fingerprint::of(certificates.first()?);
+        let live = |entries: &Entries| {
+            let there = entries.all.get(&key).and_then(Weak::upgrade);
+            there.filter(|shown| shown.revoked.get().is_none())
+        };
+        if let Some(there) = live(&self.entries()) {
+            return Some(there);
+        }
+        let bytes: usize = certificates.iter().map(|certificate| certificate.len()).sum();
+        let all = || certificates.iter().map(|certificate| certificate.clone().into_owned()).collect();
+        let certificates = if bytes > SHOWN_BYTES_MAX { chain() } else { all() };
+        let mut entries = self.entries();
+        if let Some(there) = live(&entries) {
+            return Some(there);
         }
         if entries.all.len() >= entries.tidy_at {
             entries.all.retain(|_, shown| shown.strong_count() > 0);
             entries.tidy_at = entries.all.len() + GONE_MAX.max(entries.all.len());
         }
-        let certificates = certificates.iter().map(|certificate| certificate.clone().into_owned()).collect();
         let shown = Arc::new(Shown { certificates, since: now, revoked: Latch::default() });
         entries.all.insert(key, Arc::downgrade(&shown));
-        shown
+        Some(shown)
+    }
+
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All that have sessions, but for those that are known to be revoked.
     pub(crate) fn all(&self) -> Vec<Arc<Shown>> {
-        let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let entries = self.entries();
         let live = entries.all.values().filter_map(Weak::upgrade);
         live.filter(|shown| shown.revoked.get().is_none()).collect()
+    }
+}
+
+/// The certificates of a chain that was looked for in what was `shown`; the peer's own where there is none.
+pub(crate) fn chain_in(
+    shown: &[CertificateDer<'_>],
+    path: Result<Vec<Link>, Unverified>,
+) -> Vec<CertificateDer<'static>> {
+    match path {
+        Ok(path) => path.into_iter().map(|link| link.certificate).collect(),
+        Err(_) => shown.iter().take(1).map(|own| own.clone().into_owned()).collect(),
     }
 }
 
@@ -89,30 +123,41 @@ mod tests {
         CertificateDer::from(number.to_be_bytes().to_vec())
     }
 
+    fn enter(peers: &Peers, shown: &[CertificateDer<'static>]) -> Arc<Shown> {
+        peers.enter(shown, UnixTime::now(), || vec![shown[0].clone()]).unwrap()
+    }
+
     #[test]
     fn who_shows_the_same_is_the_same_until_that_is_revoked() {
-        let (peers, now) = (Peers::default(), UnixTime::now());
-        let first = peers.enter(&[certificate(1), certificate(2)], now);
-        assert!(Arc::ptr_eq(&first, &peers.enter(&[certificate(1), certificate(2)], now)));
-        let other = peers.enter(&[certificate(1)], now);
+        let peers = Peers::default();
+        let first = enter(&peers, &[certificate(1), certificate(2)]);
+        assert!(Arc::ptr_eq(&first, &enter(&peers, &[certificate(1), certificate(3)])));
+        let other = enter(&peers, &[certificate(2)]);
         assert!(!Arc::ptr_eq(&first, &other));
         assert_eq!(peers.all().len(), 2);
         first.revoke("a CRL".into());
         first.revoke("another one".into());
-        assert_eq!(first.revoked.get().map(String::as_str), Some("a CRL"));
+        assert_eq!(first.is_revoked(), Some("a CRL"));
         assert!(peers.all().iter().all(|shown| Arc::ptr_eq(shown, &other)));
-        let again = peers.enter(&[certificate(1), certificate(2)], now);
+        let again = enter(&peers, &[certificate(1), certificate(2)]);
         assert!(!Arc::ptr_eq(&first, &again), "it was accepted after it had been revoked");
+        assert!(peers.enter(&[], UnixTime::now(), Vec::new).is_none());
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_whatever_is_shown() {
+        let peers = Peers::default();
+        let junk = CertificateDer::from(vec![0; SHOWN_BYTES_MAX]);
+        let shown = enter(&peers, &[certificate(1), junk]);
+        assert_eq!(shown.certificates, [certificate(1)]);
     }
 
     #[test]
     fn those_that_are_gone_are_forgotten() {
-        let (peers, now) = (Peers::default(), UnixTime::now());
-        let live: Vec<_> = (0..1000).map(|number| peers.enter(&[certificate(number)], now)).collect();
-        for number in 1000..100_000 {
-            peers.enter(&[certificate(number)], now);
-        }
+        let peers = Peers::default();
+        let live: Vec<_> = (0..1000).map(|number| enter(&peers, &[certificate(number)])).collect();
+        (1000..100_000).for_each(|number| drop(enter(&peers, &[certificate(number)])));
         assert_eq!(peers.all().len(), live.len());
-        assert!(peers.0.lock().unwrap().all.len() <= 2 * live.len() + 1);
+        assert!(peers.entries().all.len() <= 2 * live.len() + 1);
     }
 }

@@ -83,6 +83,13 @@ pub(crate) async fn as_client<D: Driver>(
             return None;
         }
     }
+    if let Some(why) = shown.as_ref().and_then(|shown| shown.is_revoked()) {
+        counters.upstream_failures_total.add(1);
+        tracing::error!(%peer, %server, "closed: the server's certificate {why}");
+        refuse(outgoing, &mut established, AlertDescription::CERTIFICATE_REVOKED);
+        client.reset();
+        return None;
+    }
     if !mode.verified {
         tracing::warn!(%peer, %server, "the server's certificate was NOT verified (--insecure-no-verify)");
     }
@@ -140,6 +147,11 @@ pub(crate) async fn as_server<D: Driver>(
                 return None;
             }
         };
+    if let Some(why) = shown.as_ref().and_then(|shown| shown.is_revoked()) {
+        refuse(client, &mut established, AlertDescription::CERTIFICATE_REVOKED);
+        complain(peer, worker, &format!("closed: the client's certificate {why}"));
+        return None;
+    }
     if let Some(version) = mode.proxy_protocol {
         let introduced = match listener {
             // Less than any socket takes at once, so it does not wait.
@@ -262,17 +274,16 @@ async fn handshake(
     let tls = mode.tls.now();
     let mut handshake = tls.handshake()?;
     shake_hands(client, &mut handshake, || admitted.reached(Stage::Answered)).await?;
+    // Before anything is asked: what comes to be known later is told to whoever has entered.
     let shown = tls.enter(&handshake);
-    let verdict = tls.verify_again(&handshake).and_then(|()| tls.admit(&handshake));
+    // What a reload has replaced meanwhile does not count any more.
     let now = mode.tls.now();
-    if let Some(shown) = shown.as_ref().filter(|_| !Arc::ptr_eq(&now, &tls)) {
-        // A reload has come in between, which did not see this client.
-        now.judge(shown);
-    }
+    let verdict = now.verify_again(&handshake, !Arc::ptr_eq(&now, &tls)).and_then(|()| now.admit(&handshake));
     let mut established = handshake.establish()?;
     if let Err(error) = &verdict {
         let alert = match error {
             HandshakeError::NotAllowed(_) => AlertDescription::ACCESS_DENIED,
+            error if error.is_revocation() => AlertDescription::CERTIFICATE_REVOKED,
             // The client must forget the session (RFC 5246 section 7.2.2, RFC 8446 section 6.2) and comes back in full.
             _ => AlertDescription::CERTIFICATE_EXPIRED,
         };

@@ -15,7 +15,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, NamedGroup, RootCertStore, SignatureScheme};
 
-use crate::ca::CaOptions;
+use crate::ca::{CaOptions, Trusted};
 use crate::config::TlsVersions;
 use crate::crl::CrlOptions;
 use crate::handshake::{Handshake, HandshakeError};
@@ -102,7 +102,8 @@ impl TlsClient {
 
     /// What a server has shown with which there is going to be a session, where that can be revoked.
     pub(crate) fn enter(&self, done: &Handshake) -> Option<Arc<Shown>> {
-        self.peers.as_ref().map(|peers| peers.enter(done.peer_certificates(), UnixTime::now()))
+        let (shown, now) = (done.peer_certificates(), UnixTime::now());
+        self.peers.as_ref()?.enter(shown, now, || self.statuses.chain_in(shown, now))
     }
 
     /// Tells the sessions with a server that asked for `name` if a CRL names what it has shown.
@@ -133,16 +134,22 @@ impl TlsClient {
         self.statuses.settle(outlook?, limit).await
     }
 
-    /// rustls verifies in full handshakes only: a resumed session could outlive its certificate.
-    pub(crate) fn verify_again(&self, done: &Handshake, name: &ServerName<'static>) -> Result<(), HandshakeError> {
-        if !done.is_resumed() {
+    /// rustls verifies in full handshakes only: a resumed session could outlive its certificate. `is_other`: nor has what counts by
+    /// now verified a full one.
+    pub(crate) fn verify_again(
+        &self,
+        done: &Handshake,
+        name: &ServerName<'static>,
+        is_other: bool,
+    ) -> Result<(), HandshakeError> {
+        if !done.is_resumed() && !is_other {
             return Ok(());
         }
         let Some((end_entity, intermediates)) = done.peer_certificates().split_first() else {
             return Err(HandshakeError::Internal("a resumed session without a certificate"));
         };
         let verdict = self.verifier.verify_server_cert(end_entity, intermediates, name, &[], UnixTime::now());
-        verdict.map(drop).map_err(|error| HandshakeError::Stale(done.role(), error))
+        verdict.map(drop).map_err(|error| done.not_valid_any_more(error))
     }
 }
 
@@ -173,19 +180,23 @@ pub fn client_config(options: &TlsClientOptions) -> Result<TlsClient, TlsConfigE
     let versions = protocol_versions(options.versions);
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions)?;
     let algorithms = provider.signature_verification_algorithms.all;
+    let mut trusted = Trusted::default();
     let (chain, statuses) = if options.insecure_no_verify || options.pin_only {
         // Without a chain there is no issuer, and nobody to say that a certificate was revoked.
         let nothing = OcspOptions { mode: OcspMode::Off, ..options.ocsp.clone() };
         (None, Statuses::new(nothing, Vec::new(), algorithms))
     } else {
-        let roots = Arc::new(options.cas.read()?);
+        let (roots, named) = options.cas.read()?;
+        let roots = Arc::new(roots);
+        // Whether one of them was revoked only a chain tells.
+        trusted = if options.crls.is_empty() { named } else { Trusted::default() };
         let statuses = Statuses::new(options.ocsp.clone(), roots.roots.clone(), algorithms);
         (Some(chain_verifier(roots, &options.crls, &provider)?), statuses)
     };
     let has_crls = chain.is_some() && !options.crls.is_empty();
     let (names, pins) = (options.names.clone(), options.pins.clone());
     let verifier: Arc<dyn ServerCertVerifier> =
-        Arc::new(ServerJudge { chain, names, pins, provider: Arc::clone(&provider) });
+        Arc::new(ServerJudge { chain, trusted, names, pins, provider: Arc::clone(&provider) });
     // "Dangerous" only for a verifier that verifies less than rustls' own, which this one is unless asked for by name.
     let builder = builder.dangerous().with_custom_certificate_verifier(Arc::clone(&verifier));
     let (mut own, asked) = (None, Arc::new(NoIdentity::default()));

@@ -46,7 +46,7 @@ pub struct TlsPolicy {
     pub key_log: Option<Arc<KeyLogFile>>,
 }
 
-/// The schemes that may be used; none named: all.
+/// The schemes that may be used, the preferred one first; none named: all.
 #[derive(Clone, Copy, Default)]
 pub struct Signatures(Option<Verified>);
 
@@ -59,8 +59,15 @@ impl Signatures {
         Self((!named.is_empty()).then(|| &*named.leak()))
     }
 
-    fn contain(self, scheme: SignatureScheme) -> bool {
-        self.0.is_none_or(|named| named.iter().any(|(known, _)| *known == scheme))
+    fn named(self) -> impl Iterator<Item = SignatureScheme> {
+        self.0.unwrap_or_default().iter().map(|(scheme, _)| *scheme)
+    }
+
+    /// Whether a handshake of TLS 1.3 can be signed by any of them (RFC 8446 section 4.2.3).
+    pub fn sign_tls_13(self) -> bool {
+        let only_12 =
+            [SignatureScheme::RSA_PKCS1_SHA256, SignatureScheme::RSA_PKCS1_SHA384, SignatureScheme::RSA_PKCS1_SHA512];
+        self.0.is_none() || self.named().any(|scheme| !only_12.contains(&scheme))
     }
 }
 
@@ -73,9 +80,10 @@ impl std::fmt::Debug for Signatures {
 impl TlsPolicy {
     /// `key`, which signs by the named schemes only; nothing where it can sign by none of them.
     pub(crate) fn signer(&self, key: Arc<dyn SigningKey>) -> Option<Arc<dyn SigningKey>> {
-        let Some(named) = self.signatures.0 else { return Some(key) };
-        let named_schemes: Vec<_> = named.iter().map(|(scheme, _)| *scheme).collect();
-        key.choose_scheme(&named_schemes)?;
+        if self.signatures.0.is_none() {
+            return Some(key);
+        }
+        key.choose_scheme(&self.signatures.named().collect::<Vec<_>>())?;
         Some(Arc::new(Choosy { key, signatures: self.signatures }))
     }
 
@@ -111,8 +119,8 @@ struct Choosy {
 
 impl SigningKey for Choosy {
     fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
-        let offered: Vec<_> = offered.iter().copied().filter(|scheme| self.signatures.contain(*scheme)).collect();
-        self.key.choose_scheme(&offered)
+        let mut named = self.signatures.named().filter(|scheme| offered.contains(scheme));
+        named.find_map(|scheme| self.key.choose_scheme(&[scheme]))
     }
 
     fn public_key(&self) -> Option<SubjectPublicKeyInfoDer<'_>> {

@@ -2,19 +2,21 @@
 
 use std::sync::Arc;
 
-use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ResolvesServerCert, ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::sign::SingleCertAndKey;
+use rustls::{RootCertStore, ServerConfig};
+use sealane_trust::{Algorithms, Certified, Purpose};
 
 use crate::allow::{Allow, Client};
-use crate::ca::CaOptions;
+use crate::ca::{CaOptions, Trusted};
+use crate::client_judge::ClientJudge;
 use crate::config::TlsVersions;
 use crate::crl::CrlOptions;
 use crate::handshake::{Handshake, HandshakeError};
 use crate::live::Live;
-use crate::peers::{Peers, Shown, revoke_by_crl};
+use crate::peers::{Peers, Shown, chain_in, revoke_by_crl};
 use crate::status::{OcspOptions, Stapled};
 use crate::tls_config::{PemSource, TlsConfigError, pair, protocol_versions};
 use crate::tls_policy::TlsPolicy;
@@ -73,6 +75,9 @@ pub struct TlsServer {
     pub(crate) stapled: Option<Arc<Stapled>>,
     /// Our own certificate.
     pub(crate) own: Option<CertificateDer<'static>>,
+    /// By whom clients must be certified.
+    client_roots: Arc<RootCertStore>,
+    algorithms: &'static Algorithms,
     /// The clients of live sessions, where their certificates can be revoked.
     peers: Option<Arc<Peers>>,
     clients_optional: bool,
@@ -96,9 +101,11 @@ impl TlsServer {
 
     /// What a client has shown that is going to have a session, where that can be revoked.
     pub(crate) fn enter(&self, done: &Handshake) -> Option<Arc<Shown>> {
-        let certificates = done.peer_certificates();
-        let peers = self.peers.as_ref().filter(|_| !certificates.is_empty());
-        peers.map(|peers| peers.enter(certificates, UnixTime::now()))
+        let (shown, now) = (done.peer_certificates(), UnixTime::now());
+        self.peers.as_ref()?.enter(shown, now, || {
+            let (roots, algorithms) = (self.client_roots.roots.as_slice(), self.algorithms);
+            chain_in(shown, Certified::path(shown, Purpose::Client, roots, now, algorithms))
+        })
     }
 
     /// Tells the sessions of a client if a CRL names what it has shown.
@@ -130,15 +137,17 @@ impl TlsServer {
         }
     }
 
-    /// rustls verifies in full handshakes only: a resumed session could outlive the client's certificate.
-    pub(crate) fn verify_again(&self, done: &Handshake) -> Result<(), HandshakeError> {
-        let Some(verifier) = self.verifier.as_ref().filter(|_| done.is_resumed()) else { return Ok(()) };
+    /// rustls verifies in full handshakes only: a resumed session could outlive the client's certificate. `is_other`: nor has what
+    /// counts by now verified a full one.
+    pub(crate) fn verify_again(&self, done: &Handshake, is_other: bool) -> Result<(), HandshakeError> {
+        let is_due = done.is_resumed() || is_other;
+        let Some(verifier) = self.verifier.as_ref().filter(|_| is_due) else { return Ok(()) };
         let Some((end_entity, intermediates)) = done.peer_certificates().split_first() else {
             let missing = HandshakeError::Internal("a resumed session without the client's certificate");
             return if self.clients_optional { Ok(()) } else { Err(missing) };
         };
         let verdict = verifier.verify_client_cert(end_entity, intermediates, UnixTime::now());
-        verdict.map(drop).map_err(|error| HandshakeError::Stale(done.role(), error))
+        verdict.map(drop).map_err(|error| done.not_valid_any_more(error))
     }
 }
 
@@ -169,12 +178,15 @@ pub fn server_config(options: &TlsServerOptions) -> Result<TlsServer, TlsConfigE
     let provider = policy.provider();
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(protocol_versions(*versions))?;
+    let mut client_roots = Arc::new(RootCertStore::empty());
     let verifier = if client_cas.is_empty() {
         None
     } else {
-        let roots = Arc::new(client_cas.read()?);
-        let lists = crls.read(&roots, &provider)?;
-        let mut builder = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider)).with_crls(lists);
+        let (roots, named) = client_cas.read()?;
+        client_roots = Arc::new(roots);
+        let lists = crls.read(&client_roots, &provider)?;
+        let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(&client_roots), Arc::clone(&provider))
+            .with_crls(lists);
         if crls.own_only {
             builder = builder.only_check_end_entity_revocation();
         }
@@ -184,7 +196,12 @@ pub fn server_config(options: &TlsServerOptions) -> Result<TlsServer, TlsConfigE
         if *clients_optional {
             builder = builder.allow_unauthenticated();
         }
-        Some(builder.build().map_err(|error| TlsConfigError::Rustls(rustls::Error::General(error.to_string())))?)
+        let chain =
+            builder.build().map_err(|error| TlsConfigError::Rustls(rustls::Error::General(error.to_string())))?;
+        // Whether one of them was revoked only a chain tells.
+        let trusted = if crls.is_empty() { named } else { Trusted::default() };
+        let judge: Arc<dyn ClientCertVerifier> = Arc::new(ClientJudge { chain, trusted });
+        Some(judge)
     };
     let builder = match &verifier {
         Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
@@ -214,6 +231,8 @@ pub fn server_config(options: &TlsServerOptions) -> Result<TlsServer, TlsConfigE
         verifier,
         stapled,
         own,
+        client_roots,
+        algorithms: provider.signature_verification_algorithms.all,
         peers: (!crls.is_empty()).then(Arc::default),
         clients_optional: *clients_optional,
         allow: allow.clone(),

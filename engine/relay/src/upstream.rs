@@ -201,21 +201,18 @@ async fn handshake<D: Driver>(
     limit: Duration,
 ) -> Result<Reached<D::Link>, UpstreamError> {
     let server_name = &mode.server_name;
-    let tls = mode.tls.now();
     let mut fresh = false;
     loop {
+        let tls = mode.tls.now();
         let done = rt::timeout(limit, async {
             let mut handshake = tls.handshake(server_name, fresh)?;
             shake_hands(&mut connection, &mut handshake, || {}).await?;
-            tls.verify_again(&handshake, server_name)?;
-            // Before the look: what comes to be known later is told to whoever has entered.
+            // Before anything is asked: what comes to be known later is told to whoever has entered.
             let shown = tls.enter(&handshake);
-            let outlook = tls.look(&handshake);
+            // What a reload has replaced meanwhile does not count any more.
             let now = mode.tls.now();
-            if let Some(shown) = shown.as_ref().filter(|_| !Arc::ptr_eq(&now, &tls)) {
-                // A reload has come in between, which did not see this server.
-                now.judge(shown, server_name);
-            }
+            now.verify_again(&handshake, server_name, !Arc::ptr_eq(&now, &tls))?;
+            let outlook = now.look(&handshake);
             Ok((handshake.establish()?, shown, outlook))
         });
         match done.await {

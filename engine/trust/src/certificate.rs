@@ -105,6 +105,15 @@ impl Hints {
     }
 }
 
+/// What a certificate is shown for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Purpose {
+    /// By a server (serverAuth).
+    Server,
+    /// By a client (clientAuth).
+    Client,
+}
+
 /// A certificate and who has issued it.
 #[derive(Clone, Debug)]
 pub struct Certified {
@@ -124,13 +133,14 @@ pub struct Link {
 }
 
 impl Certified {
-    /// The chain of the server's certificate `shown` first: the one that webpki has verified, and not what of the others looks
-    /// like it. Among what a server shows can be namesakes of its issuers, with their keys.
+    /// The chain of the certificate that was `shown` first, for this `purpose`: the one that webpki has verified, and not what of
+    /// the others looks like it. Among what a peer shows can be namesakes of its issuers, with their keys.
     ///
     /// # Errors
     /// There is none, or a certificate of it cannot be read.
     pub fn path(
         shown: &[CertificateDer<'_>],
+        purpose: Purpose,
         roots: &[TrustAnchor<'static>],
         now: UnixTime,
         algorithms: &Algorithms,
@@ -138,7 +148,10 @@ impl Certified {
         let unverified = |error: &dyn core::fmt::Display| Unverified(error.to_string());
         let (own, others) = shown.split_first().ok_or_else(|| Unverified("there is no certificate".into()))?;
         let end = EndEntityCert::try_from(own).map_err(|error| unverified(&error))?;
-        let usage = KeyUsage::server_auth();
+        let usage = match purpose {
+            Purpose::Server => KeyUsage::server_auth(),
+            Purpose::Client => KeyUsage::client_auth(),
+        };
         let path = end.verify_for_usage(algorithms, roots, others, now, usage, None, None);
         let path = path.map_err(|error| unverified(&error))?;
         let above = path.intermediate_certificates().map(|certificate| certificate.der().into_owned());

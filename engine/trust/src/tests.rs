@@ -23,7 +23,7 @@ use x509_ocsp::{
     RevokedInfo, SingleResponse, Version,
 };
 
-use crate::{Algorithms, Answer, Certified, Date, Fingerprint, Hints, Status, nonce, read, request};
+use crate::{Algorithms, Answer, Certified, Date, Fingerprint, Hints, Purpose, Status, nonce, read, request};
 
 const ALGORITHMS: &Algorithms = &[algorithms::ECDSA_P256_SHA256, algorithms::ECDSA_P384_SHA384];
 const ECDSA_WITH_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.2");
@@ -55,8 +55,13 @@ impl Authority {
 
     fn certify(&self, certificate: &Certificate) -> Certified {
         let shown = [certificate.der().clone()];
-        let path =
-            Certified::path(&shown, &[self.root()], UnixTime::since_unix_epoch(Duration::from_secs(NOW)), ALGORITHMS);
+        let path = Certified::path(
+            &shown,
+            Purpose::Server,
+            &[self.root()],
+            UnixTime::since_unix_epoch(Duration::from_secs(NOW)),
+            ALGORITHMS,
+        );
         path.unwrap().remove(0).certified
     }
 
@@ -366,9 +371,9 @@ fn the_chain_is_the_one_that_was_verified_and_not_its_namesakes() {
     let der = |certificate: &Certificate| certificate.der().clone();
     let shown = [der(&own), der(&decoy), der(&between.certificate), der(&ca.certificate)];
     let now = UnixTime::since_unix_epoch(Duration::from_secs(NOW));
-    let path = Certified::path(&shown, &[ca.root()], now, ALGORITHMS).unwrap();
+    let path = Certified::path(&shown, Purpose::Server, &[ca.root()], now, ALGORITHMS).unwrap();
     let certificates: Vec<_> = path.iter().map(|link| link.certificate.clone()).collect();
     assert_eq!(certificates, [der(&own), der(&between.certificate)]);
     assert_eq!(path[1].certified.issuer.subject, ca.root().subject);
-    assert!(Certified::path(&shown[..2], &[ca.root()], now, ALGORITHMS).is_err());
+    assert!(Certified::path(&shown[..2], Purpose::Server, &[ca.root()], now, ALGORITHMS).is_err());
 }

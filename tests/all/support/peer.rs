@@ -142,13 +142,18 @@ pub struct PeerSender {
 impl PeerSender {
     /// Sends `bytes` in full records.
     pub fn send(&mut self, bytes: &[u8]) {
+        self.try_send(bytes).unwrap();
+    }
+
+    /// The same to somebody who may be gone.
+    pub fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         let shape = self.sealer.shape();
         self.wire.resize((bytes.len() / 16384 + 1) * shape.stride(), 0);
         for ((start, length), chunk) in shape.chunks(bytes.len()).zip(bytes.chunks(16384)) {
             self.wire[start..start + length].copy_from_slice(chunk);
         }
         let length = self.sealer.seal(&mut self.wire, bytes.len()).unwrap();
-        self.stream.write_all(&self.wire[..length]).unwrap();
+        self.stream.write_all(&self.wire[..length])
     }
 
     /// Sends close_notify.

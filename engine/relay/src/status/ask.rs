@@ -64,7 +64,9 @@ pub(crate) async fn serve(statuses: Arc<Statuses>) {
             Either::Left(None) => return std::future::pending().await,
             Either::Right(Either::Right(())) => {}
             Either::Right(Either::Left(())) => {
-                let due = statuses.with_cache(|cache| cache.take_due(UnixTime::now().as_secs()));
+                let live = statuses.live();
+                let is_live = |certificate: &Fingerprint| live.contains(certificate);
+                let due = statuses.with_cache(|cache| cache.take_due(UnixTime::now().as_secs(), is_live));
                 due.into_iter().for_each(|question| begin(&statuses, &waiting, &learned, question, None));
             }
         }
@@ -104,6 +106,9 @@ fn begin(
             }
             Err(why) if is_ahead => tracing::warn!("asking again about {}: {why}", question.what),
             _ => {}
+        }
+        if came.is_err() {
+            statuses.with_cache(|cache| cache.ask_later(&question, UnixTime::now().as_secs()));
         }
         // Whoever does not wait any more does not want to know.
         waited.into_iter().for_each(|answer| drop(answer.try_send(came.clone())));

@@ -11,6 +11,8 @@ use crate::status::Question;
 const ENTRIES_MAX: usize = 1024;
 /// An answer is asked for again no sooner than this after it came.
 const REFRESH_SECONDS_MIN: u64 = 30;
+/// What nobody answers in time is asked again so often, while there are sessions with whom it is about.
+const RETRY_SECONDS: u64 = 60;
 /// For so long nobody is asked again about a certificate that is accepted without an answer.
 const FAILURE_SECONDS: u64 = 30;
 
@@ -48,6 +50,8 @@ pub(crate) struct Cache {
     entries: BTreeMap<Fingerprint, Entry>,
     /// Until when nobody is asked about it again, because that has just failed.
     failures: BTreeMap<Fingerprint, u64>,
+    /// What nobody has answered, and when it is asked again if there are sessions with whom it is about.
+    unanswered: BTreeMap<Fingerprint, (Arc<Question>, u64)>,
 }
 
 impl Cache {
@@ -93,10 +97,11 @@ impl Cache {
         let counts = self.learn(question.fingerprint, answer, now);
         if let Some(entry) = self.entries.get_mut(&question.fingerprint) {
             entry.question = Some(Arc::clone(question));
-            entry.refresh_at = refresh_at(&entry.answer, jitter, now);
+            entry.refresh_at = refresh_at(&entry.answer, jitter, now).or(Some(now + RETRY_SECONDS));
             entry.is_used = false;
         }
         self.failures.remove(&question.fingerprint);
+        self.unanswered.remove(&question.fingerprint);
         counts
     }
 
@@ -154,20 +159,43 @@ impl Cache {
 
     /// When the next answer is to be asked for again.
     pub(crate) fn next_refresh(&self) -> Option<u64> {
-        self.entries.values().filter_map(|entry| entry.refresh_at).min()
+        let unanswered = self.unanswered.values().map(|(_, at)| *at);
+        self.entries.values().filter_map(|entry| entry.refresh_at).chain(unanswered).min()
     }
 
-    /// What is to be asked again now: of that which somebody has wanted to know since it was asked last.
-    pub(crate) fn take_due(&mut self, now: u64) -> Vec<Arc<Question>> {
+    /// What is to be asked again now: of that which somebody has wanted to know since it was asked last, or `is_live`: there are
+    /// sessions with whom it is about.
+    pub(crate) fn take_due(&mut self, now: u64, is_live: impl Fn(&Fingerprint) -> bool) -> Vec<Arc<Question>> {
         let mut due = Vec::new();
-        for entry in self.entries.values_mut().filter(|entry| entry.refresh_at.is_some_and(|at| at <= now)) {
+        for (certificate, entry) in &mut self.entries {
+            if entry.refresh_at.is_none_or(|at| now < at) {
+                continue;
+            }
+            let is_live = is_live(certificate);
             // Whatever comes of it: the next time is later.
-            entry.refresh_at = refresh_at(&entry.answer, u8::MAX, now);
-            if let (true, Some(question)) = (entry.is_used, &entry.question) {
+            entry.refresh_at = refresh_at(&entry.answer, u8::MAX, now).or(is_live.then_some(now + RETRY_SECONDS));
+            if let (true, Some(question)) = (entry.is_used || is_live, &entry.question) {
                 due.push(Arc::clone(question));
             }
         }
+        self.unanswered.retain(|certificate, (question, at)| {
+            if now < *at {
+                return true;
+            }
+            *at = now + RETRY_SECONDS;
+            let is_live = is_live(certificate);
+            due.extend(is_live.then(|| Arc::clone(question)));
+            is_live
+        });
         due
+    }
+
+    /// Nobody has answered: while there are sessions, that is asked again.
+    pub(crate) fn ask_later(&mut self, question: &Arc<Question>, now: u64) {
+        let is_known = self.entries.get(&question.fingerprint).is_some_and(|entry| entry.refresh_at.is_some());
+        if !is_known && self.unanswered.len() < ENTRIES_MAX {
+            self.unanswered.insert(question.fingerprint, (Arc::clone(question), now + RETRY_SECONDS));
+        }
     }
 
     /// Nobody has said anything of `certificate`; whether that is new.
@@ -265,21 +293,51 @@ mod tests {
         assert_eq!(cache.next_refresh(), None, "the server brings news");
     }
 
+    /// There are no sessions.
+    fn nobody(_: &Fingerprint) -> bool {
+        false
+    }
+
+    #[test]
+    fn while_there_are_sessions_it_is_asked_again_whether_anybody_wants_to_know_or_has_answered() {
+        let (answered, not) = (Arc::new(question("answered")), Arc::new(question("not")));
+        let mut cache = Cache::default();
+        cache.learn_asked(&answered, good(NOW), 0, NOW);
+        cache.ask_later(&not, NOW);
+        let mut asked = BTreeMap::new();
+        let everybody = |_: &Fingerprint| true;
+        // Nobody answers any more, far beyond the end of what was answered.
+        while let Some(next) = cache.next_refresh().filter(|next| *next < NOW + 2000) {
+            let due = cache.take_due(next, everybody);
+            assert!(!due.is_empty());
+            due.iter().for_each(|question| asked.entry(question.what).or_insert_with(Vec::new).push(next));
+            due.iter().for_each(|question| cache.ask_later(question, next));
+        }
+        for (what, times) in &asked {
+            assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= REFRESH_SECONDS_MIN), "{what}: {times:?}");
+            assert!(times.last().is_some_and(|last| *last > NOW + 1900), "{what}: {times:?}");
+        }
+        assert_eq!(asked.len(), 2);
+        // Without sessions nobody is asked, and it is forgotten.
+        assert!(cache.take_due(NOW + 3000, nobody).is_empty());
+        assert_eq!(cache.next_refresh(), None);
+    }
+
     #[test]
     fn what_somebody_wants_to_know_is_asked_again_ahead_of_its_end() {
         let question = Arc::new(question("asked"));
         let mut cache = Cache::default();
         cache.learn_asked(&question, good(NOW), 0, NOW);
         assert_eq!(cache.next_refresh(), Some(NOW + 500));
-        assert!(cache.take_due(NOW + 499).is_empty());
-        assert!(cache.take_due(NOW + 500).is_empty(), "nobody has wanted to know");
+        assert!(cache.take_due(NOW + 499, nobody).is_empty());
+        assert!(cache.take_due(NOW + 500, nobody).is_empty(), "nobody has wanted to know");
         let second = cache.next_refresh().unwrap();
         assert!(second > NOW + 500 && second < NOW + 1000, "{second}");
         cache.know(&question.fingerprint, None, NOW + 600);
-        assert_eq!(cache.take_due(second).len(), 1);
-        // The same answer again: half of what is left, and at last nothing is left.
+        assert_eq!(cache.take_due(second, nobody).len(), 1);
+        // The same answer again: half of what is left, until nothing is left.
         let mut times = vec![second];
-        while let Some(next) = cache.next_refresh() {
+        while let Some(next) = cache.next_refresh().filter(|next| *next < NOW + 1000) {
             cache.learn_asked(&question, good(NOW), 0, next);
             times.push(next);
             assert!(times.len() < 10, "{times:?}");

@@ -11,6 +11,7 @@ mod options;
 mod stapling;
 
 use std::cell::OnceCell;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -18,11 +19,11 @@ use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use sealane_io::rt::{self, Receiver, Sender};
 use sealane_proto::tls::AlertDescription;
 use sealane_trust::{
-    Algorithms, Answer, Certified, Date, Fingerprint, Hints, Link, OcspError, Revocation, Status, Unreadable,
+    Algorithms, Answer, Certified, Date, Fingerprint, Hints, Link, OcspError, Purpose, Revocation, Status, Unreadable,
     Unverified,
 };
 
-use crate::peers::Peers;
+use crate::peers::{Peers, chain_in};
 
 pub(crate) use ask::serve;
 use cache::{Cache, Known};
@@ -183,6 +184,15 @@ impl Statuses {
         Arc::clone(&self.roots.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    fn path_in(&self, shown: &[CertificateDer<'_>], now: UnixTime) -> Result<Vec<Link>, Unverified> {
+        Certified::path(shown, Purpose::Server, &self.roots(), now, self.algorithms)
+    }
+
+    /// The certificates of the chain in what was `shown`.
+    pub(crate) fn chain_in(&self, shown: &[CertificateDer<'_>], now: UnixTime) -> Vec<CertificateDer<'static>> {
+        chain_in(shown, self.path_in(shown, now))
+    }
+
     /// Those with which there are sessions.
     pub(crate) fn peers(&self) -> &Arc<Peers> {
         &self.peers
@@ -199,6 +209,12 @@ impl Statuses {
         self.with_cache(|cache| cache.learn(Fingerprint::of(certificate), answer, now));
     }
 
+    /// The certificates of whom there are sessions with.
+    fn live(&self) -> BTreeSet<Fingerprint> {
+        let all = self.peers.all();
+        all.iter().flat_map(|shown| &shown.certificates).map(|certificate| Fingerprint::of(certificate)).collect()
+    }
+
     /// Tells the sessions with whoever has shown `certificate` in its chain that it was revoked.
     fn tell(&self, certificate: &Fingerprint, revocation: &Revocation) {
         let is_it = |shown: &CertificateDer<'_>| Fingerprint::of(shown) == *certificate;
@@ -206,8 +222,8 @@ impl Statuses {
             let is_own = shown.certificates.first().is_some_and(is_it);
             // What was shown besides the chain is nobody's concern.
             let is_above = || {
-                let path = Certified::path(&shown.certificates, &self.roots(), shown.since, self.algorithms);
-                path.is_ok_and(|path| path.iter().skip(1).any(|link| is_it(&link.certificate)))
+                self.path_in(&shown.certificates, shown.since)
+                    .is_ok_and(|path| path.iter().skip(1).any(|link| is_it(&link.certificate)))
             };
             if is_own || (shown.certificates.iter().skip(1).any(is_it) && is_above()) {
                 let which = if is_own { "was" } else { "is below one that was" };
@@ -371,7 +387,7 @@ impl Statuses {
 
     /// The chain that was verified, once for each look.
     fn path<'s>(&self, seen: &'s Seen<'_>) -> Result<&'s [Link], StatusError> {
-        let find = || Certified::path(seen.shown, &self.roots(), seen.now, self.algorithms).map_err(StatusError::from);
+        let find = || self.path_in(seen.shown, seen.now).map_err(StatusError::from);
         seen.path.get_or_init(find).as_deref().map_err(Clone::clone)
     }
 
@@ -503,7 +519,7 @@ mod tests {
 
     pub(crate) fn question(what: &'static str) -> Question {
         let (root, own) = certified(false);
-        let path = Certified::path(std::slice::from_ref(&own), &[root], UnixTime::now(), algorithms());
+        let path = Certified::path(std::slice::from_ref(&own), Purpose::Server, &[root], UnixTime::now(), algorithms());
         let certified = path.unwrap().remove(0).certified;
         Question { fingerprint: Fingerprint::of(&own), certified, urls: Vec::new(), is_ours: false, what }
     }

@@ -5,7 +5,7 @@ use core::time::Duration;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{anchor_from_trusted_cert, ring as algorithms};
 
-use crate::{Algorithms, Answer, Certified, Date, Hints, Revocation, Status, read, request};
+use crate::{Algorithms, Answer, Certified, Date, Hints, Purpose, Revocation, Status, read, request};
 
 const CA: &[u8] = include_bytes!("ca.der");
 const LEAF: &[u8] = include_bytes!("leaf.der");
@@ -41,7 +41,7 @@ pub fn ocsp(data: &[u8]) {
         }
         _ => {
             let shown = [CertificateDer::from(bytes), CertificateDer::from(LEAF), ca];
-            if let Ok(links) = Certified::path(&shown, &[root], now, ALGORITHMS) {
+            if let Ok(links) = Certified::path(&shown, Purpose::Server, &[root], now, ALGORITHMS) {
                 assert!(links.iter().all(|link| request(&link.certified, None).is_ok()));
                 assert!(Hints::of(bytes).is_ok(), "what a CA has signed is readable");
             }
