@@ -76,7 +76,9 @@ fn what_works_is_explained_step_by_step() {
         "X25519",
         "1: CN=server, issued by CN=root, valid from ",
         ", for DNS:nfs.test IP:127.0.0.1",
+        "ok     trust      it leads to a trusted CA, and is for nfs.test",
         "ok     ocsp       nothing was stapled, nobody is asked",
+        "ok     crl        none is given",
         "ok     nfs        NULL is answered in ",
         "ok     resumption the second connection resumed the session",
     ] {
@@ -163,4 +165,43 @@ fn of_broken_set_ups_one_line_names_the_cause() {
         &[&own.each_ref().map(String::as_str)[..], &["--retry-timeout", "1"]].concat(),
     );
     expect_cause(&format!("127.0.0.1:{}", server.port), &trust, "nfs", "no NFS server behind it answers");
+}
+
+#[test]
+fn what_a_server_was_accepted_by_is_told() {
+    let ca = Authority::new();
+    let (identity, revoked) = (ca.server("server"), ca.server("revoked"));
+    let (staple, list) = (ca.staple("server").display().to_string(), ca.crl("ca", "list", &["-crldays", "3"]));
+    ca.revoke("revoked");
+    let (list, current) =
+        (list.display().to_string(), ca.crl("ca", "current", &["-crldays", "3"]).display().to_string());
+    let (ca_file, pin) = (ca.ca(), crate::identity::pin(&identity));
+    let own = args(&identity);
+    let server = Sealane::server("epoll", nfs_server(), &own.each_ref().map(String::as_str));
+    let connect = format!("127.0.0.1:{}", server.port);
+    let trust = ["--ca-file", ca_file.as_str()];
+    for (args, words) in [
+        (
+            &["--server-name", "b.test", "--server-name", "nfs.test"][..],
+            "trust      it leads to a trusted CA, and is for nfs.test",
+        ),
+        (&["--server-name", "nfs.test", "--pin", &pin], "and is for nfs.test, and its key is one of --pin"),
+        (&["--server-name", "127.0.0.1"], "and is for 127.0.0.1"),
+        (&["--server-name", "nfs.test", "--crl-file", &list], "crl        none names it"),
+    ] {
+        let Checked { out, .. } = check(&connect, &[&trust[..], args].concat());
+        assert!(out.contains(words), "{words}:\n{out}");
+    }
+    let Checked { out, .. } = check(&connect, &["--insecure-no-verify"]);
+    assert!(out.contains("trust      NOT verified (--insecure-no-verify)"), "{out}");
+    let Checked { out, .. } = check(&connect, &["--pin-only", "--pin", &pin]);
+    assert!(out.contains("trust      its key is one of --pin; chain, name and dates are not looked at"), "{out}");
+    let server = SServer::with_identity(&identity, &["-status_file", &staple]);
+    let at = format!("127.0.0.1:{}", server.port);
+    let Checked { out, .. } = check(&at, &[&trust[..], &["--server-name", "nfs.test"]].concat());
+    assert!(out.contains("ocsp       good, stapled, of ") && out.contains(" s old), until "), "{out}");
+    let server = SServer::with_identity(&revoked, &[]);
+    let connect = format!("127.0.0.1:{}", server.port);
+    let args = [&trust[..], &["--server-name", "nfs.test", "--crl-file", &current]].concat();
+    expect_cause(&connect, &args, "tls", "the server's certificate has been revoked, says a CRL");
 }

@@ -181,7 +181,17 @@ fn secrets_are_told_to_a_file_only_if_both_the_environment_and_the_command_line_
         assert_eq!(fs::metadata(&ours).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(lines(&ours).iter().any(|line| line.starts_with(["client_random", "server_traffic_secret_0"][index])));
     }
+    // Whom it would be told, besides.
+    let [open, link, pipe] = ["open", "link", "pipe"].map(|name| directory.join(name));
+    fs::write(&open, "").unwrap();
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o644)).unwrap();
+    std::os::unix::fs::symlink(directory.join("ours-0"), &link).unwrap();
+    assert!(Command::new("mkfifo").arg("-m600").arg(&pipe).status().unwrap().success());
+    let [open, link, pipe] = [open, link, pipe].map(|file| file.display().to_string());
     for (variable, status, why) in [
+        (Some(open.as_str()), 1, "open: others may read or change it: chmod 600"),
+        (Some(&link), 1, "link: Too many levels of symbolic links"),
+        (Some(&pipe), 1, "pipe: "),
         (None, 2, "--allow-key-log: SSLKEYLOGFILE names no file"),
         (Some(""), 2, "--allow-key-log: SSLKEYLOGFILE names no file"),
         (Some("/no/such/directory/file"), 1, "SSLKEYLOGFILE: /no/such/directory/file: No such file"),

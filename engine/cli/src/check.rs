@@ -135,9 +135,12 @@ fn explain(seen: &Inspection, config: &TunnelConfig, has_certificate: bool, line
         // That is information: whether it is accepted, the line before says.
         lines.push(Line { is_good: true, ..line("chain", text) });
     }
+    let information = |step, text: &String| Line { step, is_good: true, text: text.clone() };
+    lines.extend(seen.trust.as_ref().map(|trust| information("trust", trust)));
     if let Some(status) = &seen.status {
         lines.push(line("ocsp", status.as_ref()));
     }
+    lines.extend(seen.lists.as_ref().map(|lists| information("crl", lists)));
 }
 
 fn shown_time(time: Duration) -> String {

@@ -95,7 +95,8 @@ impl PolicyArguments {
                 let file = Path::new(&named);
                 let opened =
                     KeyLogFile::open(file).with_context(|| format!("{KEY_LOG_VARIABLE}: {}", file.display()))?;
-                tracing::warn!(
+                // Whatever else is to be logged.
+                tracing::error!(
                     "the secrets of ALL connections are written to {}: whoever has it reads what is sent (--allow-key-log)",
                     file.display()
                 );

@@ -1,7 +1,9 @@
 //! Directories whose files are replaced now and then.
 
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use inotify::{EventMask, Inotify, WatchMask};
@@ -14,6 +16,25 @@ const EVENT_BYTES: usize = 4096;
 /// Who replaces several files is given so long between two of them, and so long in all.
 const QUIET: Duration = Duration::from_secs(1);
 const QUIET_MAX: Duration = Duration::from_secs(10);
+
+/// Opens a file to write behind what is there, which is for nobody else to read; makes it so if it is not there.
+///
+/// # Errors
+/// It cannot be opened, is a link or no regular file, or others may read or change it.
+pub fn append_private(file: &Path) -> io::Result<File> {
+    // Without O_NONBLOCK a pipe would be waited for that nobody reads.
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(flags).open(file)?;
+    let metadata = file.metadata()?;
+    let wrong = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    if !metadata.is_file() {
+        return wrong("it is no regular file");
+    }
+    if metadata.mode() & 0o077 != 0 {
+        return wrong("others may read or change it: chmod 600");
+    }
+    Ok(file)
+}
 
 /// Directories that are watched. Made before the process gives up what it takes to make it.
 pub struct DirectoryWatch {

@@ -5,7 +5,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::client::verify_server_name;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use sealane_io::net;
 use sealane_io::rt;
 use sealane_trust::{Description, printable};
@@ -29,6 +31,10 @@ pub struct Inspection {
     pub chain: Vec<Result<Description, String>>,
     /// The server has asked for a client certificate.
     pub wants_certificate: bool,
+    /// What the server was accepted by; `None` before a handshake is done.
+    pub trust: Option<String>,
+    /// What CRLs say of it; `None` before a handshake is done.
+    pub lists: Option<String>,
     /// What is known of their status; `None` before a handshake is done.
     pub status: Option<Result<String, String>>,
 }
@@ -59,6 +65,8 @@ pub async fn inspect(config: &TunnelConfig, mode: &ClientMode, options: &TlsClie
         handshake: None,
         chain: Vec::new(),
         wants_certificate: false,
+        trust: None,
+        lists: None,
         status: None,
     };
     let mut reached = Vec::new();
@@ -86,7 +94,13 @@ pub async fn inspect(config: &TunnelConfig, mode: &ClientMode, options: &TlsClie
         let took = since(began);
         let agreed = match shaken {
             Err(error) => Err(error.to_string()),
-            Ok(handshake) => settle(handshake, config, &tls, &mut seen).await,
+            Ok(handshake) => {
+                seen.trust = handshake.peer_certificates().first().map(|own| accepted_by(own, mode, options));
+                let are_asked =
+                    if options.crls.is_empty() { "none is given (--crl-file, --crl-dir)" } else { "none names it" };
+                seen.lists = Some(are_asked.into());
+                settle(handshake, config, &tls, &mut seen).await
+            }
         };
         if agreed.is_err() && seen.chain.is_empty() && !goes_on {
             seen.chain = chain_of_whoever_it_is(config, address, mode, options).await;
@@ -98,6 +112,26 @@ pub async fn inspect(config: &TunnelConfig, mode: &ClientMode, options: &TlsClie
     }
     seen.wants_certificate = tls.was_asked_for_a_certificate();
     seen
+}
+
+/// Why a server that has shown `own` was accepted, but for its status.
+fn accepted_by(own: &CertificateDer<'_>, mode: &ClientMode, options: &TlsClientOptions) -> String {
+    let pinned = if options.pins.is_empty() { "" } else { ", and its key is one of --pin" };
+    if options.insecure_no_verify {
+        return "NOT verified (--insecure-no-verify): anybody on the network can be this server".into();
+    }
+    if options.pin_only {
+        return "its key is one of --pin; chain, name and dates are not looked at (--pin-only)".into();
+    }
+    let asked_for = std::slice::from_ref(&mode.server_name);
+    let names = if options.names.is_empty() { asked_for } else { options.names.as_slice() };
+    let is_for = |name: &&ServerName<'_>| {
+        ParsedCertificate::try_from(own).is_ok_and(|parsed| verify_server_name(&parsed, name).is_ok())
+    };
+    match names.iter().find(is_for) {
+        Some(name) => format!("it leads to a trusted CA, and is for {}{pinned}", name.to_str()),
+        None => format!("it leads to a trusted CA{pinned}"),
+    }
 }
 
 /// What a handshake that is done has shown.
@@ -168,6 +202,16 @@ fn described(chain: &[CertificateDer<'_>]) -> Vec<Result<Description, String>> {
     chain.iter().map(|certificate| describe(certificate)).collect()
 }
 
+/// A time in the unit that fits it.
+fn in_words(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
 impl TlsClient {
     /// What is known of the status of a certificate that was accepted, in words.
     fn status_of(&self, own: &CertificateDer<'_>) -> String {
@@ -175,7 +219,9 @@ impl TlsClient {
             (OcspMode::Off, _) => "not looked at".into(),
             (_, Some((answer, is_stapled))) => {
                 let source = if is_stapled { "stapled" } else { "by its responder" };
-                format!("good, {source}, of {}, until {}", answer.this_update, answer.valid_until())
+                let age = UnixTime::now().as_secs().saturating_sub(answer.this_update.0);
+                let (of, until) = (answer.this_update, answer.valid_until());
+                format!("good, {source}, of {of} ({} old), until {until}", in_words(age))
             }
             (OcspMode::Staple, None) => "nothing was stapled, nobody is asked (--ocsp staple)".into(),
             (OcspMode::Soft | OcspMode::Hard, None) => "not known, and accepted (--ocsp soft)".into(),

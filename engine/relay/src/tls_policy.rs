@@ -1,9 +1,8 @@
 //! Which suites, groups and signatures may be agreed on, by their names at IANA; and who is told the secrets.
 
 use std::fmt::Write as _;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +12,7 @@ use rustls::crypto::{CryptoProvider, SupportedKxGroup, WebPkiSupportedAlgorithms
 use rustls::pki_types::{SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer};
 use rustls::sign::{Signer, SigningKey};
 use rustls::{KeyLog, NamedGroup, NoKeyLog, SignatureAlgorithm, SignatureScheme, SupportedCipherSuite};
+use sealane_io::files::append_private;
 use zeroize::Zeroizing;
 
 use crate::config::ConfigError;
@@ -137,12 +137,12 @@ impl SigningKey for Choosy {
 pub struct KeyLogFile(Mutex<File>);
 
 impl KeyLogFile {
-    /// Behind what is there; nobody else may read a file that is made.
+    /// Behind what is there; nobody else may read a file that is made, nor one that is there.
     ///
     /// # Errors
-    /// It cannot be opened.
+    /// It cannot be opened, is no file, or others may read it.
     pub fn open(file: &Path) -> io::Result<Self> {
-        OpenOptions::new().append(true).create(true).mode(0o600).open(file).map(|file| Self(Mutex::new(file)))
+        append_private(file).map(|file| Self(Mutex::new(file)))
     }
 }
 
