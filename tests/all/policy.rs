@@ -15,7 +15,7 @@ use crate::support::process::{eventually, scratch};
 use crate::support::sealane::{DRIVERS, Sealane, command, server_command};
 
 /// Names what is in a directory by hashes.
-fn rehash(directory: &Path) {
+pub fn rehash(directory: &Path) {
     let done = Command::new("openssl").arg("rehash").arg(directory).output().unwrap();
     assert!(done.status.success(), "{done:?}");
 }

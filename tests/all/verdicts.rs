@@ -2,7 +2,8 @@
 //! has to come out as it says there. Nobody writes the table but people.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,8 +12,9 @@ use std::time::Duration;
 
 use crate::far_ends::echo_server;
 use crate::identity::pin;
+use crate::policy::rehash;
 use crate::support::authority::{Authority, Reply, Responder, Spec};
-use crate::support::openssl::{SClient, SServer};
+use crate::support::openssl::{SClient, SServer, Stunnel};
 use crate::support::pki::{Identity, NAME};
 use crate::support::process::{SOON, free_port, now};
 use crate::support::sealane::{DRIVERS, Sealane, binary, expect_reset};
@@ -28,6 +30,8 @@ const TABLE: &str = include_str!("../../docs/verdicts.md");
 #[derive(Debug)]
 struct Case {
     line: usize,
+    /// stunnel is asked, not OpenSSL's own programs.
+    is_for_stunnel: bool,
     /// Who comes to whom: a client to `sealane server`, or `sealane client` to a server.
     is_of_client: bool,
     /// Which certificate the other end shows, and how it is started.
@@ -44,11 +48,12 @@ struct Case {
 }
 
 fn cases() -> Vec<Case> {
-    let mut is_of_client = false;
+    let (mut is_of_client, mut is_for_stunnel) = (false, false);
     let rows = TABLE.lines().enumerate().filter(|(_, text)| text.starts_with("| "));
     rows.filter_map(|(index, text)| {
         if text.starts_with("| server |") || text.starts_with("| client |") {
             is_of_client = text.starts_with("| client |");
+            is_for_stunnel = text.contains("| stunnel's |");
             return None;
         }
         let cells: Vec<String> =
@@ -64,6 +69,7 @@ fn cases() -> Vec<Case> {
         Some(Case {
             line: index + 1,
             is_of_client,
+            is_for_stunnel,
             accepted: verdict_of(&verdict).unwrap(),
             openssl: verdict_of(&openssl),
             peer,
@@ -219,6 +225,7 @@ impl World {
                 ("pin", name) => pin(&self.identity(name)),
                 ("allow-pin", name) => format!("pin:{}", pin(&self.identity(name))),
                 ("staple", name) => path(self.staple(name)),
+                ("ca-dir", name) => path(self.ca_dir(name)),
                 ("crl", name) => path(self.crl(name)),
                 ("ocsp", name) => self.responder(name),
                 other => panic!("no {other:?}"),
@@ -244,6 +251,23 @@ impl World {
         let file = self.ca.file(&format!("{name}.staple"));
         let _one_at_a_time = self.made.lock().unwrap();
         if file.exists() { file } else { self.ca.staple(name) }
+    }
+
+    /// A directory with one certificate, by its hash.
+    fn ca_dir(&self, name: &str) -> PathBuf {
+        let certificate = match name {
+            "ca" => self.ca.file("ca.pem"),
+            "other" => self.other.file("ca.pem"),
+            name => self.identity(name).cert,
+        };
+        let directory = self.ca.file(&format!("{name}.ca-dir"));
+        let _one_at_a_time = self.made.lock().unwrap();
+        if !directory.exists() {
+            std::fs::create_dir(&directory).unwrap();
+            std::fs::copy(certificate, directory.join("certificate.pem")).unwrap();
+            rehash(&directory);
+        }
+        directory
     }
 
     fn crl(&self, name: &str) -> PathBuf {
@@ -383,7 +407,7 @@ fn start_client(world: &World, case: &Case, server: &SServer) -> Sealane {
     let mut args = world.expand(&case.options);
     let has = |option: &str| args.iter().any(|arg| arg == option);
     let (without_ca, without_name) =
-        (has("--ca-file") || has("--pin-only") || has("--insecure-no-verify"), has("--server-name"));
+        (has("--ca-file") || has("--ca-dir") || has("--pin-only") || has("--insecure-no-verify"), has("--server-name"));
     if !without_ca {
         args.extend(["--ca-file".into(), world.ca.ca()]);
     }
@@ -396,6 +420,65 @@ fn start_client(world: &World, case: &Case, server: &SServer) -> Sealane {
     Sealane::from_command(client.stdin(Stdio::null()).env_remove("RUST_LOG").env_remove("http_proxy"))
 }
 
+/// What stunnel, told the same, makes of the server.
+fn stunnel_accepts(world: &World, case: &Case, server: &SServer) -> bool {
+    let args = world.expand(&case.options);
+    let pairs = args.iter().zip(args.iter().skip(1));
+    let value = |option: &str| pairs.clone().find(|(name, _)| *name == option).map(|(_, value)| value.clone());
+    let nonce = if args.iter().any(|arg| arg == "--ocsp-nonce") { "OCSPnonce = yes\n" } else { "" };
+    let url = value("--ocsp-url").map_or_else(String::new, |url| format!("OCSP = {url}\n"));
+    let name = value("--server-name").unwrap_or_else(|| NAME.into());
+    let stunnel = Stunnel::trusting(&world.ca.ca(), &name, server.port, &format!("{url}{nonce}"));
+    let tag = format!("by stunnel, line {}", case.line);
+    let mut stream = TcpStream::connect(("127.0.0.1", stunnel.port)).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream.write_all(format!("{tag}\n").as_bytes()).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    // It ends the connection in any case.
+    let _ = stream.read_to_end(&mut Vec::new());
+    server.process.output().contains(&tag)
+}
+
+/// What of a list fits, with OpenSSL's names and colons.
+fn listed(value: &str, name: impl Fn(&str) -> Option<String>) -> String {
+    value.split(',').filter_map(name).collect::<Vec<_>>().join(":")
+}
+
+/// What OpenSSL's client is told about what may be agreed on.
+fn openssl_policy(value: impl Fn(&str) -> Option<String>) -> Vec<String> {
+    let mut all = Vec::new();
+    let mut say = |option: &str, words: String| {
+        all.extend([option.to_string(), words].into_iter().filter(|word| !word.is_empty()))
+    };
+    if let Some(suites) = value("--tls-suites") {
+        let is_12 = |suite: &str| suite.contains("_WITH_");
+        let of_12 = |suite: &str| {
+            let name = suite.trim_start_matches("TLS_").replace("_WITH_", "-").replace("AES_", "AES").replace('_', "-");
+            is_12(suite).then_some(name)
+        };
+        let of_13 = |suite: &str| (!is_12(suite)).then(|| suite.to_string());
+        match listed(&suites, of_12) {
+            names if names.is_empty() => say("-tls1_3", names),
+            names => say("-cipher", names),
+        }
+        match listed(&suites, of_13) {
+            names if names.is_empty() => say("-tls1_2", names),
+            names => say("-ciphersuites", names),
+        }
+    }
+    let group = |group: &str| {
+        Some(group.replace("x25519", "X25519").replace("secp256r1", "P-256").replace("secp384r1", "P-384"))
+    };
+    value("--tls-groups").into_iter().for_each(|groups| say("-groups", listed(&groups, group)));
+    value("--tls-signatures").into_iter().for_each(|all| say("-sigalgs", listed(&all, |one| Some(one.into()))));
+    match (value("--tls").as_deref(), value("--tls-profile").as_deref()) {
+        (Some("1.2"), _) => say("-tls1_2", String::new()),
+        (Some("1.3"), _) | (_, Some("modern")) => say("-tls1_3", String::new()),
+        _ => {}
+    }
+    all
+}
+
 /// What OpenSSL's client, told the same, makes of the server.
 fn openssl_accepts(world: &World, case: &Case, server: &SServer) -> bool {
     let mut client = Command::new("openssl");
@@ -403,7 +486,10 @@ fn openssl_accepts(world: &World, case: &Case, server: &SServer) -> bool {
     let args = world.expand(&case.options);
     let pairs = args.iter().zip(args.iter().skip(1));
     let value = |option: &str| pairs.clone().find(|(name, _)| *name == option).map(|(_, value)| value.clone());
-    client.args(["-CAfile", &value("--ca-file").unwrap_or_else(|| world.ca.ca())]);
+    match value("--ca-dir") {
+        Some(directory) => client.args(["-no-CAfile", "-CApath", &directory]),
+        None => client.args(["-CAfile", &value("--ca-file").unwrap_or_else(|| world.ca.ca())]),
+    };
     let name = value("--server-name").unwrap_or_else(|| NAME.into());
     match name.parse::<std::net::IpAddr>() {
         Ok(_) => client.args(["-verify_ip", &name]),
@@ -417,21 +503,21 @@ fn openssl_accepts(world: &World, case: &Case, server: &SServer) -> bool {
     if has_crl {
         client.arg(if args.iter().any(|arg| arg == "own") { "-crl_check" } else { "-crl_check_all" });
     }
-    match value("--tls").as_deref() {
-        Some("1.2") => client.arg("-tls1_2"),
-        Some("1.3") => client.arg("-tls1_3"),
-        _ => &mut client,
-    };
+    client.args(openssl_policy(value));
     client.stdin(Stdio::null()).output().unwrap().status.success()
 }
 
 /// Whether a case comes out as it says there; if not, how.
 fn check(world: &World, case: &Case) -> Result<(), String> {
     let server = start_server(world, &case.peer);
-    if let Some(accepted) = case.openssl
-        && openssl_accepts(world, case, &server) != accepted
-    {
-        return Err(format!("OpenSSL's client {}", if accepted { "refuses" } else { "accepts" }));
+    if let Some(accepted) = case.openssl {
+        let (who, verdict) = match case.is_for_stunnel {
+            true => ("stunnel", stunnel_accepts(world, case, &server)),
+            false => ("OpenSSL's client", openssl_accepts(world, case, &server)),
+        };
+        if verdict != accepted {
+            return Err(format!("{who} {}", if accepted { "refuses" } else { "accepts" }));
+        }
     }
     let client = start_client(world, case, &server);
     let tag = format!("case {}", case.line);
@@ -495,7 +581,7 @@ fn the_table_is_complete() {
     let cases = cases();
     let (mut lines, mut distinct, mut refused) = (BTreeSet::new(), BTreeSet::new(), 0);
     for case in &cases {
-        let Case { line, is_of_client, peer, options, accepted, says, openssl, because } = case;
+        let Case { line, is_of_client, peer, options, accepted, says, openssl, because, .. } = case;
         assert!(lines.insert((is_of_client, peer, options)), "line {line}: it is there twice");
         // The same with another version is no other case.
         let without_version = |text: &str| -> Vec<String> {

@@ -84,9 +84,13 @@ pub struct Stunnel {
 impl Stunnel {
     /// Accepts plain text and speaks TLS to `connect`, verifying it.
     pub fn client(connect: u16, settings: &str) -> Self {
-        let ca = Pki::get().ca.display();
+        Self::trusting(&Pki::get().ca.display().to_string(), NAME, connect, settings)
+    }
+
+    /// The same with another CA and name.
+    pub fn trusting(ca: &str, name: &str, connect: u16, settings: &str) -> Self {
         Self::run(&format!(
-            "client = yes\nconnect = 127.0.0.1:{connect}\nCAfile = {ca}\nverifyChain = yes\ncheckHost = {NAME}\n{settings}\n"
+            "client = yes\nconnect = 127.0.0.1:{connect}\nCAfile = {ca}\nverifyChain = yes\ncheckHost = {name}\n{settings}\n"
         ))
     }
 
