@@ -18,8 +18,8 @@ use sealane_io::{Buffer, Control, Patience, Received, Stream, Unheard};
 use sealane_proto::tls::{AlertDescription, ContentType, Inbound, Role, Sealer, Suite, TrafficKey, Version};
 use sealane_relay::simulation::{Credential, Stage};
 use sealane_relay::{
-    ClientMode, Endpoint, Established, IoChoice, KeySchedule, Memory, Mode, PemSource, SessionError, Spin, Timeouts,
-    TlsClientOptions, TlsFacts, TlsVersions, TunnelConfig, client_config,
+    ClientMode, Endpoint, Established, IoChoice, KeySchedule, Memory, Mode, PemSource, Resources, SessionError, Spin,
+    Timeouts, TlsClientOptions, TlsFacts, TlsVersions, TunnelConfig, client_config,
 };
 
 use crate::parts::message;
@@ -330,14 +330,13 @@ struct Session {
 
 impl Session {
     fn new(version: Version, call_bytes: usize, reply_bytes: usize, calls: usize) -> Self {
+        let memory = Memory { bytes_max: MEMORY_BYTES, connections_max: 4, workers: 1 };
+        let resources = Resources { io: IoChoice::Epoll, memory, spin: Spin::Off };
         let config = TunnelConfig {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 20049)),
             connect: Endpoint { host: "nfs.test".into(), port: 2049 },
             mode: mode(),
-            io: IoChoice::Epoll,
-            memory: Memory { bytes_max: MEMORY_BYTES, connections_max: 4, workers: 1 },
             timeouts: Timeouts::default(),
-            spin: Spin::Off,
             accepted: Default::default(),
             outgoing: Default::default(),
             records_per_key_max: u64::MAX,
@@ -346,7 +345,7 @@ impl Session {
             panic_on: None,
         };
         let make = move || Exchange::new(version, call_bytes, reply_bytes, calls);
-        let stage = Rc::new(Stage::new(config).expect("a stage"));
+        let stage = Rc::new(Stage::new(resources, config).expect("a stage"));
         Self { version, exchange: RefCell::new(Rc::new(make())), make: Box::new(make), stage }
     }
 }

@@ -14,7 +14,7 @@ use crate::support::process::now;
 
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 11] = [
+const TARGETS: [Target; 12] = [
     ("command_line", cli::command_line),
     ("handshake", relay::handshake),
     ("handshake_client", relay::handshake_client),
@@ -25,6 +25,7 @@ const TARGETS: [Target; 11] = [
     ("seal", proto::seal),
     ("session", relay::session),
     ("streams", proto::streams),
+    ("stunnel_file", cli::stunnel_file),
     ("xdr", selftest::xdr),
 ];
 
@@ -116,6 +117,11 @@ fn both_directions_are_understood_however_they_are_delivered() {
 #[test]
 fn every_command_line_is_refused_in_one_line_or_keeps_its_limits() {
     replay("command_line");
+}
+
+#[test]
+fn every_file_of_stunnels_is_refused_in_one_line_or_becomes_command_lines() {
+    replay("stunnel_file");
 }
 
 #[test]

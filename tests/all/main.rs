@@ -37,5 +37,6 @@ mod server_ends;
 mod server_far_ends;
 mod server_limits;
 mod spin;
+mod stunnel_files;
 mod verdicts;
 mod windows;

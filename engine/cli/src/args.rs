@@ -42,6 +42,9 @@ pub(crate) enum Command {
     /// Try the server of a client's options step by step, and say what is wrong
     #[command(after_long_help = CHECK_EXAMPLES)]
     Check(Box<CheckOptions>),
+    /// Serve the tunnels of a configuration file of stunnel's, or say what each of its lines becomes
+    #[command(after_long_help = STUNNEL_EXAMPLES)]
+    Stunnel(StunnelOptions),
 }
 
 const CLIENT_EXAMPLES: &str = "\
@@ -82,6 +85,28 @@ Examples:
   sealane check --connect nfs.example.com:2049 --json | jq '.steps[] | select(.ok | not)'
 
 Exit status: 0 when an NFS server answered, 1 when something is wrong, 2 for a wrong command line.";
+
+const STUNNEL_EXAMPLES: &str = "\
+Examples:
+  sealane stunnel --explain /etc/stunnel/nfs.conf
+  sealane stunnel /etc/stunnel/nfs.conf
+
+Exit status: 0 after SIGTERM or SIGINT, or when the file was explained, 1 when the tunnels could not start, 2 for a wrong command line or file.";
+
+#[derive(Args, Debug)]
+pub(crate) struct StunnelOptions {
+    /// The configuration file
+    #[arg(value_name = "FILE", required_unless_present = "keys")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// List what becomes of each key of stunnel's, as the rows of a table in Markdown
+    #[arg(long, conflicts_with_all = ["config", "explain"])]
+    pub(crate) keys: bool,
+
+    /// Say what each line becomes, and which options of 'sealane client' or 'sealane server' each service, and do nothing else
+    #[arg(long)]
+    pub(crate) explain: bool,
+}
 
 const DEMO_EXAMPLES: &str = "\
 Writes and reads 1 GiB in calls of 1 MiB, compares every byte, and makes 20,000 small calls. It needs no privileges, uses
@@ -224,6 +249,14 @@ pub(crate) struct ClientOptions {
     #[arg(long, value_name = "NAME", value_parser = parse_name, help_heading = "Trust")]
     pub(crate) server_name: Vec<ServerName<'static>>,
 
+    /// Accept a certificate of these CAs for any name: whoever has one of them can be the server
+    #[arg(long, conflicts_with_all = ["server_name", "insecure_no_verify", "pin_only"], help_heading = "Trust")]
+    pub(crate) any_server_name: bool,
+
+    /// Accept only certificates that are in --ca-file or --ca-dir themselves
+    #[arg(long, conflicts_with_all = ["insecure_no_verify", "pin_only"], help_heading = "Trust")]
+    pub(crate) trusted_only: bool,
+
     /// By which name the server is asked for (SNI), or off [default: the first --server-name]
     #[arg(long, value_name = "NAME|off", value_parser = parse_sni, help_heading = "Trust")]
     pub(crate) sni: Option<Sni>,
@@ -306,12 +339,16 @@ pub(crate) struct ServerOptions {
     #[arg(long, value_name = "DIRECTORY", help_heading = "Trust")]
     pub(crate) client_ca_dir: Vec<PathBuf>,
 
+    /// Accept only certificates that are in --client-ca or --client-ca-dir themselves
+    #[arg(long, help_heading = "Trust")]
+    pub(crate) trusted_only: bool,
+
     /// Whether a client has to show a certificate
     #[arg(long, value_enum, value_name = "WHETHER", default_value = "required", help_heading = "Trust")]
     pub(crate) client_cert: ClientCert,
 
-    /// Let in only clients whose certificate has this: dns:NAME, uri:URI, subject:RFC4514 or pin:sha256/BASE64; repeatable: one
-    /// of them
+    /// Let in only clients whose certificate has this: dns:NAME, ip:ADDRESS, uri:URI, subject:RFC4514 or pin:sha256/BASE64;
+    /// repeatable: one of them
     #[arg(long, value_name = "KIND:VALUE", value_parser = parse_allow, help_heading = "Trust")]
     pub(crate) allow: Vec<Allow>,
 
@@ -439,6 +476,11 @@ pub(crate) struct TunnelOptions {
     /// begun, in seconds; 0: for ever
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds_or_off, default_value = "180", help_heading = "Network")]
     pub(crate) stall_timeout: Duration,
+
+    /// Time that nothing may go over a connection either way, in seconds; 0: for ever. An idle mount is cut by it, unless its
+    /// client renews its lease sooner
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds_or_off, default_value = "0", help_heading = "Network")]
+    pub(crate) idle_timeout: Duration,
 
     /// Time that a peer's host may acknowledge nothing while it has something to acknowledge, be it a keepalive probe, in
     /// seconds; 0: as TCP has it

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use sealane_io::{Driver, Uring, rt};
-use sealane_relay::{Inspection, Mode, PemSource, TunnelConfig, inspect};
+use sealane_relay::{Inspection, Mode, PemSource, Resources, TunnelConfig, inspect};
 use serde_json::json;
 
 use crate::args::CheckOptions;
@@ -88,7 +88,7 @@ fn look(options: &CheckOptions) -> Vec<Line> {
     let wants_certificate = seen.wants_certificate && !has_certificate;
     explain(&seen, &config, has_certificate, &mut lines);
     if is_through {
-        lines.extend(nfs(config, wants_certificate));
+        lines.extend(nfs(options.client.tunnel.resources(), config, wants_certificate));
     }
     lines
 }
@@ -148,9 +148,9 @@ fn shown_time(time: Duration) -> String {
 }
 
 /// What comes back through a tunnel: twice, so that the second one can resume the session.
-fn nfs(config: TunnelConfig, wants_certificate: bool) -> Vec<Line> {
+fn nfs(resources: Resources, config: TunnelConfig, wants_certificate: bool) -> Vec<Line> {
     let config = TunnelConfig { listen: (Ipv4Addr::LOCALHOST, 0).into(), ..config };
-    let running = match Running::start(config) {
+    let running = match Running::start(resources, config) {
         Ok(running) => running,
         Err(error) => return vec![line("tunnel", Err::<&str, _>(log::with_causes(&error)))],
     };

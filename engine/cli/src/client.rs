@@ -6,6 +6,7 @@ use anyhow::Result;
 use rustls::pki_types::ServerName;
 use sealane_io::SocketOptions;
 use sealane_io::net::ConnectOptions;
+use sealane_io::sandbox::Policy;
 use sealane_relay::{
     CaOptions, ClientMode, ConfigError, Live, Mode, OcspMode, OcspOptions, PemSource, TlsClientOptions, TunnelConfig,
 };
@@ -29,16 +30,24 @@ pub(crate) fn run(options: &ClientOptions) -> Result<()> {
             "certificates are NOT verified (--insecure-no-verify): anybody on the network can be the server"
         );
     }
+    let policy = policy(options)?;
+    tunnel::serve(options.tunnel.resources(), vec![config], &policy, options.tunnel.sandbox_probe)
+}
+
+/// What a tunnel with these options needs.
+///
+/// # Errors
+/// An account that this host does not know.
+pub(crate) fn policy(options: &ClientOptions) -> Result<Policy> {
     let names_no_ca = options.ca_file.is_empty() && options.ca_dir.is_empty();
-    let policy = sandbox::policy(
+    sandbox::policy(
         &options.tunnel,
         &options.connect,
         options.files(),
         names_no_ca && !options.insecure_no_verify && !options.pin_only,
         &connects_to(&ocsp(options)?),
         &options.directories(),
-    )?;
-    tunnel::serve(config, &policy, options.tunnel.sandbox_probe)
+    )
 }
 
 /// What the options come to. `pem` says where the text of a named file is.
@@ -53,10 +62,7 @@ pub(crate) fn config(options: &ClientOptions, pem: fn(PathBuf) -> PemSource) -> 
         listen: options.listen,
         connect: options.connect.clone(),
         mode: Mode::Client(mode),
-        io: tunnel.io.into(),
-        memory: tunnel.memory(),
         timeouts: tunnel.timeouts(),
-        spin: tunnel.spin,
         // No user timeout on the plain side: it would also cut a client that reads nothing for a while.
         accepted: SocketOptions { keep_alive, ..SocketOptions::default() },
         outgoing: ConnectOptions {
@@ -131,6 +137,9 @@ pub(crate) fn tls_options(options: &ClientOptions, pem: fn(PathBuf) -> PemSource
     // Who is asked for by another name is judged by its own.
     let is_asked_for_otherwise = options.server_name.is_empty() && matches!(options.sni, Some(Sni::Name(_)));
     let names = if is_asked_for_otherwise { vec![host_name(options)?] } else { options.server_name.clone() };
+    if options.trusted_only && options.ca_file.is_empty() && options.ca_dir.is_empty() {
+        return Err(ConfigError("--trusted-only: name the certificates with --ca-file or --ca-dir".into()).into());
+    }
     let crls = options.crl.options(pem);
     if !crls.is_empty() && (options.insecure_no_verify || options.pin_only) {
         return Err(ConfigError(
@@ -157,6 +166,8 @@ pub(crate) fn tls_options(options: &ClientOptions, pem: fn(PathBuf) -> PemSource
         policy: options.tunnel.policy.policy()?,
         insecure_no_verify: options.insecure_no_verify,
         names,
+        any_name: options.any_server_name,
+        trusted_only: options.trusted_only,
         pins: options.pin.clone(),
         pin_only: options.pin_only,
         without_sni: options.sni == Some(Sni::Off),

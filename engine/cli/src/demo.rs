@@ -16,7 +16,7 @@ use sealane_selftest::load::{LoadError, Outcome, Progress, Workload};
 use sealane_selftest::{Server, ServerOptions, Session, SessionOptions};
 
 use crate::args::DemoOptions;
-use crate::local::{self, Running, SERVER_NAME, certificates, tunnel_config};
+use crate::local::{self, Running, SERVER_NAME, certificates, resources, tunnel_config};
 use crate::log;
 
 mod report;
@@ -58,7 +58,7 @@ impl Chain {
         let tls = client_config(&TlsClientOptions { cas: ca.into(), versions, ..TlsClientOptions::default() })?;
         let server_name = SERVER_NAME.try_into().context("the name in the certificate")?;
         let mode = ClientMode { tls: tls.into(), server_name, verified: true };
-        let client = Running::start(tunnel_config(Mode::Client(mode), server.address, options.io.into()))?;
+        let client = Running::start(resources(options.io.into()), tunnel_config(Mode::Client(mode), server.address))?;
         Ok(Self { client, server, nfs })
     }
 

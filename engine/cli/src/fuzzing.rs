@@ -12,7 +12,7 @@ use sealane_proto::fuzzing::Script;
 use sealane_relay::{Endpoint, PemSource, TunnelConfig};
 
 use crate::args::{Cli, ClientOptions, Command, TunnelOptions};
-use crate::{client, log, server, usage_error};
+use crate::{client, dialect, log, server, usage_error};
 
 /// A certificate, its key and its authority; the same that the handshake's targets use.
 const LEAF: &str = include_str!("../../relay/src/fuzzing/certificates/leaf.pem");
@@ -45,6 +45,26 @@ pub fn command_line(data: &[u8]) {
     }
 }
 
+/// Whatever a file of stunnel's says, it is refused in one line, or its services are command lines as above.
+///
+/// The input is the file.
+///
+/// # Panics
+/// When that is not so.
+pub fn stunnel_file(data: &[u8]) {
+    let services = match dialect::services(data) {
+        Ok(services) => services,
+        Err(why) => return is_one_line(&log::with_causes(&anyhow::anyhow!(why))),
+    };
+    for service in services {
+        let words = std::iter::once("sealane".to_string()).chain(service);
+        match Cli::try_parse_from(words) {
+            Err(error) => is_one_line(&log::in_one_line(&error.to_string(), None)),
+            Ok(Cli { command }) => judge(command),
+        }
+    }
+}
+
 fn judge(command: Command) {
     let (config, options) = match command {
         Command::Client(mut options) => {
@@ -56,6 +76,8 @@ fn judge(command: Command) {
             (client::config(&options.client, pem), options.client.tunnel)
         }
         Command::Server(options) => (server::config(&options, pem), options.tunnel),
+        // Its file is another target's.
+        Command::Stunnel(_) => return,
         Command::Demo(options) => return assert!((1..=1024).contains(&options.passes)),
         Command::Bench(options) => {
             let windows = u64::from(options.rounds) * 12;
@@ -89,7 +111,8 @@ fn pem(file: PathBuf) -> PemSource {
 
 /// What the documentation of the options says.
 fn keeps_its_limits(config: &TunnelConfig, options: &TunnelOptions) {
-    let TunnelConfig { memory, timeouts, connect, .. } = config;
+    let TunnelConfig { timeouts, connect, .. } = config;
+    let memory = options.resources().memory;
     let endpoint: Result<Endpoint, _> = connect.to_string().parse();
     assert_eq!(endpoint.as_ref(), Ok(connect), "an endpoint is read as it is written");
     assert!(connect.port > 0 && !connect.host.is_empty());

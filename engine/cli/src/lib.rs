@@ -9,6 +9,7 @@ mod check;
 mod client;
 mod crl;
 mod demo;
+mod dialect;
 #[doc(hidden)]
 #[allow(
     clippy::expect_used,
@@ -59,6 +60,7 @@ pub fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Check(options) => check::run(&options),
+        Command::Stunnel(options) => dialect::run(&options),
     };
     log::flush();
     match done {

@@ -10,8 +10,8 @@ use sealane_io::SocketOptions;
 use sealane_io::net::ConnectOptions;
 use sealane_io::rt::{self, Sender};
 use sealane_relay::{
-    Endpoint, IoChoice, Memory, Mode, PerAddress, ServerMode, TlsServerOptions, TlsVersions, Tunnel, TunnelConfig,
-    server_config,
+    Endpoint, IoChoice, Memory, Mode, PerAddress, Resources, ServerMode, TlsServerOptions, TlsVersions, TunnelConfig,
+    Tunnels, server_config,
 };
 
 use serde_json::{Value, json};
@@ -67,9 +67,9 @@ impl Running {
     ///
     /// # Errors
     /// What the host or a limit refuses.
-    pub(crate) fn start(config: TunnelConfig) -> Result<Self> {
-        let tunnel = Tunnel::start(config)?;
-        let address = tunnel.local_address().context("getsockname")?;
+    pub(crate) fn start(resources: Resources, config: TunnelConfig) -> Result<Self> {
+        let tunnel = Tunnels::start(resources, config)?;
+        let address = tunnel.local_addresses().context("getsockname")?.first().copied().context("no address")?;
         let (kind, why) = tunnel.driver();
         let (driver, counters) = ((kind.name(), why.to_string()), tunnel.counters());
         let (stop, told) = rt::queue(1);
@@ -105,19 +105,22 @@ pub(crate) fn front(
     let tls = server_config(&TlsServerOptions { versions, ..TlsServerOptions::new(certificate, key) })?;
     let per_address = PerAddress::UNLIMITED;
     let mode = ServerMode { tls: tls.into(), handshakes_max: CONNECTIONS_MAX, per_address, proxy_protocol: None };
-    Running::start(tunnel_config(Mode::Server(mode), nfs, io))
+    Running::start(resources(io), tunnel_config(Mode::Server(mode), nfs))
 }
 
-/// The configuration of a tunnel on loopback, for few connections.
-pub(crate) fn tunnel_config(mode: Mode, connect: SocketAddr, io: IoChoice) -> TunnelConfig {
+/// For few connections.
+pub(crate) fn resources(io: IoChoice) -> Resources {
+    let memory = Memory { bytes_max: BUFFERS_BYTES, connections_max: CONNECTIONS_MAX, workers: 1 };
+    Resources { io, memory, spin: sealane_relay::Spin::default() }
+}
+
+/// The configuration of a tunnel on loopback.
+pub(crate) fn tunnel_config(mode: Mode, connect: SocketAddr) -> TunnelConfig {
     TunnelConfig {
         listen: (Ipv4Addr::LOCALHOST, 0).into(),
         connect: Endpoint { host: connect.ip().to_string(), port: connect.port() },
         mode,
-        io,
-        memory: Memory { bytes_max: BUFFERS_BYTES, connections_max: CONNECTIONS_MAX, workers: 1 },
         timeouts: sealane_relay::Timeouts::default(),
-        spin: sealane_relay::Spin::default(),
         accepted: SocketOptions::default(),
         outgoing: ConnectOptions::default(),
         records_per_key_max: u64::MAX,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use sealane_io::SocketOptions;
 use sealane_io::net::ConnectOptions;
+use sealane_io::sandbox::Policy;
 use sealane_relay::{
     CaOptions, ConfigError, Live, Mode, PemSource, PerAddress, ServerMode, TlsServerOptions, TunnelConfig,
 };
@@ -24,19 +25,20 @@ pub(crate) fn run(options: &ServerOptions) -> Result<()> {
     if matches!(&config.mode, Mode::Server(mode) if !mode.tls.now().verifies_clients()) {
         tracing::info!("any TLS client may connect; --client-ca FILE demands a certificate");
     }
+    let policy = policy(options, &config)?;
+    tunnel::serve(options.tunnel.resources(), vec![config], &policy, options.tunnel.sandbox_probe)
+}
+
+/// What a tunnel with these options needs.
+///
+/// # Errors
+/// An account that this host does not know.
+pub(crate) fn policy(options: &ServerOptions, config: &TunnelConfig) -> Result<Policy> {
     let responders = match &config.mode {
         Mode::Server(mode) => options.staple.connects_to(&mode.tls.now().responders())?,
         Mode::Client(_) => Vec::new(),
     };
-    let policy = sandbox::policy(
-        &options.tunnel,
-        &options.connect,
-        options.files(),
-        false,
-        &responders,
-        &options.directories(),
-    )?;
-    tunnel::serve(config, &policy, options.tunnel.sandbox_probe)
+    sandbox::policy(&options.tunnel, &options.connect, options.files(), false, &responders, &options.directories())
 }
 
 /// What the options come to. `pem` says where the text of a named file is.
@@ -59,6 +61,9 @@ pub(crate) fn config(options: &ServerOptions, pem: fn(PathBuf) -> PemSource) -> 
     if clients_optional && !options.allow.is_empty() {
         return wrong("--client-cert optional and --allow: nobody without a certificate is let in by a list");
     }
+    if options.trusted_only && client_cas.is_empty() {
+        return wrong("--trusted-only is about clients' certificates: name these with --client-ca or --client-ca-dir");
+    }
     let crls = options.crl.options(pem);
     if !crls.is_empty() && client_cas.is_empty() {
         return wrong("--crl-file and --crl-dir are about clients' certificates: demand these with --client-ca");
@@ -76,6 +81,7 @@ pub(crate) fn config(options: &ServerOptions, pem: fn(PathBuf) -> PemSource) -> 
         policy: options.tunnel.policy.policy()?,
         staple: options.staple.options()?,
         crls,
+        trusted_only: options.trusted_only,
         clients_optional,
         allow: options.allow.clone(),
     })?;
@@ -92,10 +98,7 @@ pub(crate) fn config(options: &ServerOptions, pem: fn(PathBuf) -> PemSource) -> 
             },
             proxy_protocol: options.proxy_protocol.map(Into::into),
         }),
-        io: tunnel.io.into(),
-        memory: tunnel.memory(),
         timeouts: tunnel.timeouts(),
-        spin: tunnel.spin,
         accepted: tunnel.tls_socket(),
         outgoing: ConnectOptions {
             bind_address: tunnel.bind_address,

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use sealane_io::net::SourcePort;
 use sealane_io::sandbox::{Policy, forbid_new_rings};
 use sealane_io::{KeepAlive, SocketOptions, Uring, host};
-use sealane_relay::{DriverKind, Memory, Mode, Timeouts, Tunnel, TunnelConfig};
+use sealane_relay::{DriverKind, Memory, Mode, Resources, Timeouts, TunnelConfig, Tunnels};
 
 use crate::args::{self, TunnelOptions};
 use crate::{log, sandbox};
@@ -23,41 +23,42 @@ const KEEPALIVE_MAX: Duration = Duration::from_secs(32_767);
 /// The time between keepalive probes where nothing says how long they may go unanswered.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Runs a tunnel until SIGTERM or SIGINT. Nothing before the sandbox starts a thread.
+/// Runs tunnels until SIGTERM or SIGINT. Nothing before the sandbox starts a thread.
 ///
 /// # Errors
-/// Why it could not start.
-pub(crate) fn serve(config: TunnelConfig, policy: &Policy, probe: bool) -> Result<()> {
-    let connect = config.connect.clone();
-    let Memory { bytes_max, connections_max, workers } = config.memory;
-    let kind = match config.mode {
-        Mode::Client(_) => "tunnel to",
-        Mode::Server(_) => "TLS, in front of",
-    };
+/// Why they could not start.
+pub(crate) fn serve(resources: Resources, configs: Vec<TunnelConfig>, policy: &Policy, probe: bool) -> Result<()> {
+    let Memory { bytes_max, connections_max, workers } = resources.memory;
     // Until it is taken over, it would end the process.
     host::ignore_hangups();
-    let bound = Tunnel::bind(config)?;
+    let bound = Tunnels::bind(resources, configs)?;
     let is_filtered = sandbox::enter(policy)?;
     log::begin()?;
     if probe {
         return sandbox::probe(policy, is_filtered);
     }
-    let tunnel = bound.start()?;
-    let (driver, why) = tunnel.driver();
+    let tunnels = bound.start()?;
+    let (driver, why) = tunnels.driver();
     if driver == DriverKind::Uring && Uring::lacks_rules() {
         sandbox::rings_lack_rules(policy)?;
     }
     if is_filtered {
         forbid_new_rings(driver == DriverKind::Uring).context("seccomp")?;
     }
-    tracing::info!(
-        "listening on {}, {kind} {connect}; driver {} ({why}), {workers} workers, {} MiB of buffers, {connections_max} connections at most",
-        tunnel.local_address().context("getsockname")?,
+    let shared = format!(
+        "driver {} ({why}), {workers} workers, {} MiB of buffers, {connections_max} connections at most",
         driver.name(),
-        bytes_max >> 20,
+        bytes_max >> 20
     );
-    let counters = tunnel.counters();
-    let signal = tunnel.run().context("the accept loop")?;
+    for (address, config) in tunnels.local_addresses().context("getsockname")?.into_iter().zip(tunnels.configs()) {
+        let kind = match config.mode {
+            Mode::Client(_) => "tunnel to",
+            Mode::Server(_) => "TLS, in front of",
+        };
+        tracing::info!("listening on {address}, {kind} {}; {shared}", config.connect);
+    }
+    let counters = tunnels.counters();
+    let signal = tunnels.run().context("the accept loop")?;
     let totals: Vec<String> =
         counters.all().filter(|(_, total)| *total > 0).map(|(name, total)| format!("{name}={total}")).collect();
     tracing::info!("stopped by {signal}; {}", if totals.is_empty() { "nothing came".into() } else { totals.join(" ") });
@@ -65,12 +66,13 @@ pub(crate) fn serve(config: TunnelConfig, policy: &Policy, probe: bool) -> Resul
 }
 
 impl TunnelOptions {
-    pub(crate) fn memory(&self) -> Memory {
-        Memory {
+    pub(crate) fn resources(&self) -> Resources {
+        let memory = Memory {
             bytes_max: self.memory_max,
             connections_max: self.connections_max,
             workers: self.workers.unwrap_or_else(|| host::cores().min(WORKERS_DEFAULT_MAX)),
-        }
+        };
+        Resources { io: self.io.into(), memory, spin: self.spin }
     }
 
     pub(crate) fn timeouts(&self) -> Timeouts {
@@ -82,6 +84,7 @@ impl TunnelOptions {
             half_close: self.half_close_timeout,
             silence: self.silence_timeout,
             stall: self.stall_timeout,
+            idle: self.idle_timeout,
             acknowledge: self.ack_timeout,
             ..Timeouts::default()
         }

@@ -1,6 +1,7 @@
 //! Which clients may come in, of all that a CA has certified.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use rustls::pki_types::CertificateDer;
@@ -14,6 +15,8 @@ use crate::server_judge::Pin;
 pub enum Allow {
     /// A DNS name, whole: no wildcard of either side means anything.
     Dns(String),
+    /// An address.
+    Ip(IpAddr),
     /// A URI, letter by letter.
     Uri(String),
     /// A subject, as RFC 4514 writes it.
@@ -26,10 +29,13 @@ impl FromStr for Allow {
     type Err = ConfigError;
 
     fn from_str(text: &str) -> Result<Self, ConfigError> {
-        let wrong = || ConfigError(format!("'{text}' is not dns:NAME, uri:URI, subject:RFC4514 or pin:sha256/BASE64"));
+        let wrong = || {
+            ConfigError(format!("'{text}' is not dns:NAME, ip:ADDRESS, uri:URI, subject:RFC4514 or pin:sha256/BASE64"))
+        };
         let (kind, value) = text.split_once(':').filter(|(_, value)| !value.is_empty()).ok_or_else(wrong)?;
         Ok(match kind {
             "dns" => Self::Dns(value.to_ascii_lowercase()),
+            "ip" => Self::Ip(value.parse().map_err(|_| wrong())?),
             "uri" => Self::Uri(value.into()),
             "subject" => Self::Subject(value.into()),
             "pin" => Self::Pin(value.parse()?),
@@ -64,6 +70,7 @@ impl Client {
         };
         all.iter().any(|allow| match allow {
             Allow::Dns(name) => has("DNS:", &|own| own.eq_ignore_ascii_case(name)),
+            Allow::Ip(address) => has("IP:", &|own| own.parse() == Ok(*address)),
             Allow::Uri(uri) => has("URI:", &|own| own == uri),
             Allow::Subject(subject) => {
                 self.description.as_ref().is_ok_and(|description| description.subject == *subject)

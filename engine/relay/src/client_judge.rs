@@ -5,15 +5,18 @@ use std::sync::Arc;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme};
 
 use crate::ca::Trusted;
+use crate::server_judge::NotTrusted;
 
 /// Verifies as `chain` does, but for the certificates that are `trusted` themselves.
 #[derive(Debug)]
 pub(crate) struct ClientJudge {
     pub(crate) chain: Arc<dyn ClientCertVerifier>,
     pub(crate) trusted: Trusted,
+    /// None but these.
+    pub(crate) trusted_only: bool,
 }
 
 impl ClientCertVerifier for ClientJudge {
@@ -38,6 +41,9 @@ impl ClientCertVerifier for ClientJudge {
         if self.trusted.contains(end_entity) {
             self.trusted.check_dates(end_entity, now)?;
             return Ok(ClientCertVerified::assertion());
+        }
+        if self.trusted_only {
+            return Err(CertificateError::Other(OtherError(Arc::new(NotTrusted))).into());
         }
         self.chain.verify_client_cert(end_entity, intermediates, now)
     }

@@ -129,6 +129,8 @@ pub struct Timeouts {
     pub silence: Duration,
     /// For a side to take what one buffer holds, and for the next byte of a record that has begun. Zero: for ever.
     pub stall: Duration,
+    /// Over which nothing may go either way. Zero: for ever.
+    pub idle: Duration,
     /// For a peer's host to acknowledge anything while it has something to acknowledge. Zero: as TCP has it.
     pub acknowledge: Duration,
 }
@@ -145,6 +147,7 @@ impl Timeouts {
         drain: Duration::from_secs(5),
         silence: Duration::from_secs(180),
         stall: Duration::from_secs(180),
+        idle: Duration::ZERO,
         acknowledge: Duration::from_secs(30),
     };
 }
@@ -215,6 +218,17 @@ impl Memory {
     }
 }
 
+/// What all tunnels of a process share.
+#[derive(Clone, Copy, Debug)]
+pub struct Resources {
+    /// Which driver.
+    pub io: IoChoice,
+    /// Limits.
+    pub memory: Memory,
+    /// Whether workers spin.
+    pub spin: Spin,
+}
+
 /// The client's end: NFS clients are accepted in plain text, their server is spoken to in TLS.
 #[derive(Clone, Debug)]
 pub struct ClientMode {
@@ -276,14 +290,8 @@ pub struct TunnelConfig {
     pub connect: Endpoint,
     /// Which side speaks TLS.
     pub mode: Mode,
-    /// Which driver.
-    pub io: IoChoice,
-    /// Limits.
-    pub memory: Memory,
     /// Times.
     pub timeouts: Timeouts,
-    /// Whether workers spin.
-    pub spin: Spin,
     /// Options of accepted sockets.
     pub accepted: SocketOptions,
     /// How `connect` is connected to.

@@ -86,6 +86,12 @@ pub enum SessionError {
     /// rustls refused a ticket or a key update.
     #[error("tls side: {0}")]
     Keys(#[from] rustls::Error),
+    /// Nothing has gone over the connection for so long.
+    #[error("nothing for {} s (--idle-timeout)", .limit.as_secs_f32())]
+    Idle {
+        /// For how long, at least.
+        limit: Duration,
+    },
     /// The peer's certificate was revoked, and its stream has no boundary to end at.
     #[error("tls side: {}'s certificate was revoked while the connection lasted", peer_of(*.0))]
     Revoked(Role),
@@ -110,6 +116,7 @@ impl SessionError {
             Self::Keys(_) => Some(AlertDescription::DECODE_ERROR),
             Self::Revoked(_) => Some(AlertDescription::CERTIFICATE_REVOKED),
             Self::HalfRecord { .. }
+            | Self::Idle { .. }
             | Self::Internal(_)
             | Self::Io { .. }
             | Self::Silent { .. }

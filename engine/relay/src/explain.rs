@@ -5,7 +5,7 @@ use std::fmt;
 use rustls::{AlertDescription, CertificateError, OtherError, PeerIncompatible};
 use sealane_proto::tls::Role;
 
-use crate::server_judge::NotPinned;
+use crate::server_judge::{NotPinned, NotTrusted};
 
 /// What the other end of a connection is called.
 pub(crate) fn peer_of(role: Role) -> &'static str {
@@ -94,7 +94,7 @@ fn certificate(f: &mut fmt::Formatter<'_>, role: Role, cause: &CertificateError,
                 "the CRL that {peer}'s certificate wants has expired ({error}): renew it, or --crl-expired accept"
             )
         }
-        CertificateError::Other(OtherError(other)) if other.is::<NotPinned>() => {
+        CertificateError::Other(OtherError(other)) if other.is::<NotPinned>() || other.is::<NotTrusted>() => {
             write!(f, "{peer}'s certificate is not accepted: {other}")
         }
         CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {

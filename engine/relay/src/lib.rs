@@ -56,8 +56,8 @@ pub use addresses::PerAddress;
 pub use allow::Allow;
 pub use ca::CaOptions;
 pub use config::{
-    ClientMode, ConfigError, Endpoint, IoChoice, Memory, Mode, RevokedLive, ServerMode, Spin, Timeouts, TlsVersions,
-    TunnelConfig,
+    ClientMode, ConfigError, Endpoint, IoChoice, Memory, Mode, Resources, RevokedLive, ServerMode, Spin, Timeouts,
+    TlsVersions, TunnelConfig,
 };
 pub use counters::Counters;
 pub use crl::CrlOptions;
@@ -73,5 +73,5 @@ pub use tls_client::{TlsClient, TlsClientOptions, client_config};
 pub use tls_config::{PemSource, TlsConfigError};
 pub use tls_policy::{Group, KeyLogFile, Signature, Signatures, Suite, TlsPolicy};
 pub use tls_server::{TlsServer, TlsServerOptions, server_config};
-pub use tunnel::{Bound, DriverKind, Tunnel};
+pub use tunnel::{Bound, DriverKind, Tunnels};
 pub use upstream::UpstreamError;

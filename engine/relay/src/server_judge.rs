@@ -59,6 +59,18 @@ impl fmt::Display for NotPinned {
 
 impl std::error::Error for NotPinned {}
 
+/// A peer's certificate is another one.
+#[derive(Debug)]
+pub(crate) struct NotTrusted;
+
+impl fmt::Display for NotTrusted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("it is none of those that are trusted themselves (--trusted-only)")
+    }
+}
+
+impl std::error::Error for NotTrusted {}
+
 thread_local! {
     /// What came stapled to the certificate that this thread is verifying: rustls shows it to its verifier, to nobody else.
     static STAPLE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -77,8 +89,12 @@ pub(crate) struct ServerJudge {
     pub(crate) chain: Option<Arc<WebPkiServerVerifier>>,
     /// Of these no chain is asked for, but all else.
     pub(crate) trusted: Trusted,
+    /// None but these.
+    pub(crate) trusted_only: bool,
     /// Any of them is enough; none: the one that the handshake asks for (SNI).
     pub(crate) names: Vec<ServerName<'static>>,
+    /// Any name is, and none.
+    pub(crate) any_name: bool,
     /// Any of them; none: any key.
     pub(crate) pins: Vec<Pin>,
     pub(crate) provider: Arc<CryptoProvider>,
@@ -97,6 +113,9 @@ impl ServerJudge {
         let names = if self.names.is_empty() { &asked_for } else { self.names.as_slice() };
         let mut verdict = Err(rustls::Error::General("no name to verify".into()));
         let is_trusted = self.trusted.contains(end_entity);
+        if self.trusted_only && !is_trusted {
+            return Err(CertificateError::Other(OtherError(Arc::new(NotTrusted))).into());
+        }
         if is_trusted {
             self.trusted.check_dates(end_entity, now)?;
         }
@@ -106,6 +125,10 @@ impl ServerJudge {
                 false => chain.verify_server_cert(end_entity, intermediates, name, &[], now).map(drop),
             };
             match &verdict {
+                // It is looked at last.
+                Err(rustls::Error::InvalidCertificate(
+                    CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+                )) if self.any_name => return Ok(()),
                 Err(rustls::Error::InvalidCertificate(
                     CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
                 )) => {}

@@ -34,6 +34,9 @@ use crate::watch::{self, Flow, SideFacts, Watch};
 /// How often a direction whose send waits looks at the other side.
 const WATCH_TICK: Duration = Duration::from_millis(250);
 
+/// How often it is looked whether anything has gone over a connection, in the time that it may be idle.
+const IDLE_LOOKS: u32 = 10;
+
 /// The clocks begin anew when nobody could look at them for so many times the usual while.
 const PAUSES_IN_TICKS: u32 = 2;
 
@@ -378,6 +381,23 @@ impl<S: Stream> Shared<S> {
         std::future::pending().await
     }
 
+    /// Returns when nothing has gone over the connection for as long as it may.
+    async fn idle(&self) -> SessionError {
+        let limit = self.config.timeouts.idle;
+        if limit.is_zero() {
+            return std::future::pending().await;
+        }
+        let received = || self.out_flow.get().received + self.back_flow.get().received;
+        let (mut last, mut since) = (received(), rt::now());
+        while rt::now() - since < limit {
+            rt::sleep((limit / IDLE_LOOKS).max(WATCH_TICK)).await;
+            if received() != last {
+                (last, since) = (received(), rt::now());
+            }
+        }
+        SessionError::Idle { limit }
+    }
+
     /// Leaves it to keepalive whether both sides are there, until something comes: an idle connection costs nothing.
     async fn rest(&self) {
         let limits_rest = !self.config.timeouts.acknowledge.is_zero();
@@ -497,7 +517,8 @@ pub(crate) async fn run<S: Stream>(parts: Parts<S::Socket>) -> Ended {
             shared.tls.set_eager(is_eager);
         };
         let awake = shared.awake.run(set_eager, rouse, || shared.plain.look());
-        let besides = rt::apart(rt::race(rt::race(stop.wait(), shared.watch()), awake));
+        let clocks = rt::race(shared.watch(), shared.idle());
+        let besides = rt::apart(rt::race(rt::race(stop.wait(), clocks), awake));
         let besides = rt::race(besides, rt::apart(shared.heed(shown, peer)));
         match rt::race(both.as_mut(), besides).await {
             Either::Left(_) => {}
@@ -505,7 +526,7 @@ pub(crate) async fn run<S: Stream>(parts: Parts<S::Socket>) -> Ended {
             Either::Right(Either::Left(Either::Left(why))) => {
                 shared.fail(match why {
                     Either::Left(()) => SessionError::Stopped,
-                    Either::Right(error) => error,
+                    Either::Right(Either::Left(error) | Either::Right(error)) => error,
                 });
                 both.await;
             }

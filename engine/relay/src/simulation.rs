@@ -8,7 +8,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use sealane_io::{Driver, Pool, PoolLayout, Stream};
 
 use crate::addresses::Addresses;
-use crate::config::{ConfigError, TunnelConfig};
+use crate::config::{ConfigError, Resources, TunnelConfig};
 use crate::counters::Counters;
 use crate::error::SessionError;
 use crate::handshake::{Established, Handshake, HandshakeError};
@@ -103,12 +103,12 @@ impl Stage {
     ///
     /// # Errors
     /// The limits do not fit, or there is no memory.
-    pub fn new(config: TunnelConfig) -> Result<Self, ConfigError> {
-        let pool = Pool::new(config.memory.layout()?).map_err(|error| ConfigError(error.to_string()))?;
-        let worker = Worker::new(pool.clone(), &config, None);
+    pub fn new(resources: Resources, config: TunnelConfig) -> Result<Self, ConfigError> {
+        let pool = Pool::new(resources.memory.layout()?).map_err(|error| ConfigError(error.to_string()))?;
         let addresses = Addresses::of(&config.mode);
         let context = Context {
             config: Arc::new(config),
+            resources,
             counters: Arc::default(),
             worker: 0,
             active: Arc::default(),
@@ -117,6 +117,7 @@ impl Stage {
             addresses,
             throttling: None,
         };
+        let worker = Worker::new(pool.clone(), &context);
         Ok(Self { context, worker, pool })
     }
 

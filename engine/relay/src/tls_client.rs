@@ -41,6 +41,10 @@ pub struct TlsClientOptions {
     pub insecure_no_verify: bool,
     /// The names of which the certificate must have one; none: the one that the server is asked for by.
     pub names: Vec<ServerName<'static>>,
+    /// A certificate may be for any name.
+    pub any_name: bool,
+    /// The certificate must be one of those in `cas` itself.
+    pub trusted_only: bool,
     /// The server's key must be one of these; none: any.
     pub pins: Vec<Pin>,
     /// A pinned key is enough: chain, name and dates are not looked at.
@@ -195,8 +199,15 @@ pub fn client_config(options: &TlsClientOptions) -> Result<TlsClient, TlsConfigE
     };
     let has_crls = chain.is_some() && !options.crls.is_empty();
     let (names, pins) = (options.names.clone(), options.pins.clone());
-    let verifier: Arc<dyn ServerCertVerifier> =
-        Arc::new(ServerJudge { chain, trusted, names, pins, provider: Arc::clone(&provider) });
+    let verifier: Arc<dyn ServerCertVerifier> = Arc::new(ServerJudge {
+        chain,
+        trusted,
+        trusted_only: options.trusted_only,
+        names,
+        any_name: options.any_name,
+        pins,
+        provider: Arc::clone(&provider),
+    });
     // "Dangerous" only for a verifier that verifies less than rustls' own, which this one is unless asked for by name.
     let builder = builder.dangerous().with_custom_certificate_verifier(Arc::clone(&verifier));
     let (mut own, asked) = (None, Arc::new(NoIdentity::default()));

@@ -42,6 +42,8 @@ pub struct TlsServerOptions {
     pub staple: Option<OcspOptions>,
     /// Clients' certificates that were revoked.
     pub crls: CrlOptions,
+    /// A client's certificate must be one of those in `client_cas` itself.
+    pub trusted_only: bool,
     /// A client without a certificate may connect, too.
     pub clients_optional: bool,
     /// Which of the certified clients may; none: all of them.
@@ -59,6 +61,7 @@ impl TlsServerOptions {
             policy: TlsPolicy::default(),
             staple: None,
             crls: CrlOptions::default(),
+            trusted_only: false,
             clients_optional: false,
             allow: Vec::new(),
         }
@@ -173,8 +176,18 @@ impl Live<TlsServer> {
 /// # Errors
 /// The first file that is missing, unreadable, or does not contain what it should.
 pub fn server_config(options: &TlsServerOptions) -> Result<TlsServer, TlsConfigError> {
-    let TlsServerOptions { certificate, key, client_cas, versions, policy, staple, crls, clients_optional, allow } =
-        options;
+    let TlsServerOptions {
+        certificate,
+        key,
+        client_cas,
+        versions,
+        policy,
+        staple,
+        crls,
+        trusted_only,
+        clients_optional,
+        allow,
+    } = options;
     let provider = policy.provider();
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(protocol_versions(*versions))?;
@@ -200,7 +213,7 @@ pub fn server_config(options: &TlsServerOptions) -> Result<TlsServer, TlsConfigE
             builder.build().map_err(|error| TlsConfigError::Rustls(rustls::Error::General(error.to_string())))?;
         // Whether one of them was revoked only a chain tells.
         let trusted = if crls.is_empty() { named } else { Trusted::default() };
-        let judge: Arc<dyn ClientCertVerifier> = Arc::new(ClientJudge { chain, trusted });
+        let judge: Arc<dyn ClientCertVerifier> = Arc::new(ClientJudge { chain, trusted, trusted_only: *trusted_only });
         Some(judge)
     };
     let builder = match &verifier {

@@ -1,7 +1,9 @@
-//! A listening socket, its workers, and who gets which connection.
+//! Listening sockets, their workers, and who gets which connection.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -10,13 +12,13 @@ use std::time::Duration;
 
 use sealane_io::files::DirectoryWatch;
 use sealane_io::host::{self, Throttling};
-use sealane_io::net::{Accepted, Listener};
+use sealane_io::net::{Accepted, Acceptor, Listener};
 use sealane_io::rt::{self, Either, Receiver, Sender};
 use sealane_io::{Driver, Epoll, PoolLayout, Uring};
 
 use crate::addresses::Addresses;
 use crate::care;
-use crate::config::{IoChoice, Mode, TunnelConfig};
+use crate::config::{IoChoice, Mode, Resources, TunnelConfig};
 use crate::counters::Counters;
 use crate::error::{NoUring, StartError};
 use crate::throttle::{Loudness, Throttle};
@@ -54,114 +56,107 @@ struct WorkerHandle {
     thread: thread::JoinHandle<()>,
 }
 
-/// Starts all workers with one driver, or none.
-///
-/// # Errors
-/// The first failure; what had been started has ended again.
-fn start_workers(
-    driver: DriverKind,
-    config: &Arc<TunnelConfig>,
-    counters: &Arc<Counters>,
-    addresses: &Addresses,
-    layout: PoolLayout,
-    throttling: Option<&Arc<Throttling>>,
-) -> Result<Vec<WorkerHandle>, StartError> {
-    if driver == DriverKind::Uring {
-        Uring::probe().map_err(StartError::NoUring)?;
-    }
-    let mut workers = Vec::new();
-    let sessions_of_all = Arc::default();
-    for worker in 0..config.memory.workers {
-        let context = Context {
-            config: Arc::clone(config),
-            counters: Arc::clone(counters),
-            worker,
-            active: Arc::default(),
-            sessions: Arc::default(),
-            sessions_of_all: Arc::clone(&sessions_of_all),
-            addresses: addresses.clone(),
-            throttling: throttling.cloned(),
-        };
-        match start_worker(driver, context, layout) {
-            Ok(handle) => workers.push(handle),
-            Err(error) => {
-                // Without its queue a worker ends.
-                let threads: Vec<_> = workers.into_iter().map(|handle: WorkerHandle| handle.thread).collect();
-                threads.into_iter().for_each(|thread| drop(thread.join()));
-                return Err(error);
-            }
-        }
-    }
-    Ok(workers)
-}
-
-/// Connections that may wait until their worker looks at them: as many as it can have, handshakes included.
-fn waiting_max(config: &TunnelConfig) -> usize {
-    let handshakes = match &config.mode {
-        Mode::Client(_) => 0,
-        Mode::Server(mode) => mode.handshakes_max,
-    };
-    config.memory.connections_per_worker() + handshakes
-}
-
-fn start_worker(driver: DriverKind, context: Context, layout: PoolLayout) -> Result<WorkerHandle, StartError> {
-    let (worker, active, sessions) = (context.worker, Arc::clone(&context.active), Arc::clone(&context.sessions));
-    let (queue, receiver) = rt::queue(waiting_max(&context.config));
-    let (ready, started) = mpsc::channel();
-    let body: fn(&Context, PoolLayout, Receiver<Assigned>, &mpsc::Sender<_>) = match driver {
-        DriverKind::Uring => worker::run::<Uring>,
-        DriverKind::Epoll => worker::run::<Epoll>,
-    };
-    let thread = thread::Builder::new()
-        .name(format!("{}-{worker}", context.config.mode.name()))
-        .spawn(move || body(&context, layout, receiver, &ready))
-        .map_err(|source| StartError::Io { op: "starting a thread", source })?;
-    let gone = |_| Err(WorkerError::Other("the thread ended".into()));
-    match started.recv().unwrap_or_else(gone) {
-        Ok(()) => Ok(WorkerHandle { queue, active, sessions, thread }),
-        Err(WorkerError::Driver(error)) if driver == DriverKind::Uring => Err(StartError::NoUring(error)),
-        Err(WorkerError::Driver(error)) => Err(StartError::Worker { worker, what: error.to_string() }),
-        Err(WorkerError::Other(what)) => Err(StartError::Worker { worker, what }),
-    }
-}
-
-/// A tunnel that has its address, and no thread besides the one that made it: what the process gives up now, no thread of
-/// the tunnel has.
-pub struct Bound {
-    listener: Listener,
-    watch: Option<DirectoryWatch>,
-    config: TunnelConfig,
+/// What all workers get.
+struct Common<'c> {
+    resources: Resources,
+    counters: &'c Arc<Counters>,
+    /// Each tunnel, and who has connections through it.
+    tunnels: Vec<(Arc<TunnelConfig>, Addresses)>,
     layout: PoolLayout,
     throttling: Option<Arc<Throttling>>,
 }
 
-/// A tunnel that listens.
-pub struct Tunnel {
+impl Common<'_> {
+    /// Starts all workers with one driver, or none.
+    ///
+    /// # Errors
+    /// The first failure; what had been started has ended again.
+    fn start_workers(&self, driver: DriverKind) -> Result<Vec<WorkerHandle>, StartError> {
+        if driver == DriverKind::Uring {
+            Uring::probe().map_err(StartError::NoUring)?;
+        }
+        let mut workers = Vec::new();
+        let sessions_of_all = Arc::default();
+        for worker in 0..self.resources.memory.workers {
+            match self.start_worker(driver, worker, &sessions_of_all) {
+                Ok(handle) => workers.push(handle),
+                Err(error) => {
+                    // Without its queue a worker ends.
+                    let threads: Vec<_> = workers.into_iter().map(|handle: WorkerHandle| handle.thread).collect();
+                    threads.into_iter().for_each(|thread| drop(thread.join()));
+                    return Err(error);
+                }
+            }
+        }
+        Ok(workers)
+    }
+
+    /// Connections that may wait until their worker looks at them: as many as it can have, handshakes included.
+    fn waiting_max(&self) -> usize {
+        let handshakes = |(config, _): &(Arc<TunnelConfig>, Addresses)| match &config.mode {
+            Mode::Client(_) => 0,
+            Mode::Server(mode) => mode.handshakes_max,
+        };
+        self.resources.memory.connections_per_worker() + self.tunnels.iter().map(handshakes).sum::<usize>()
+    }
+
+    fn start_worker(
+        &self,
+        driver: DriverKind,
+        worker: usize,
+        sessions_of_all: &Arc<AtomicUsize>,
+    ) -> Result<WorkerHandle, StartError> {
+        let (active, sessions): (Arc<AtomicUsize>, Arc<AtomicUsize>) = Default::default();
+        let context = |(config, addresses): &(Arc<TunnelConfig>, Addresses)| Context {
+            config: Arc::clone(config),
+            resources: self.resources,
+            counters: Arc::clone(self.counters),
+            worker,
+            active: Arc::clone(&active),
+            sessions: Arc::clone(&sessions),
+            sessions_of_all: Arc::clone(sessions_of_all),
+            addresses: addresses.clone(),
+            throttling: self.throttling.clone(),
+        };
+        let contexts: Vec<_> = self.tunnels.iter().map(context).collect();
+        let (queue, receiver) = rt::queue(self.waiting_max());
+        let (ready, started) = mpsc::channel();
+        let body: fn(&[Context], PoolLayout, Receiver<Assigned>, &mpsc::Sender<_>) = match driver {
+            DriverKind::Uring => worker::run::<Uring>,
+            DriverKind::Epoll => worker::run::<Epoll>,
+        };
+        let layout = self.layout;
+        let thread = thread::Builder::new()
+            .name(format!("{}-{worker}", self.name()))
+            .spawn(move || body(&contexts, layout, receiver, &ready))
+            .map_err(|source| StartError::Io { op: "starting a thread", source })?;
+        let gone = |_| Err(WorkerError::Other("the thread ended".into()));
+        match started.recv().unwrap_or_else(gone) {
+            Ok(()) => Ok(WorkerHandle { queue, active, sessions, thread }),
+            Err(WorkerError::Driver(error)) if driver == DriverKind::Uring => Err(StartError::NoUring(error)),
+            Err(WorkerError::Driver(error)) => Err(StartError::Worker { worker, what: error.to_string() }),
+            Err(WorkerError::Other(what)) => Err(StartError::Worker { worker, what }),
+        }
+    }
+
+    /// What threads are called.
+    fn name(&self) -> &'static str {
+        match self.tunnels.as_slice() {
+            [(config, _)] => config.mode.name(),
+            _ => "worker",
+        }
+    }
+}
+
+/// A tunnel that has its address.
+struct Door {
     listener: Listener,
     watch: Option<DirectoryWatch>,
     config: Arc<TunnelConfig>,
-    counters: Arc<Counters>,
-    addresses: Addresses,
-    workers: Vec<WorkerHandle>,
-    driver: DriverKind,
-    driver_reason: String,
 }
 
-impl Tunnel {
-    /// Binds, then starts the workers.
-    ///
-    /// # Errors
-    /// The first thing that the host or a limit refuses.
-    pub fn start(config: TunnelConfig) -> Result<Self, StartError> {
-        Self::bind(config)?.start()
-    }
-
-    /// Does what may want privileges.
-    ///
-    /// # Errors
-    /// The first thing that the host or a limit refuses.
-    pub fn bind(config: TunnelConfig) -> Result<Bound, StartError> {
-        let layout = config.memory.layout()?;
+impl Door {
+    fn open(config: TunnelConfig) -> Result<Self, StartError> {
         let address = config.listen;
         let listener = Listener::bind(address).map_err(|source| StartError::Listen { address, source })?;
         config.outgoing.source_port.check().map_err(StartError::SourcePort)?;
@@ -171,20 +166,66 @@ impl Tunnel {
         {
             tracing::info!("prctl(PR_SET_IO_FLUSHER): {error}: under memory pressure write-back may wait for itself");
         }
+        let watched = (!config.watched.is_empty()).then(|| DirectoryWatch::new(&config.watched));
+        let watch = watched.transpose().map_err(StartError::Watch)?;
+        Ok(Self { listener, watch, config: Arc::new(config) })
+    }
+}
+
+/// Tunnels that have their addresses, and no thread besides the one that made them: what the process gives up now, no thread
+/// of theirs has.
+pub struct Bound {
+    doors: Vec<Door>,
+    resources: Resources,
+    layout: PoolLayout,
+    throttling: Option<Arc<Throttling>>,
+}
+
+/// Tunnels that listen, and share their workers.
+pub struct Tunnels {
+    doors: Vec<Door>,
+    resources: Resources,
+    counters: Arc<Counters>,
+    addresses: Vec<Addresses>,
+    workers: Vec<WorkerHandle>,
+    driver: DriverKind,
+    driver_reason: String,
+}
+
+impl Tunnels {
+    /// Binds one, then starts the workers.
+    ///
+    /// # Errors
+    /// The first thing that the host or a limit refuses.
+    pub fn start(resources: Resources, config: TunnelConfig) -> Result<Self, StartError> {
+        Self::bind(resources, vec![config])?.start()
+    }
+
+    /// Does what may want privileges: all of them are bound, or none.
+    ///
+    /// # Errors
+    /// The first thing that the host or a limit refuses.
+    pub fn bind(resources: Resources, configs: Vec<TunnelConfig>) -> Result<Bound, StartError> {
+        let layout = resources.memory.layout()?;
+        let doors: Result<Vec<_>, _> = configs.into_iter().map(Door::open).collect();
+        let doors = doors?;
         if let Err(error) = host::raise_open_files() {
             tracing::debug!("raising the limit of open files: {error}");
         }
-        let watched = (!config.watched.is_empty()).then(|| DirectoryWatch::new(&config.watched));
-        let watch = watched.transpose().map_err(StartError::Watch)?;
-        Ok(Bound { listener, watch, config, layout, throttling: Throttling::find().map(Arc::new) })
+        Ok(Bound { doors, resources, layout, throttling: Throttling::find().map(Arc::new) })
     }
 
-    /// Where it listens; the port is the kernel's choice where 0 was asked for.
+    /// Where each listens; the port is the kernel's choice where 0 was asked for.
     ///
     /// # Errors
     /// What getsockname says.
-    pub fn local_address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_address()
+    pub fn local_addresses(&self) -> io::Result<Vec<SocketAddr>> {
+        self.doors.iter().map(|door| door.listener.local_address()).collect()
+    }
+
+    /// What each was told.
+    pub fn configs(&self) -> impl Iterator<Item = &TunnelConfig> {
+        self.doors.iter().map(|door| &*door.config)
     }
 
     /// The driver, and why this one.
@@ -192,7 +233,7 @@ impl Tunnel {
         (self.driver, &self.driver_reason)
     }
 
-    /// What has happened so far; can be kept beyond the tunnel.
+    /// What has happened so far; can be kept beyond the tunnels.
     pub fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)
     }
@@ -209,7 +250,7 @@ impl Tunnel {
     /// The same until `stop` is done or every other end of it is gone.
     ///
     /// # Errors
-    /// As [`Tunnel::run`].
+    /// As [`Tunnels::run`].
     pub fn run_until_told(self, mut stop: Receiver<()>) -> io::Result<()> {
         self.run_until(
             async {
@@ -220,41 +261,63 @@ impl Tunnel {
         )
     }
 
-    /// `reloads`: SIGHUP is for this tunnel.
+    /// `reloads`: SIGHUP is for these tunnels.
     fn run_until<T>(self, stop: impl Future<Output = io::Result<T>>, reloads: bool) -> io::Result<T> {
-        let Self { listener, watch, config, counters, addresses, workers, .. } = self;
+        let Self { doors, resources, counters, addresses, workers, .. } = self;
         rt::run_on_reactor(async {
-            let acceptor = listener.register()?;
-            let hangups = reloads.then(rt::hangups).transpose()?;
             let (complaints, refusals) = (Throttle::new(1), Throttle::new(1));
-            if let Mode::Client(mode) = &config.mode {
-                rt::spawn(mode.tls.now().answer_workers());
+            let hand_out = HandOut { resources, counters, workers, complaints, refusals };
+            let hand_out = Rc::new(RefCell::new(hand_out));
+            let (failing, mut failed) = rt::queue(1);
+            for (tunnel, (door, addresses)) in doors.into_iter().zip(addresses).enumerate() {
+                let acceptor = door.listener.register()?;
+                let hangups = reloads.then(rt::hangups).transpose()?;
+                let changes = door.watch.map(DirectoryWatch::register).transpose()?;
+                let config = door.config;
+                if let Mode::Client(mode) = &config.mode {
+                    rt::spawn(mode.tls.now().answer_workers());
+                }
+                rt::spawn(care::run(Arc::clone(&config), hangups, changes));
+                let (entrance, hand_out) = (Entrance { config, addresses, tunnel }, Rc::clone(&hand_out));
+                let failing = failing.clone();
+                rt::spawn(async move {
+                    // Whoever hears of the first failure ends them all.
+                    let _ = failing.try_send(accept(&acceptor, &entrance, &hand_out).await);
+                });
             }
-            let changes = watch.map(DirectoryWatch::register).transpose()?;
-            rt::spawn(care::run(Arc::clone(&config), hangups, changes));
-            let mut hand_out = HandOut { config, counters, workers, addresses, complaints, refusals };
-            let accepting = async {
-                if let Mode::Server(mode) = &hand_out.config.mode {
-                    care::staple(&mode.tls.now()).await;
-                }
-                loop {
-                    match acceptor.accept().await {
-                        Ok((accepted, peer)) => hand_out.assign(accepted, peer)?,
-                        Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                        Err(error) => {
-                            hand_out.complain(&format!("accept: {error}"));
-                            rt::sleep(ACCEPT_PAUSE).await;
-                        }
-                    }
-                }
-            };
-            let stopped = match rt::race(stop, accepting).await {
+            drop(failing);
+            let stopped = match rt::race(stop, failed.next()).await {
                 Either::Left(stopped) => stopped,
-                Either::Right(failed) => failed,
+                Either::Right(why) => Err(why.unwrap_or_else(|| io::Error::other("nothing is accepted"))),
             };
-            hand_out.stop().await;
+            let threads = hand_out.borrow_mut().stop();
+            let started = rt::now();
+            while !threads.iter().all(thread::JoinHandle::is_finished) && rt::now() - started < STOP_MAX + STOP_GRACE {
+                rt::sleep(STOP_TICK).await;
+            }
             stopped
         })?
+    }
+}
+
+/// Accepts the connections of one tunnel until there is nobody to serve them any more; why not.
+async fn accept(acceptor: &Acceptor, entrance: &Entrance, hand_out: &RefCell<HandOut>) -> io::Error {
+    if let Mode::Server(mode) = &entrance.config.mode {
+        care::staple(&mode.tls.now()).await;
+    }
+    loop {
+        match acceptor.accept().await {
+            Ok((accepted, peer)) => {
+                if let Err(error) = hand_out.borrow_mut().assign(accepted, peer, entrance) {
+                    return error;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                hand_out.borrow_mut().complain(&format!("accept: {error}"));
+                rt::sleep(ACCEPT_PAUSE).await;
+            }
+        }
     }
 }
 
@@ -263,11 +326,14 @@ impl Bound {
     ///
     /// # Errors
     /// What the driver, the memory or a thread could not have.
-    pub fn start(self) -> Result<Tunnel, StartError> {
-        let Self { listener, watch, config, layout, throttling } = self;
-        let (addresses, config, counters) = (Addresses::of(&config.mode), Arc::new(config), Arc::default());
-        let start = |driver| start_workers(driver, &config, &counters, &addresses, layout, throttling.as_ref());
-        let (workers, driver, driver_reason) = match config.io {
+    pub fn start(self) -> Result<Tunnels, StartError> {
+        let Self { doors, resources, layout, throttling } = self;
+        let counters = Arc::default();
+        let addresses: Vec<_> = doors.iter().map(|door| Addresses::of(&door.config.mode)).collect();
+        let tunnels = doors.iter().map(|door| Arc::clone(&door.config)).zip(addresses.iter().cloned()).collect();
+        let common = Common { resources, counters: &counters, tunnels, layout, throttling };
+        let start = |driver| common.start_workers(driver);
+        let (workers, driver, driver_reason) = match resources.io {
             // Not even probed: a host may end a process that tries.
             IoChoice::Epoll => (start(DriverKind::Epoll)?, DriverKind::Epoll, "asked for".into()),
             IoChoice::Uring => (start(DriverKind::Uring)?, DriverKind::Uring, "asked for".into()),
@@ -280,29 +346,37 @@ impl Bound {
                 Err(error) => return Err(error),
             },
         };
-        Ok(Tunnel { listener, watch, config, counters, addresses, workers, driver, driver_reason })
+        Ok(Tunnels { doors, resources, counters, addresses, workers, driver, driver_reason })
     }
+}
+
+/// Where a tunnel's connections come in.
+struct Entrance {
+    config: Arc<TunnelConfig>,
+    addresses: Addresses,
+    /// The tunnel's number.
+    tunnel: usize,
 }
 
 /// Gives each connection to the worker with the fewest.
 struct HandOut {
-    config: Arc<TunnelConfig>,
+    resources: Resources,
     counters: Arc<Counters>,
     workers: Vec<WorkerHandle>,
-    addresses: Addresses,
     complaints: Throttle,
     /// What is said of addresses with too many connections: any of them can have it said, so it hides nothing else.
     refusals: Throttle,
 }
 
 impl HandOut {
-    fn assign(&mut self, accepted: Accepted, peer: SocketAddr) -> io::Result<()> {
+    fn assign(&mut self, accepted: Accepted, peer: SocketAddr, entrance: &Entrance) -> io::Result<()> {
+        let Entrance { config, addresses, tunnel } = entrance;
         self.counters.connections_accepted_total.add(1);
         // Its handshake would be for nothing. Whether it does get a session is decided when that is done.
-        if self.addresses.is_full(peer.ip()) {
+        if addresses.is_full(peer.ip()) {
             self.counters.connections_refused_by_address_total.add(1);
             accepted.reset();
-            let most = self.addresses.most();
+            let most = addresses.most();
             let why = format!("its address has {most} connections already (--connections-per-address-max)");
             match self.refusals.event(rt::now()) {
                 Loudness::Aloud { missed: 0 } => tracing::warn!(%peer, "reset: {why}"),
@@ -311,17 +385,19 @@ impl HandOut {
             }
             return Ok(());
         }
-        let most = self.config.memory.connections_max;
+        let memory = &self.resources.memory;
+        let most = memory.connections_max;
         // TLS clients take their place when they have shown who they are; until then their handshakes have a limit.
-        let counts_here = matches!(self.config.mode, Mode::Client(_));
+        let counts_here = matches!(config.mode, Mode::Client(_));
         let total: usize = self.workers.iter().map(|worker| worker.active.load(Ordering::Relaxed)).sum();
         let alive = self.workers.iter().filter(|worker| !worker.queue.is_closed());
         // A worker that can take no session more is no choice, however few shake hands there.
-        let per_worker = self.config.memory.connections_per_worker();
+        let per_worker = memory.connections_per_worker();
         let load = |worker: &&WorkerHandle| {
             (worker.sessions.load(Ordering::Relaxed) >= per_worker, worker.active.load(Ordering::Relaxed))
         };
         let Some(worker) = alive.min_by_key(load) else {
+            accepted.reset();
             return Err(io::Error::other("every worker has died"));
         };
         let is_full = worker.active.load(Ordering::Relaxed) >= per_worker;
@@ -332,7 +408,7 @@ impl HandOut {
             return Ok(());
         }
         let place = Place::take(&worker.active);
-        if let Err(assigned) = worker.queue.try_send(Assigned { accepted, peer, place }) {
+        if let Err(assigned) = worker.queue.try_send(Assigned { accepted, peer, tunnel: *tunnel, place }) {
             // The queue holds as many as the worker may have: only one that has died, or cannot keep up, refuses.
             self.counters.connections_refused_total.add(1);
             assigned.accepted.reset();
@@ -341,13 +417,9 @@ impl HandOut {
         Ok(())
     }
 
-    /// Lets the workers end their sessions.
-    async fn stop(&mut self) {
-        let threads: Vec<_> = self.workers.drain(..).map(|worker| worker.thread).collect();
-        let started = rt::now();
-        while !threads.iter().all(thread::JoinHandle::is_finished) && rt::now() - started < STOP_MAX + STOP_GRACE {
-            rt::sleep(STOP_TICK).await;
-        }
+    /// Lets the workers end their sessions; nobody gets a connection any more.
+    fn stop(&mut self) -> Vec<thread::JoinHandle<()>> {
+        self.workers.drain(..).map(|worker| worker.thread).collect()
     }
 
     fn complain(&mut self, what: &str) {

@@ -15,7 +15,7 @@ use sealane_io::{Driver, Link, Pool, PoolLayout};
 
 use crate::addresses::{Addresses, Presence};
 use crate::admission::Admission;
-use crate::config::{Mode, TunnelConfig, socket_options_for};
+use crate::config::{Mode, Resources, TunnelConfig, socket_options_for};
 use crate::counters::Counters;
 use crate::error::SessionError;
 use crate::prepare::{self, Prepared};
@@ -27,10 +27,11 @@ use crate::throttle::Throttle;
 pub(crate) const STOP_MAX: Duration = Duration::from_millis(700);
 const STOP_TICK: Duration = Duration::from_millis(5);
 
-/// What a worker shares with the tunnel.
+/// What the connections that a worker has of one tunnel share with the process.
 #[derive(Clone)]
 pub(crate) struct Context {
     pub(crate) config: Arc<TunnelConfig>,
+    pub(crate) resources: Resources,
     pub(crate) counters: Arc<Counters>,
     /// The worker's number.
     pub(crate) worker: usize,
@@ -40,7 +41,7 @@ pub(crate) struct Context {
     pub(crate) sessions: Arc<AtomicUsize>,
     /// Sessions of all workers.
     pub(crate) sessions_of_all: Arc<AtomicUsize>,
-    /// Sessions of all workers, by the addresses of their TLS clients.
+    /// Sessions of the tunnel, by the addresses of their TLS clients.
     pub(crate) addresses: Addresses,
     /// Of the process, where that is limited.
     pub(crate) throttling: Option<Arc<Throttling>>,
@@ -66,7 +67,7 @@ impl Context {
     /// # Errors
     /// Which limit does not let it in.
     pub(crate) fn seat(&self, address: IpAddr) -> Result<Seat, Full> {
-        let memory = &self.config.memory;
+        let memory = &self.resources.memory;
         let presence = self.addresses.enter(address).ok_or(Full::Address(self.addresses.most()))?;
         let places = || {
             let own = Place::take_below(&self.sessions, memory.connections_per_worker())?;
@@ -77,7 +78,7 @@ impl Context {
     }
 }
 
-/// What the connections of one worker share.
+/// What the connections that a worker has of one tunnel share.
 #[derive(Clone)]
 pub(crate) struct Worker {
     pub(crate) surroundings: Surroundings,
@@ -90,15 +91,20 @@ pub(crate) struct Worker {
 const COMPLAINTS_MAX: u64 = 20;
 
 impl Worker {
-    pub(crate) fn new(pool: Pool, config: &TunnelConfig, throttling: Option<Arc<Throttling>>) -> Self {
-        let share = |most: usize| most / config.memory.workers.max(1);
-        let handshakes = match &config.mode {
+    pub(crate) fn new(pool: Pool, context: &Context) -> Self {
+        let spinning = Spinning::new(context.resources.spin, context.throttling.clone());
+        Self::within(Surroundings::new(pool, spinning), context)
+    }
+
+    /// The same for another tunnel of the worker.
+    fn within(surroundings: Surroundings, context: &Context) -> Self {
+        let share = |most: usize| most / context.resources.memory.workers.max(1);
+        let handshakes = match &context.config.mode {
             Mode::Client(_) => Admission::new(usize::MAX, usize::MAX),
             Mode::Server(mode) => Admission::new(share(mode.handshakes_max), share(mode.per_address.handshakes_max)),
         };
         let complaints = Rc::new(RefCell::new(Throttle::new(COMPLAINTS_MAX)));
-        let spinning = Spinning::new(config.spin, throttling);
-        Self { surroundings: Surroundings::new(pool, spinning), handshakes, complaints }
+        Self { surroundings, handshakes, complaints }
     }
 }
 
@@ -106,6 +112,8 @@ impl Worker {
 pub(crate) struct Assigned {
     pub(crate) accepted: Accepted,
     pub(crate) peer: SocketAddr,
+    /// Which of the tunnels has accepted it.
+    pub(crate) tunnel: usize,
     pub(crate) place: Place,
 }
 
@@ -140,28 +148,35 @@ pub(crate) enum WorkerError {
     Other(String),
 }
 
-/// Serves connections until the queue is closed. `ready` is told once whether the worker could start.
+/// Serves connections of all `tunnels` until the queue is closed. `ready` is told once whether the worker could start.
 pub(crate) fn run<D: Driver<Link = Connection>>(
-    context: &Context,
+    tunnels: &[Context],
     layout: PoolLayout,
     mut queue: Receiver<Assigned>,
     ready: &std::sync::mpsc::Sender<Result<(), WorkerError>>,
 ) {
+    let Some(first) = tunnels.first() else {
+        return drop(ready.send(Err(WorkerError::Other("no tunnel to serve".into()))));
+    };
     // A connection is two streams.
-    let streams = 2 * context.config.memory.connections_per_worker();
+    let streams = 2 * first.resources.memory.connections_per_worker();
     let served = D::run(streams, async {
-        let worker = match Pool::new(layout) {
-            Ok(pool) => Worker::new(pool, &context.config, context.throttling.clone()),
+        let surroundings = match Pool::new(layout) {
+            Ok(pool) => Worker::new(pool, first).surroundings,
             Err(error) => return drop(ready.send(Err(WorkerError::Other(error.to_string())))),
         };
+        let own = |context: &Context| (context.clone(), Worker::within(surroundings.clone(), context));
+        let tunnels: Vec<_> = tunnels.iter().map(own).collect();
         // The tunnel waits for this; if it is gone, so is the queue.
         let _ = ready.send(Ok(()));
         while let Some(assigned) = queue.next().await {
-            rt::spawn(serve_assigned::<D>(assigned, context.clone(), worker.clone()));
+            if let Some((context, worker)) = tunnels.get(assigned.tunnel) {
+                rt::spawn(serve_assigned::<D>(assigned, context.clone(), worker.clone()));
+            }
         }
-        worker.surroundings.stop.set();
+        surroundings.stop.set();
         let started = rt::now();
-        while context.active.load(Ordering::Relaxed) > 0 && rt::now() - started < STOP_MAX {
+        while first.active.load(Ordering::Relaxed) > 0 && rt::now() - started < STOP_MAX {
             rt::sleep(STOP_TICK).await;
         }
     });
@@ -171,7 +186,7 @@ pub(crate) fn run<D: Driver<Link = Connection>>(
 }
 
 async fn serve_assigned<D: Driver<Link = Connection>>(assigned: Assigned, context: Context, worker: Worker) {
-    let Assigned { accepted, peer, place } = assigned;
+    let Assigned { accepted, peer, place, .. } = assigned;
     match accepted.register() {
         Ok(connection) => serve_and_report::<D>(connection, peer, &context, worker).await,
         Err(error) => tracing::error!(%peer, "closed: cannot register the connection: {error}"),

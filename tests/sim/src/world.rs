@@ -11,7 +11,8 @@ use sealane_io::{Driver, rt};
 use sealane_proto::tls::{Inbound, Role, Sealer, TrafficKey, Version};
 use sealane_relay::simulation::{Credential, Outcome, Stage};
 use sealane_relay::{
-    Endpoint, Established, IoChoice, KeySchedule, Memory, Mode, SessionError, Spin, Timeouts, TlsFacts, TunnelConfig,
+    Endpoint, Established, IoChoice, KeySchedule, Memory, Mode, Resources, SessionError, Spin, Timeouts, TlsFacts,
+    TunnelConfig,
 };
 
 use crate::credentials;
@@ -96,6 +97,11 @@ impl KeySchedule for Known {
 /// Long enough for a peer on this network to answer meanwhile, now and then.
 const SPIN: Duration = Duration::from_millis(4);
 
+fn resources(plan: &Plan) -> Resources {
+    let memory = Memory { bytes_max: plan.memory_bytes, connections_max: plan.connections.len(), workers: 1 };
+    Resources { io: IoChoice::Epoll, memory, spin: if plan.spins { Spin::For(SPIN) } else { Spin::Off } }
+}
+
 fn config(plan: &Plan) -> TunnelConfig {
     static SHARED: [OnceLock<Mode>; 2] = [const { OnceLock::new() }; 2];
     let fresh = plan.connections.iter().any(|connection| connection.shakes_hands);
@@ -107,10 +113,7 @@ fn config(plan: &Plan) -> TunnelConfig {
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 20049)),
         connect: Endpoint { host: "nfs.test".into(), port: 2049 },
         mode,
-        io: IoChoice::Epoll,
-        memory: Memory { bytes_max: plan.memory_bytes, connections_max: plan.connections.len(), workers: 1 },
         timeouts: Timeouts::default(),
-        spin: if plan.spins { Spin::For(SPIN) } else { Spin::Off },
         accepted: Default::default(),
         outgoing: Default::default(),
         records_per_key_max: plan.records_per_key_max,
@@ -136,7 +139,7 @@ pub(crate) fn run(seed: u64, is_printed: bool) -> Report {
 }
 
 async fn live(plan: &Plan, is_printed: bool) -> Report {
-    let stage = Rc::new(Stage::new(config(plan)).expect("a stage"));
+    let stage = Rc::new(Stage::new(resources(plan), config(plan)).expect("a stage"));
     let network = Rc::new(Network::new(plan.weather, Random::new(plan.seed, 2)));
     network.trace.borrow_mut().is_printed = is_printed;
     let runs: Vec<Rc<Run>> = (0..)

@@ -15,7 +15,7 @@ use sealane_proto::rpc::RecordScanner;
 use sealane_proto::tls::{Inbound, Role, Sealer, TrafficKey, Version};
 
 use super::ends::{Ends, name};
-use crate::config::{ClientMode, Endpoint, IoChoice, Memory, Mode, ServerMode, Spin, Timeouts, TunnelConfig};
+use crate::config::{ClientMode, Endpoint, Memory, Mode, ServerMode, Spin, Timeouts, TunnelConfig};
 use crate::counters::Counters;
 use crate::error::SessionError;
 use crate::handshake::Established;
@@ -45,7 +45,7 @@ pub fn session(data: &[u8]) {
     let ran = Epoll::run(2, async move {
         let pool = Pool::new(layout).expect("a pool");
         let mut peers = Peers::new(script, setup);
-        let parts = peers.parts(setup, config(setup, options, memory), pool.clone());
+        let parts = peers.parts(setup, config(setup, options), pool.clone());
         let done = Cell::new(false);
         let session = async {
             let ended = session::run::<<Epoll as Driver>::Stream>(parts).await;
@@ -59,7 +59,7 @@ pub fn session(data: &[u8]) {
     ran.expect("a reactor");
 }
 
-fn config(setup: Setup, options: u8, memory: Memory) -> TunnelConfig {
+fn config(setup: Setup, options: u8) -> TunnelConfig {
     let Ends { client, server } = Ends::shared(0);
     let mode = match setup.role {
         Role::Client => Mode::Client(ClientMode { tls: client.clone().into(), server_name: name(), verified: true }),
@@ -74,11 +74,8 @@ fn config(setup: Setup, options: u8, memory: Memory) -> TunnelConfig {
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
         connect: Endpoint { host: "127.0.0.1".into(), port: 1 },
         mode,
-        io: IoChoice::Epoll,
-        memory,
         // A session waits for none of these: its ends close, or break.
         timeouts: Timeouts { drain: Duration::from_millis(100), ..Timeouts::default() },
-        spin: Spin::Off,
         accepted: Default::default(),
         outgoing: Default::default(),
         records_per_key_max: if options & 1 == 0 { u64::MAX } else { u64::from(2 + (options >> 1)) },

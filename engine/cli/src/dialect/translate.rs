@@ -1,0 +1,834 @@
+//! From the lines of a file to what a tunnel is told: each service becomes a command line of `sealane client` or `sealane server`,
+//! and each line is told what became of it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::dialect::keys::{self, Fate, Key, Scope};
+use crate::dialect::lines::{Entry, Lines, Place, Section, Wrong};
+
+/// What became of a line.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Note {
+    pub(crate) place: Place,
+    pub(crate) key: String,
+    pub(crate) value: String,
+    pub(crate) fate: Fate,
+    /// Options of ours, or why it changes nothing.
+    pub(crate) becomes: String,
+}
+
+/// Whether the process stays where it was started.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) enum Foreground {
+    /// It goes on in the background.
+    #[default]
+    No,
+    /// It stays, and logs on standard error besides.
+    Yes,
+    /// It stays.
+    Quiet,
+}
+
+/// What the lines before the first section say of the whole program.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Program {
+    pub(crate) foreground: Foreground,
+    /// A level of ours.
+    pub(crate) level: &'static str,
+    pub(crate) user: Option<String>,
+    pub(crate) group: Option<String>,
+}
+
+/// A section that is a tunnel.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Service {
+    pub(crate) name: String,
+    /// As behind `sealane`, beginning with `client` or `server`.
+    pub(crate) arguments: Vec<String>,
+}
+
+/// What a whole file becomes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Plan {
+    pub(crate) program: Program,
+    pub(crate) services: Vec<Service>,
+    /// In the file's order.
+    pub(crate) notes: Vec<Note>,
+}
+
+type Done<T> = Result<T, Wrong>;
+
+fn wrong<T>(entry: &Entry, what: impl Into<String>) -> Done<T> {
+    Err(Wrong { place: entry.value_at, what: format!("{} = {}: {}", entry.key, entry.value, what.into()) })
+}
+
+/// What became of a line, to be filled in where it is used.
+struct Scribe(Vec<Note>);
+
+impl Scribe {
+    fn note(&mut self, entry: &Entry, fate: Fate, becomes: impl Into<String>) {
+        let Entry { key, value, key_at, .. } = entry;
+        self.0.push(Note { place: *key_at, key: key.clone(), value: value.clone(), fate, becomes: becomes.into() });
+    }
+}
+
+/// What `lines` become.
+///
+/// # Errors
+/// The first line that cannot be followed, and must not be ignored.
+pub(crate) fn translate(lines: &Lines) -> Done<Plan> {
+    let mut scribe = Scribe(Vec::new());
+    let (global, defaults) = sort(&lines.global)?;
+    let program = program(&global, &mut scribe)?;
+    let Some(_) = lines.sections.first() else {
+        let place = Place { line: 1, column: 1 };
+        return Err(Wrong { place, what: "no [service]: a connection on standard input (inetd) is not served".into() });
+    };
+    let mut services = Vec::new();
+    for section in &lines.sections {
+        services.push(service(section, &defaults, &mut scribe)?);
+    }
+    let mut notes = scribe.0;
+    // What stands before the first section is used by each.
+    notes.sort_by_key(|note| note.place);
+    notes.dedup_by(|one, other| one.place == other.place && one.becomes == other.becomes);
+    Ok(Plan { program, services, notes })
+}
+
+type Known<'f> = (&'f Entry, &'static Key);
+
+fn known(entry: &Entry) -> Done<Known<'_>> {
+    keys::find(&entry.key).map(|key| (entry, key)).ok_or_else(|| {
+        let nearest = keys::nearest(&entry.key, keys::KEYS.iter().map(|key| key.name));
+        let hint = nearest.map_or_else(String::new, |name| format!(": did you mean {name}?"));
+        Wrong { place: entry.key_at, what: format!("no key '{}' is known{hint}", entry.key) }
+    })
+}
+
+/// What is for the whole program, and what is for all services.
+fn sort(entries: &[Entry]) -> Done<(Vec<Known<'_>>, Vec<Known<'_>>)> {
+    let all: Vec<_> = entries.iter().map(known).collect::<Done<_>>()?;
+    Ok(all.into_iter().partition(|(_, key)| key.scope != Scope::Service))
+}
+
+fn refuse_or_ignore(entry: &Entry, key: &Key, scribe: &mut Scribe) -> Done<()> {
+    match key.fate {
+        Fate::Refused => wrong(entry, key.note),
+        _ => {
+            scribe.note(entry, Fate::Ignored, key.note);
+            Ok(())
+        }
+    }
+}
+
+fn yes(entry: &Entry) -> Done<bool> {
+    match entry.value.to_ascii_lowercase().as_str() {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => wrong(entry, "yes or no"),
+    }
+}
+
+fn seconds(entry: &Entry) -> Done<u64> {
+    entry.value.parse().or_else(|_| wrong(entry, "a whole number of seconds"))
+}
+
+/// stunnel's levels by name and number, and ours.
+const LEVELS: [(&str, &str); 8] = [
+    ("emerg", "error"),
+    ("alert", "error"),
+    ("crit", "error"),
+    ("err", "error"),
+    ("warning", "warn"),
+    ("notice", "info"),
+    ("info", "info"),
+    ("debug", "debug"),
+];
+
+fn level(entry: &Entry) -> Done<&'static str> {
+    let text = entry.value.to_ascii_lowercase();
+    let name = text.rsplit_once('.').map_or(text.as_str(), |(_facility, level)| level);
+    let by_number = name.parse::<usize>().ok().and_then(|number| LEVELS.get(number));
+    let found =
+        by_number.or_else(|| LEVELS.iter().find(|(known, _)| *known == name || (*known == "err" && name == "error")));
+    match found {
+        Some((_, ours)) => Ok(ours),
+        None => wrong(entry, "emerg, alert, crit, err, warning, notice, info or debug, or 0 to 7"),
+    }
+}
+
+fn program(entries: &[Known<'_>], scribe: &mut Scribe) -> Done<Program> {
+    let mut program = Program { foreground: Foreground::No, level: "info", user: None, group: None };
+    for (entry, key) in entries {
+        let becomes = match key.name {
+            "foreground" => {
+                program.foreground = match entry.value.to_ascii_lowercase().as_str() {
+                    "yes" => Foreground::Yes,
+                    "no" => Foreground::No,
+                    "quiet" => Foreground::Quiet,
+                    _ => return wrong(entry, "yes, quiet or no"),
+                };
+                "the process stays where it was started".into()
+            }
+            "pid" if !entry.value.is_empty() => return wrong(entry, key.note),
+            "debug" => {
+                program.level = level(entry)?;
+                format!("--log-level {}", program.level)
+            }
+            "setuid" => {
+                program.user = Some(entry.value.clone());
+                format!("--user {}", entry.value)
+            }
+            "setgid" => {
+                program.group = Some(entry.value.clone());
+                format!("--group {}", entry.value)
+            }
+            "fips" if yes(entry)? => return wrong(entry, "nothing here is FIPS validated"),
+            _ => {
+                refuse_or_ignore(entry, key, scribe)?;
+                continue;
+            }
+        };
+        scribe.note(entry, key.fate, becomes);
+    }
+    Ok(program)
+}
+
+/// The settings of a service: its own lines, and before them those of all.
+struct Settings<'f> {
+    lines: Vec<Known<'f>>,
+}
+
+impl<'f> Settings<'f> {
+    /// The last one counts.
+    fn last(&self, name: &str) -> Option<&'f Entry> {
+        self.all(name).last()
+    }
+
+    fn all(&self, name: &str) -> impl Iterator<Item = &'f Entry> {
+        let entries = self.lines.iter().filter(move |(_, key)| key.name == name);
+        entries.map(|(entry, _)| *entry)
+    }
+
+    fn is_yes(&self, name: &str) -> Done<Option<bool>> {
+        self.last(name).map(yes).transpose()
+    }
+}
+
+/// The words of a command line, and what they were made of.
+struct Words<'s> {
+    words: Vec<String>,
+    scribe: &'s mut Scribe,
+}
+
+impl Words<'_> {
+    fn say(&mut self, entry: &Entry, words: &[&str]) {
+        let fate = keys::find(&entry.key).map_or(Fate::Mapped, |key| key.fate);
+        self.scribe.note(entry, fate, words.join(" "));
+        self.words.extend(words.iter().map(ToString::to_string));
+    }
+
+    fn ignore(&mut self, entry: &Entry, why: &str) {
+        self.scribe.note(entry, Fate::Ignored, why);
+    }
+}
+
+fn service(section: &Section, defaults: &[Known<'_>], scribe: &mut Scribe) -> Done<Service> {
+    let own: Vec<_> = section.entries.iter().map(known).collect::<Done<_>>()?;
+    if let Some((entry, _)) = own.iter().find(|(_, key)| key.scope == Scope::Global) {
+        let what = format!("{} is about the whole program: it belongs before the first [service]", entry.key);
+        return Err(Wrong { place: entry.key_at, what });
+    }
+    let settings = Settings { lines: defaults.iter().copied().chain(own).collect() };
+    let is_client = settings.is_yes("client")?.unwrap_or(false);
+    let mut words = Words { words: vec![if is_client { "client" } else { "server" }.into()], scribe };
+    if let Some(client) = settings.last("client") {
+        let mode = if is_client { "sealane client" } else { "sealane server" };
+        words.scribe.note(client, Fate::Supported, mode);
+    }
+    addresses(section, &settings, is_client, &mut words)?;
+    identity(section, &settings, is_client, &mut words)?;
+    verification(&settings, is_client, &mut words)?;
+    revocation(&settings, is_client, &mut words)?;
+    versions(&settings, &mut words)?;
+    agreement(&settings, &mut words)?;
+    times(&settings, &mut words)?;
+    others(&settings, is_client, &mut words)?;
+    let Words { words, scribe } = words;
+    for (entry, key) in &settings.lines {
+        if !scribe.0.iter().any(|note| note.place == entry.key_at) {
+            refuse_or_ignore(entry, key, scribe)?;
+        }
+    }
+    Ok(Service { name: section.name.clone(), arguments: words })
+}
+
+fn only_one<'f>(settings: &Settings<'f>, name: &str, section: &Section) -> Done<&'f Entry> {
+    let mut all = settings.all(name);
+    let Some(first) = all.next() else {
+        return Err(Wrong { place: section.at, what: format!("[{}] has no '{name}'", section.name) });
+    };
+    match all.next() {
+        Some(second) => wrong(second, format!("there is one {name} already, and only one is served")),
+        None => Ok(first),
+    }
+}
+
+fn addresses(section: &Section, settings: &Settings<'_>, is_client: bool, words: &mut Words<'_>) -> Done<()> {
+    let accept = only_one(settings, "accept", section)?;
+    let address = accepted_at(accept)?.to_string();
+    words.say(accept, &["--listen", &address]);
+    if is_client && !address.parse::<SocketAddr>().is_ok_and(|address| address.ip().to_canonical().is_loopback()) {
+        words.words.push("--allow-non-loopback-listen".into());
+    }
+    let connect = only_one(settings, "connect", section)?;
+    let (host, port) = host_and_port(connect)?;
+    let host = if host.is_empty() { "localhost" } else { host };
+    let target = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    words.say(connect, &["--connect", &target]);
+    if let Some(local) = settings.last("local") {
+        words.say(local, &["--bind-address", &local.value]);
+    }
+    Ok(())
+}
+
+/// `[host:]port`; an IPv6 address needs no brackets: the last colon separates.
+fn host_and_port(entry: &Entry) -> Done<(&str, u16)> {
+    if entry.value.starts_with('/') {
+        return wrong(entry, "unix sockets are not served");
+    }
+    let (host, port) = entry.value.rsplit_once(':').unwrap_or(("", &entry.value));
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    match port.parse() {
+        Ok(port) if port != 0 => Ok((host, port)),
+        _ => wrong(entry, "[host:]port, with a port from 1 to 65535"),
+    }
+}
+
+fn accepted_at(entry: &Entry) -> Done<SocketAddr> {
+    let (host, port) = host_and_port(entry)?;
+    match host {
+        "" => Ok((Ipv4Addr::UNSPECIFIED, port).into()),
+        "::" => Ok((Ipv6Addr::UNSPECIFIED, port).into()),
+        "localhost" => Ok((Ipv4Addr::LOCALHOST, port).into()),
+        host => match host.parse::<IpAddr>() {
+            Ok(address) => Ok((address, port).into()),
+            Err(_) => wrong(entry, "an address of this host, or localhost"),
+        },
+    }
+}
+
+fn identity(section: &Section, settings: &Settings<'_>, is_client: bool, words: &mut Words<'_>) -> Done<()> {
+    let (cert, key) = (settings.last("cert"), settings.last("key"));
+    match (cert, key) {
+        (Some(cert), _) => {
+            words.say(cert, &["--cert", &cert.value]);
+            match key {
+                Some(key) => words.say(key, &["--key", &key.value]),
+                // The key is in the same file.
+                None => words.words.extend(["--key".into(), cert.value.clone()]),
+            }
+            Ok(())
+        }
+        (None, Some(key)) => wrong(key, "a key without 'cert'"),
+        (None, None) if is_client => Ok(()),
+        (None, None) => {
+            Err(Wrong { place: section.at, what: format!("[{}] is a server's and has no 'cert'", section.name) })
+        }
+    }
+}
+
+/// What stunnel's options on verification come to.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Verification {
+    chain: bool,
+    peer: bool,
+    /// Of clients.
+    required: bool,
+}
+
+fn verification_of(settings: &Settings<'_>) -> Done<Verification> {
+    let mut wanted = Verification::default();
+    if let Some(entry) = settings.last("verify") {
+        wanted = match entry.value.as_str() {
+            "0" => Verification::default(),
+            "1" => Verification { chain: true, ..Verification::default() },
+            "2" => Verification { chain: true, peer: false, required: true },
+            "3" => Verification { chain: true, peer: true, required: true },
+            "4" => Verification { chain: false, peer: true, required: true },
+            _ => return wrong(entry, "0 to 4"),
+        };
+    }
+    for (name, is_peer) in [("verifyChain", false), ("verifyPeer", true)] {
+        if let Some(is_yes) = settings.is_yes(name)? {
+            *(if is_peer { &mut wanted.peer } else { &mut wanted.chain }) = is_yes;
+            wanted.required |= is_yes;
+        }
+    }
+    if let Some(is_yes) = settings.is_yes("requireCert")? {
+        wanted.required = is_yes || wanted.peer || (wanted.chain && settings.last("verify").is_none());
+    }
+    Ok(wanted)
+}
+
+fn verification(settings: &Settings<'_>, is_client: bool, words: &mut Words<'_>) -> Done<()> {
+    let wanted = verification_of(settings)?;
+    let is_verified = wanted.chain || wanted.peer;
+    let asking = ["verify", "verifyChain", "verifyPeer"].iter().find_map(|name| settings.last(name));
+    let has_cas = settings.last("CAfile").or(settings.last("CApath")).is_some();
+    let names: Vec<_> = settings.all("checkHost").chain(settings.all("checkIP")).collect();
+    if let (true, false, Some(asking)) = (is_verified, has_cas, asking) {
+        return wrong(asking, "it takes 'CAfile' or 'CApath'");
+    }
+    if let (false, Some(name)) = (is_verified, names.first()) {
+        return wrong(name, "it takes 'verifyChain = yes' or 'verifyPeer = yes'");
+    }
+    let (file, directory) = if is_client { ("--ca-file", "--ca-dir") } else { ("--client-ca", "--client-ca-dir") };
+    for (name, option) in [("CAfile", file), ("CApath", directory)] {
+        for entry in settings.all(name) {
+            if is_verified {
+                words.say(entry, &[option, &entry.value]);
+            } else {
+                words.ignore(entry, "nothing is verified without verify, verifyChain or verifyPeer");
+            }
+        }
+    }
+    match (is_client, is_verified) {
+        (true, true) => {
+            for name in &names {
+                words.say(name, &["--server-name", &name.value]);
+            }
+            if names.is_empty() {
+                words.words.push("--any-server-name".into());
+            }
+        }
+        (true, false) => words.words.push("--insecure-no-verify".into()),
+        (false, _) => {
+            for name in settings.all("checkHost") {
+                words.say(name, &["--allow", &format!("dns:{}", name.value)]);
+            }
+            for name in settings.all("checkIP") {
+                words.say(name, &["--allow", &format!("ip:{}", name.value)]);
+            }
+            if is_verified && !wanted.required && names.is_empty() {
+                words.words.extend(["--client-cert".into(), "optional".into()]);
+            }
+        }
+    }
+    if wanted.peer {
+        words.words.push("--trusted-only".into());
+    }
+    for name in ["verify", "verifyChain", "verifyPeer", "requireCert"] {
+        if let Some(entry) = settings.last(name) {
+            let what = match (is_client, wanted) {
+                (_, Verification { peer: true, .. }) => {
+                    "the peer's certificate must be one of those in CAfile or CApath"
+                }
+                (true, Verification { chain: true, .. }) if names.is_empty() => "the chain is verified, for any name",
+                (_, Verification { chain: true, required: true, .. }) => "the chain is verified",
+                (true, Verification { chain: true, .. }) => "the chain is verified",
+                (false, Verification { chain: true, .. }) => "the chain is verified if a client shows one",
+                _ => "NOTHING is verified",
+            };
+            words.scribe.note(entry, Fate::Supported, what);
+        }
+    }
+    Ok(())
+}
+
+fn revocation(settings: &Settings<'_>, is_client: bool, words: &mut Words<'_>) -> Done<()> {
+    for (name, option) in [("CRLfile", "--crl-file"), ("CRLpath", "--crl-dir")] {
+        settings.all(name).for_each(|entry| words.say(entry, &[option, &entry.value]));
+    }
+    let url = settings.last("OCSP");
+    let aia = settings.last("OCSPaia");
+    let asks = url.is_some() || settings.is_yes("OCSPaia")?.unwrap_or(false);
+    if !asks {
+        // It changes nothing, but it is there.
+        for name in ["OCSPaia", "OCSPnonce", "OCSPrequire", "TIMEOUTocsp"] {
+            settings
+                .all(name)
+                .for_each(|entry| words.ignore(entry, "no responder is asked: neither OCSP nor OCSPaia = yes"));
+        }
+        if is_client {
+            words.words.extend(["--ocsp".into(), "off".into()]);
+        }
+        return Ok(());
+    }
+    if !is_client {
+        let entry = url.or(aia);
+        return entry
+            .map_or(Ok(()), |entry| wrong(entry, "responders are not asked about clients: use CRLfile or CRLpath"));
+    }
+    let is_hard = settings.is_yes("OCSPrequire")?.unwrap_or(true);
+    let mode = if is_hard { "hard" } else { "soft" };
+    words.words.extend(["--ocsp".into(), mode.into()]);
+    if let Some(entry) = url {
+        words.say(entry, &["--ocsp-url", &entry.value]);
+    }
+    if let Some(entry) = aia {
+        match yes(entry)? {
+            // With one responder for all, stunnel asks it about the peer's certificate only.
+            true if url.is_none() => words.say(entry, &["--ocsp-chain"]),
+            true => words.ignore(entry, "OCSP names the responder"),
+            false => words.ignore(entry, "no changes nothing"),
+        }
+    }
+    for entry in settings.all("OCSPrequire") {
+        words.scribe.note(entry, Fate::Supported, format!("--ocsp {mode}"));
+    }
+    for entry in settings.all("OCSPnonce") {
+        if yes(entry)? { words.say(entry, &["--ocsp-nonce"]) } else { words.ignore(entry, "no changes nothing") }
+    }
+    if let Some(entry) = settings.last("TIMEOUTocsp") {
+        words.say(entry, &["--ocsp-timeout", &seconds(entry)?.max(1).to_string()]);
+    }
+    Ok(())
+}
+
+/// What is allowed of TLS 1.2 and 1.3.
+fn versions(settings: &Settings<'_>, words: &mut Words<'_>) -> Done<()> {
+    let (mut tls_12, mut tls_13) = (true, true);
+    let version = |entry: &Entry| match entry.value.to_ascii_lowercase().as_str() {
+        "all" => Ok(None),
+        "sslv2" => Ok(Some(0)),
+        "sslv3" => Ok(Some(1)),
+        "tlsv1" | "tlsv1.0" => Ok(Some(10)),
+        "tlsv1.1" => Ok(Some(11)),
+        "tlsv1.2" => Ok(Some(12)),
+        "tlsv1.3" => Ok(Some(13)),
+        _ => wrong(entry, "all, TLSv1.2 or TLSv1.3"),
+    };
+    let too_old = "it is older than TLSv1.2, which is the oldest that is spoken";
+    let mut entries = Vec::new();
+    for name in ["sslVersion", "sslVersionMin", "sslVersionMax"] {
+        let Some(entry) = settings.last(name) else { continue };
+        entries.push(entry);
+        let Some(version) = version(entry)? else { continue };
+        match name {
+            "sslVersionMin" => tls_12 &= version <= 12,
+            _ if version < 12 => return wrong(entry, too_old),
+            "sslVersion" => (tls_12, tls_13) = (tls_12 && version == 12, tls_13 && version == 13),
+            _ => tls_13 &= version >= 13,
+        }
+    }
+    for entry in settings.all("options") {
+        let (is_set, name) = match entry.value.strip_prefix('-') {
+            Some(name) => (false, name),
+            None => (true, entry.value.as_str()),
+        };
+        match name.trim_start_matches("SSL_OP_") {
+            "NO_TLSv1_2" => tls_12 &= !is_set,
+            "NO_TLSv1_3" => tls_13 &= !is_set,
+            _ => {
+                words.ignore(entry, "an option of OpenSSL, which is not here");
+                continue;
+            }
+        }
+        entries.push(entry);
+    }
+    let allowed = match (tls_12, tls_13) {
+        (true, true) => "1.2-1.3",
+        (true, false) => "1.2",
+        (false, true) => "1.3",
+        (false, false) => match entries.last() {
+            Some(last) => return wrong(last, "neither TLSv1.2 nor TLSv1.3 is left"),
+            None => return Ok(()),
+        },
+    };
+    for entry in &entries {
+        words.scribe.note(entry, Fate::Mapped, format!("--tls {allowed}"));
+    }
+    if !entries.is_empty() {
+        words.words.extend(["--tls".into(), allowed.into()]);
+    }
+    Ok(())
+}
+
+/// OpenSSL's names of the suites of TLS 1.2 that are spoken, in the order in which they are preferred, and IANA's.
+const SUITES_12: [(&str, &str); 6] = [
+    ("ECDHE-ECDSA-AES256-GCM-SHA384", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"),
+    ("ECDHE-ECDSA-AES128-GCM-SHA256", "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"),
+    ("ECDHE-ECDSA-CHACHA20-POLY1305", "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"),
+    ("ECDHE-RSA-AES256-GCM-SHA384", "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384"),
+    ("ECDHE-RSA-AES128-GCM-SHA256", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"),
+    ("ECDHE-RSA-CHACHA20-POLY1305", "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256"),
+];
+const SUITES_13: [&str; 3] = ["TLS_AES_256_GCM_SHA384", "TLS_AES_128_GCM_SHA256", "TLS_CHACHA20_POLY1305_SHA256"];
+
+/// Whether a word of OpenSSL's lists means this suite.
+fn means(word: &str, suite: &str) -> bool {
+    word.split('+').all(|part| match part {
+        "HIGH" | "DEFAULT" | "ALL" | "FIPS" | "TLSv1.2" => true,
+        "ECDHE" | "EECDH" | "kECDHE" | "kEECDH" => true,
+        "AES" | "AES128" | "AES256" | "CHACHA20" => suite.contains(part),
+        "AESGCM" => suite.contains("GCM"),
+        "ECDSA" | "aECDSA" => suite.contains("-ECDSA-"),
+        "RSA" | "aRSA" => suite.contains("-RSA-"),
+        name => name == suite,
+    })
+}
+
+/// What of OpenSSL's list is spoken here, by IANA's names.
+fn suites_12(list: &str) -> Vec<&'static str> {
+    let (mut chosen, mut banned): (Vec<&(&str, &str)>, Vec<&str>) = Default::default();
+    for word in list.split([':', ',', ' ', ';']).filter(|word| !word.is_empty() && !word.starts_with('@')) {
+        if let Some(word) = word.strip_prefix(['!', '-']) {
+            chosen.retain(|(name, _)| !means(word, name));
+        } else if !word.starts_with('+') {
+            let more = SUITES_12.iter().filter(|(name, _)| means(word, name) && !banned.contains(name));
+            let more: Vec<_> = more.filter(|suite| !chosen.contains(suite)).collect();
+            chosen.extend(more);
+        }
+        if let Some(word) = word.strip_prefix('!') {
+            banned.extend(SUITES_12.iter().filter(|(name, _)| means(word, name)).map(|(name, _)| name));
+        }
+    }
+    chosen.into_iter().map(|(_, name)| *name).collect()
+}
+
+fn agreement(settings: &Settings<'_>, words: &mut Words<'_>) -> Done<()> {
+    let (ciphers, suites) = (settings.last("ciphers"), settings.last("ciphersuites"));
+    if ciphers.is_some() || suites.is_some() {
+        let of_13: Vec<&str> = match suites {
+            None => SUITES_13.to_vec(),
+            Some(entry) => entry.value.split(':').filter(|name| SUITES_13.contains(name)).collect(),
+        };
+        let of_12 = ciphers.map_or_else(|| suites_12("ALL"), |entry| suites_12(&entry.value));
+        for (entry, is_empty) in [(ciphers, of_12.is_empty()), (suites, of_13.is_empty())] {
+            match entry {
+                Some(entry) if is_empty => {
+                    return wrong(entry, "none of these is spoken: ECDHE with AES-GCM or ChaCha20-Poly1305");
+                }
+                _ => {}
+            }
+        }
+        let all = [of_13, of_12].concat().join(",");
+        for entry in [ciphers, suites].into_iter().flatten() {
+            words.scribe.note(entry, Fate::Mapped, format!("--tls-suites {all}"));
+        }
+        words.words.extend(["--tls-suites".into(), all]);
+    }
+    if let Some(entry) = settings.last("curves") {
+        let group = |name: &str| match name {
+            "X25519" | "x25519" => Some("x25519"),
+            "P-256" | "prime256v1" | "secp256r1" => Some("secp256r1"),
+            "P-384" | "secp384r1" => Some("secp384r1"),
+            _ => None,
+        };
+        let groups: Vec<&str> = entry.value.split(':').filter_map(group).collect();
+        if groups.is_empty() {
+            return wrong(entry, "none of these is spoken: X25519, P-256, P-384");
+        }
+        words.say(entry, &["--tls-groups", &groups.join(",")]);
+    }
+    Ok(())
+}
+
+fn times(settings: &Settings<'_>, words: &mut Words<'_>) -> Done<()> {
+    for (name, option) in [
+        ("TIMEOUTconnect", "--connect-timeout"),
+        ("TIMEOUTbusy", "--handshake-timeout"),
+        ("TIMEOUTidle", "--idle-timeout"),
+    ] {
+        if let Some(entry) = settings.last(name) {
+            words.say(entry, &[option, &seconds(entry)?.max(1).to_string()]);
+        }
+    }
+    if let Some(entry) = settings.last("TIMEOUTclose") {
+        let time = match seconds(entry)? {
+            // The shortest that there is.
+            0 => "0.001".into(),
+            seconds => seconds.to_string(),
+        };
+        words.say(entry, &["--close-timeout", &time]);
+    }
+    Ok(())
+}
+
+fn others(settings: &Settings<'_>, is_client: bool, words: &mut Words<'_>) -> Done<()> {
+    for entry in settings.all("sni") {
+        match (is_client, entry.value.as_str()) {
+            (true, "") => words.say(entry, &["--sni", "off"]),
+            (true, name) => words.say(entry, &["--sni", name]),
+            (false, _) => return wrong(entry, "a server's services are told apart by their ports"),
+        }
+    }
+    for entry in settings.all("protocol") {
+        match (is_client, entry.value.to_ascii_lowercase().as_str()) {
+            (false, "proxy") => words.say(entry, &["--proxy-protocol", "v1"]),
+            (true, "proxy") => return wrong(entry, "only a server's end tells where clients are"),
+            _ => return wrong(entry, "of the protocols, only proxy is spoken"),
+        }
+    }
+    for entry in settings.all("failover") {
+        match entry.value.to_ascii_lowercase().as_str() {
+            "prio" | "rr" => words.ignore(entry, "there is one server"),
+            _ => return wrong(entry, "rr or prio"),
+        }
+    }
+    for entry in settings.all("libwrap") {
+        if yes(entry)? {
+            return wrong(entry, "/etc/hosts.allow is not looked at");
+        }
+        words.ignore(entry, "no changes nothing");
+    }
+    for entry in settings.all("transparent") {
+        match entry.value.to_ascii_lowercase().as_str() {
+            "none" | "no" => words.ignore(entry, "none changes nothing"),
+            _ => return wrong(entry, "none: the server sees this host's address"),
+        }
+    }
+    settings.all("socket").try_for_each(|entry| socket(entry, is_client, words))
+}
+
+/// `a|l|r:OPTION=VALUE`, of the listener, the accepted or the connected socket.
+fn socket(entry: &Entry, is_client: bool, words: &mut Words<'_>) -> Done<()> {
+    let parts = entry.value.split_once(':').and_then(|(side, rest)| Some((side, rest.split_once('=')?)));
+    let Some((side @ ("a" | "l" | "r"), (option, value))) = parts else {
+        return wrong(entry, "a:OPTION=VALUE, l:OPTION=VALUE or r:OPTION=VALUE");
+    };
+    let is_off = ["no", "0"].contains(&value.to_ascii_lowercase().as_str());
+    // Which of them speaks TLS.
+    let is_tls = side == if is_client { "r" } else { "l" };
+    match (option, is_tls) {
+        ("SO_KEEPALIVE", _) if side != "a" && is_off => words.say(entry, &["--keepalive", "0"]),
+        ("TCP_KEEPIDLE", _) if side != "a" => words.say(entry, &["--keepalive", value]),
+        ("SO_RCVBUF", true) => words.say(entry, &["--receive-buffer", value]),
+        ("SO_SNDBUF", true) => words.say(entry, &["--send-buffer", value]),
+        _ => words.ignore(entry, "as this program has it"),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(text: &str) -> Done<Plan> {
+        translate(&Lines::parse(text.as_bytes()).unwrap())
+    }
+
+    fn arguments(text: &str) -> String {
+        plan(text).unwrap().services[0].arguments.join(" ")
+    }
+
+    fn refusal(text: &str) -> String {
+        plan(text).unwrap_err().to_string()
+    }
+
+    const CLIENT: &str = "client = yes\naccept = 127.0.0.1:20049\nconnect = nfs.test:2049\n";
+    const HEAD: &str = "client --listen 127.0.0.1:20049 --connect nfs.test:2049";
+
+    #[test]
+    fn verification_is_what_stunnel_has_it_to_be() {
+        for (lines, wanted) in [
+            ("", "--insecure-no-verify --ocsp off"),
+            ("verify = 0\nCAfile = ca.pem", "--insecure-no-verify --ocsp off"),
+            ("verify = 2\nCAfile = ca.pem", "--ca-file ca.pem --any-server-name --ocsp off"),
+            (
+                "verifyChain = yes\nCAfile = ca.pem\ncheckHost = a\ncheckHost = b",
+                "--ca-file ca.pem --server-name a --server-name b --ocsp off",
+            ),
+            ("verifyChain = yes\nCApath = cas\ncheckIP = 10.0.0.1", "--ca-dir cas --server-name 10.0.0.1 --ocsp off"),
+            ("verify = 4\nCAfile = peer.pem", "--ca-file peer.pem --any-server-name --trusted-only --ocsp off"),
+        ] {
+            assert_eq!(arguments(&format!("[a]\n{CLIENT}{lines}")), format!("{HEAD} {wanted}"), "{lines}");
+        }
+        for (lines, why) in [
+            ("verify = 2", "5:10: verify = 2: it takes 'CAfile' or 'CApath'"),
+            ("checkHost = a", "5:13: checkHost = a: it takes 'verifyChain = yes'"),
+            ("verify = 5", "5:10: verify = 5: 0 to 4"),
+            ("verifyChain = maybe", "5:15: verifyChain = maybe: yes or no"),
+        ] {
+            assert!(
+                refusal(&format!("[a]\n{CLIENT}{lines}")).contains(why),
+                "{}",
+                refusal(&format!("[a]\n{CLIENT}{lines}"))
+            );
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_followed_is_refused_with_its_place() {
+        for (text, why) in [
+            ("foo = 1\n", "1:1: no key 'foo' is known"),
+            ("[a]\nclinet = yes", "2:1: no key 'clinet' is known: did you mean client?"),
+            ("[a]\npid = /x", "2:1: pid is about the whole program"),
+            ("fips = yes\n[a]", "1:8: fips = yes: nothing here is FIPS validated"),
+            ("client = yes", "1:1: no [service]"),
+            ("[a]\nclient = yes", "1:1: [a] has no 'accept'"),
+            ("[a]\naccept = 0", "[host:]port, with a port from 1 to 65535"),
+            ("[a]\naccept = 1\nconnect = 2", "1:1: [a] is a server's and has no 'cert'"),
+            ("[a]\naccept = 1\nconnect = 2\nconnect = 3", "4:11: connect = 3: there is one connect already"),
+            ("[a]\naccept = 1\nconnect = 2\nclient = yes\nPSKsecrets = x", "pre-shared keys are not supported"),
+            ("[a]\naccept = 1\nconnect = 2\nclient = yes\nlibwrap = yes", "/etc/hosts.allow is not looked at"),
+            ("[a]\naccept = 1\nconnect = 2\nclient = yes\nsslVersion = TLSv1.1", "older than TLSv1.2"),
+            ("[a]\naccept = 1\nconnect = 2\nclient = yes\nciphers = AES128-SHA", "none of these is spoken"),
+            ("[a]\naccept = 1\nconnect = 2\nclient = yes\nexec = /bin/sh", "no programs are started"),
+        ] {
+            assert!(refusal(text).contains(why), "{text}: {}", refusal(text));
+        }
+    }
+
+    #[test]
+    fn addresses_are_written_in_many_ways() {
+        for (accept, listen) in [
+            ("20049", "0.0.0.0:20049 "),
+            (":::20049", "[::]:20049"),
+            ("::1:20049", "[::1]:20049"),
+            ("[::1]:20049", "[::1]:20049"),
+            ("localhost:20049", "127.0.0.1:20049"),
+        ] {
+            let text = arguments(&format!("[a]\nclient=yes\naccept={accept}\nconnect = 2600::1:2049"));
+            assert!(
+                text.starts_with(&format!("client --listen {listen}")) && text.contains("--connect [2600::1]:2049"),
+                "{text}"
+            );
+            assert_eq!(text.contains("--allow-non-loopback-listen"), ["20049", ":::20049"].contains(&accept), "{text}");
+        }
+        assert!(arguments("[a]\nclient=yes\naccept=1\nconnect = 2049").contains("--connect localhost:2049"));
+    }
+
+    #[test]
+    fn lists_of_ciphers_are_read_as_openssl_reads_them() {
+        let count = |list: &str| suites_12(list).len();
+        for (list, wanted) in [
+            ("HIGH", 6),
+            ("HIGH:!RSA", 3),
+            ("ECDHE+AESGCM", 4),
+            ("DEFAULT:-CHACHA20:@SECLEVEL=2", 4),
+            ("!aRSA:ALL", 3),
+            ("-aRSA:ALL", 6),
+            ("HIGH:-SSLv2", 6),
+            ("AES128-SHA:ECDHE-RSA-AES128-GCM-SHA256", 1),
+            ("PSK", 0),
+        ] {
+            assert_eq!(count(list), wanted, "{list}");
+        }
+        assert_eq!(suites_12("ECDHE-RSA-AES128-GCM-SHA256:ALL")[0], "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256");
+    }
+
+    #[test]
+    fn a_server_becomes_one() {
+        let text = "[a]\naccept = 0.0.0.0:2049\nconnect = 12049\ncert = both.pem\nCApath = cas\nverifyChain = yes\nprotocol = proxy\n\
+                    checkHost = one.test\ncheckHost = two.test";
+        let wanted = "server --listen 0.0.0.0:2049 --connect localhost:12049 --cert both.pem --key both.pem --client-ca-dir cas \
+                      --allow dns:one.test --allow dns:two.test --ocsp off --proxy-protocol v1";
+        assert_eq!(arguments(text), wanted.replace(" --ocsp off", ""));
+    }
+
+    #[test]
+    fn each_line_is_told_what_became_of_it() {
+        let text = "; EFS\nfips = no\nforeground = quiet\npid =\nsocket = l:SO_REUSEADDR=yes\n[efs]\nclient = yes\naccept = \
+                    127.0.0.1:20070\nconnect = fs.test:2049\nsslVersion = TLSv1.2\nrenegotiation = no\nTIMEOUTbusy = 20\nTIMEOUTclose = \
+                    0\nTIMEOUTidle = 70\ndelay = yes\nverify = 2\nCAfile = ca.pem\ncert = c.pem\nkey = k.pem\ncheckHost = fs.test\n";
+        let plan = plan(text).unwrap();
+        assert_eq!(plan.program.foreground, Foreground::Quiet);
+        let lines: Vec<usize> = plan.notes.iter().map(|note| note.place.line).collect();
+        assert_eq!(lines, (2..=20).filter(|line| *line != 6).collect::<Vec<_>>(), "{:#?}", plan.notes);
+        let wanted = "client --listen 127.0.0.1:20070 --connect fs.test:2049 --cert c.pem --key k.pem --ca-file ca.pem --server-name \
+                      fs.test --ocsp off --tls 1.2 --handshake-timeout 20 --idle-timeout 70 --close-timeout 0.001";
+        assert_eq!(plan.services[0].arguments.join(" "), wanted);
+    }
+}
