@@ -187,7 +187,7 @@ fn what_a_server_was_accepted_by_is_told() {
         ),
         (&["--server-name", "nfs.test", "--pin", &pin], "and is for nfs.test, and its key is one of --pin"),
         (&["--server-name", "127.0.0.1"], "and is for 127.0.0.1"),
-        (&["--server-name", "nfs.test", "--crl-file", &list], "crl        none names it"),
+        (&["--server-name", "nfs.test", "--crl-file", &list], "crl        none names a certificate of its chain"),
     ] {
         let Checked { out, .. } = check(&connect, &[&trust[..], args].concat());
         assert!(out.contains(words), "{words}:\n{out}");

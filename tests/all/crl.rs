@@ -6,6 +6,7 @@ use crate::far_ends::echo_server;
 use crate::ocsp::{expect_refused, expect_through, server, tunnel};
 use crate::support::authority::Authority;
 use crate::support::openssl::SClient;
+use crate::support::process::eventually;
 use crate::support::sealane::{DRIVERS, Sealane, command};
 
 fn text(file: std::path::PathBuf) -> String {
@@ -104,6 +105,35 @@ fn a_client_that_a_crl_names_does_not_get_in() {
                 sealane.wait_for("the client's certificate has been revoked, says a CRL");
                 client.process.wait_for("certificate revoked");
             }
+        }
+    }
+}
+
+#[test]
+fn a_list_that_is_missing_lets_nobody_in_whom_it_revokes() {
+    let ca = Authority::new();
+    let own = ca.server("own");
+    let client = ca.issue("bad", "ca", "extendedKeyUsage=clientAuth");
+    let directory = ca.file("lists");
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::copy(ca.crl("ca", "old", &["-crldays", "3"]), directory.join("b.crl")).unwrap();
+    ca.revoke("bad");
+    let current = ca.crl("ca", "current", &["-crldays", "3"]);
+    std::os::unix::fs::symlink(&current, directory.join("a.crl")).unwrap();
+    let (ca_file, cert, key, lists) = (ca.ca(), text(own.cert), text(own.key), text(directory));
+    let args = ["--cert", &cert, "--key", &key, "--client-ca", &ca_file, "--crl-dir", &lists];
+    let sealane = Sealane::server("epoll", echo_server(), &args);
+    let (cert, key) = (text(client.cert), text(client.key));
+    for attempt in 1..=2 {
+        let _client = SClient::start(sealane.port, &["-cert", &cert, "-key", &key, "-CAfile", &ca_file]);
+        eventually("it is refused", || {
+            sealane.process.count("the client's certificate has been revoked, says a CRL") == attempt
+        });
+        if attempt == 1 {
+            std::fs::remove_file(&current).unwrap();
+            sealane.process.signal("HUP");
+            sealane.wait_for("nothing was replaced, what was read before stays in use");
+            sealane.wait_for("a.crl: No such file");
         }
     }
 }

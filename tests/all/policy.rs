@@ -9,6 +9,7 @@ use std::process::Command;
 use crate::far_ends::echo_server;
 use crate::ocsp::{expect_refused, expect_through, server};
 use crate::support::authority::{Authority, Spec};
+use crate::support::is_root;
 use crate::support::openssl::SClient;
 use crate::support::pki::{Identity, Pki};
 use crate::support::process::{eventually, scratch};
@@ -129,6 +130,10 @@ fn the_handshake_is_signed_by_the_schemes_that_are_named_at_either_end() {
         let digest = if order.starts_with("rsa_pss_rsae_sha256") { "SHA256" } else { "SHA512" };
         peer.process.wait_for(&format!("Peer signing digest: {digest}"));
     }
+    // Whoever speaks TLS 1.3 has to sign by a scheme of it.
+    let only_12 = ["--cert", &cert, "--key", &key, "--tls-signatures", "rsa_pkcs1_sha256,ed25519"];
+    let out = server_command("epoll", 1, &only_12).output().unwrap();
+    assert!(String::from_utf8_lossy(&out.stderr).contains("or by none of TLS 1.3 (see --tls)"), "{out:?}");
     // A peer that signs by none of them, and a key of ours.
     let peer = server(&own, None, &["-sigalgs", "RSA+SHA256"]);
     let args = ["--ca-file", &ca_file, "--tls", "1.2", "--tls-signatures", "rsa_pss_rsae_sha256,ed25519"];
@@ -188,6 +193,16 @@ fn secrets_are_told_to_a_file_only_if_both_the_environment_and_the_command_line_
     std::os::unix::fs::symlink(directory.join("ours-0"), &link).unwrap();
     assert!(Command::new("mkfifo").arg("-m600").arg(&pipe).status().unwrap().success());
     let [open, link, pipe] = [open, link, pipe].map(|file| file.display().to_string());
+    if is_root() {
+        let foreign = directory.join("foreign");
+        fs::write(&foreign, "").unwrap();
+        fs::set_permissions(&foreign, fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(Command::new("chown").arg("65534").arg(&foreign).status().unwrap().success());
+        let mut command = command("epoll", 1, &["--allow-key-log"]);
+        let out = command.env("SSLKEYLOGFILE", &foreign).output().unwrap();
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(out.status.code() == Some(1) && said.contains("it belongs to another user"), "{said}");
+    }
     for (variable, status, why) in [
         (Some(open.as_str()), 1, "open: others may read or change it: chmod 600"),
         (Some(&link), 1, "link: Too many levels of symbolic links"),

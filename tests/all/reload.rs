@@ -308,3 +308,36 @@ fn a_reload_keeps_what_is_stapled_and_shows_no_certificate_that_breaks_its_promi
     reload(&sealane, REPLACED);
     assert!(is_stapled(), "the new one, with its own");
 }
+
+#[test]
+fn what_links_in_directories_lead_to_is_watched_too() {
+    let (ca, later) = (Authority::named("first"), Authority::named("later"));
+    let elsewhere = scratch("elsewhere");
+    std::fs::copy(ca.file("ca.pem"), elsewhere.join("ca.pem")).unwrap();
+    // As distributions have it: the name by the hash leads to where the CA is.
+    let version = scratch("version");
+    symlink(elsewhere.join("ca.pem"), version.join("12345678.0")).unwrap();
+    let current = scratch("link").join("current");
+    symlink(&version, &current).unwrap();
+    let path = current.display().to_string();
+    let server = server(&later.server("own"), None, &[]);
+    let connect = format!("127.0.0.1:{}", server.port);
+    let args = ["--connect", &connect, "--server-name", "nfs.test", "--ca-dir", &path, "--watch", "--sandbox", "off"];
+    let mut command = std::process::Command::new(crate::support::sealane::binary());
+    command.args(["client", "--listen", "127.0.0.1:0", "--log-level", "debug"]).args(args).env_remove("RUST_LOG");
+    let sealane = Sealane::from_command(command.stdin(std::process::Stdio::null()));
+    expect_refused(&sealane, &server, "is not signed by a trusted CA");
+    put(&later.file("ca.pem"), &elsewhere.join("ca.pem"));
+    sealane.wait_for("--watch: certificates, keys, CAs and CRLs were read again");
+    expect_through(&sealane, &server, "by what the link leads to");
+    // The directory's own name leads elsewhere, which a sandbox would not let be read before a new start.
+    let next = scratch("next");
+    std::fs::copy(ca.file("ca.pem"), next.join("12345678.0")).unwrap();
+    let beside = current.with_extension("new");
+    symlink(&next, &beside).unwrap();
+    std::fs::rename(beside, &current).unwrap();
+    eventually("it is read again", || {
+        sealane.process.count("--watch: certificates, keys, CAs and CRLs were read again") >= 2
+    });
+    expect_refused(&sealane, &server, "is not signed by a trusted CA");
+}

@@ -8,7 +8,9 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rustls::pki_types::ServerName;
 use sealane_io::sandbox::Demand;
-use sealane_relay::{Allow, Endpoint, IoChoice, Pin, ProxyProtocol, RevokedLive, Spin, TlsVersions};
+use sealane_relay::{
+    Allow, CaOptions, CrlOptions, Endpoint, IoChoice, Pin, ProxyProtocol, RevokedLive, Spin, TlsVersions,
+};
 
 use crate::crl::CrlArguments;
 use crate::ocsp::{OcspArguments, StapleArguments};
@@ -292,9 +294,10 @@ pub(crate) struct ClientOptions {
 }
 
 impl ClientOptions {
-    /// The files that are read.
-    pub(crate) fn files(&self) -> impl Iterator<Item = &PathBuf> {
-        self.ca_file.iter().chain(&self.cert).chain(&self.key).chain(self.crl.files())
+    /// The files that are read, those in directories included.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let named = self.ca_file.iter().chain(&self.cert).chain(&self.key).chain(self.crl.files()).cloned();
+        named.chain(files_in(&self.ca_dir, self.crl.directories())).collect()
     }
 
     /// The directories of which all that counts is read.
@@ -382,15 +385,22 @@ pub(crate) struct ServerOptions {
 }
 
 impl ServerOptions {
-    /// The files that are read.
-    pub(crate) fn files(&self) -> impl Iterator<Item = &PathBuf> {
-        [&self.cert, &self.key].into_iter().chain(&self.client_ca).chain(self.crl.files())
+    /// The files that are read, those in directories included.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let named = [&self.cert, &self.key].into_iter().chain(&self.client_ca).chain(self.crl.files()).cloned();
+        named.chain(files_in(&self.client_ca_dir, self.crl.directories())).collect()
     }
 
     /// The directories of which all that counts is read.
     pub(crate) fn directories(&self) -> Vec<PathBuf> {
         self.client_ca_dir.iter().chain(self.crl.directories()).cloned().collect()
     }
+}
+
+/// The files that count in directories.
+fn files_in<'d>(cas: &'d [PathBuf], crls: &'d [PathBuf]) -> impl Iterator<Item = PathBuf> {
+    let cas = cas.iter().flat_map(|directory| CaOptions::files_in(directory));
+    cas.chain(crls.iter().flat_map(|directory| CrlOptions::files_in(directory)))
 }
 
 /// What both modes have.

@@ -44,17 +44,15 @@ const DOMAIN_PORT: u16 = 53;
 ///
 /// # Errors
 /// A user or a group that this host does not know; with `--sandbox on`, a file in the root directory.
-pub(crate) fn policy<'f>(
+pub(crate) fn policy(
     options: &TunnelOptions,
     connect: &Endpoint,
-    files: impl IntoIterator<Item = &'f PathBuf>,
+    files: Vec<PathBuf>,
     host_roots: bool,
     others: &[Endpoint],
     directories: &[PathBuf],
 ) -> Result<Policy> {
     let account = options.user.as_deref().map(|user| Account::find(user, options.group.as_deref())).transpose();
-    let mut files: Vec<PathBuf> = files.into_iter().cloned().collect();
-    files.extend(directories.iter().flat_map(|directory| files_in(directory)));
     let mut readable: Vec<PathBuf> = files.iter().flat_map(|file| directories_of(file)).collect();
     readable.extend_from_slice(directories);
     let mut connect_ports: Vec<u16> = others.iter().map(|other| other.port).chain([connect.port]).collect();
@@ -96,12 +94,6 @@ pub(crate) fn policy<'f>(
     })
 }
 
-/// The files of a directory that are there.
-pub(crate) fn files_in(directory: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).filter(|file| file.is_file()).collect()
-}
-
 /// Where a file is: by its name, and where links lead. Directories, because a rule on a file would be bound to the one that
 /// is there now, and a renewal puts another one in its place.
 fn directories_of(file: &Path) -> Vec<PathBuf> {
@@ -131,6 +123,17 @@ pub(crate) fn directories_on_the_way(file: &Path) -> Vec<PathBuf> {
         all.push(directory.clone());
         let Ok(target) = file.read_link() else { break };
         file = directory.join(target);
+    }
+    all
+}
+
+/// The directories of the links that lead from this name to what it stands for, if it is one.
+pub(crate) fn links_on_the_way(name: &Path) -> Vec<PathBuf> {
+    let (mut name, mut all) = (name.to_path_buf(), Vec::new());
+    while let (Ok(target), true) = (name.read_link(), all.len() < LINKS_MAX) {
+        let directory = directory_of(&name);
+        name = directory.join(target);
+        all.push(directory);
     }
     all
 }

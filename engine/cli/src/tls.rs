@@ -1,5 +1,6 @@
 //! The options about what may be agreed on with a TLS peer, of both modes.
 
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -95,7 +96,14 @@ impl PolicyArguments {
                 let file = Path::new(&named);
                 let opened =
                     KeyLogFile::open(file).with_context(|| format!("{KEY_LOG_VARIABLE}: {}", file.display()))?;
-                // Whatever else is to be logged.
+                // Whatever else is to be logged, or not.
+                if !tracing::enabled!(tracing::Level::ERROR) {
+                    let _ = writeln!(
+                        io::stderr(),
+                        "sealane: the secrets of ALL connections are written to {}",
+                        file.display()
+                    );
+                }
                 tracing::error!(
                     "the secrets of ALL connections are written to {}: whoever has it reads what is sent (--allow-key-log)",
                     file.display()

@@ -91,20 +91,15 @@ impl TunnelOptions {
     }
 
     /// The directories that are watched: of these files, by the names that were given for them, and these.
-    pub(crate) fn watched<'f>(
-        &self,
-        files: impl IntoIterator<Item = &'f PathBuf>,
-        directories: &[PathBuf],
-    ) -> Vec<PathBuf> {
+    pub(crate) fn watched(&self, files: Vec<PathBuf>, directories: &[PathBuf]) -> Vec<PathBuf> {
         if !self.watch {
             return Vec::new();
         }
-        let of_files = files.into_iter().flat_map(|file| sandbox::directories_on_the_way(file));
+        let of_files = files.iter().flat_map(|file| sandbox::directories_on_the_way(file));
         let of_directories = directories.iter().flat_map(|directory| {
-            let links = sandbox::files_in(directory).into_iter().filter(|file| file.is_symlink());
-            let of_links: Vec<_> = links.flat_map(|file| sandbox::directories_on_the_way(&file)).collect();
-            // The directory can be a link itself.
-            sandbox::directories_on_the_way(directory).into_iter().chain(of_links).chain([directory.clone()])
+            // Without a slash at the end, which would be what is behind a link.
+            let name: PathBuf = directory.components().collect();
+            sandbox::links_on_the_way(&name).into_iter().chain([name])
         });
         let mut all: Vec<PathBuf> = of_files.chain(of_directories).collect();
         all.sort();

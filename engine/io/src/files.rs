@@ -30,6 +30,9 @@ pub fn append_private(file: &Path) -> io::Result<File> {
     if !metadata.is_file() {
         return wrong("it is no regular file");
     }
+    if metadata.uid() != nix::unistd::geteuid().as_raw() || metadata.nlink() != 1 {
+        return wrong("it belongs to another user, or has another name");
+    }
     if metadata.mode() & 0o077 != 0 {
         return wrong("others may read or change it: chmod 600");
     }

@@ -5,7 +5,7 @@ use std::{fs, io};
 
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::{CertificateError, RootCertStore};
-use sealane_trust::validity;
+use sealane_trust::{Purpose, serves, validity};
 
 use crate::tls_config::{PemSource, TlsConfigError, certificates};
 
@@ -34,6 +34,11 @@ impl CaOptions {
         self.files.is_empty() && self.directories.is_empty()
     }
 
+    /// The files that count in a directory of them, as far as they can be seen.
+    pub fn files_in(directory: &Path) -> Vec<PathBuf> {
+        hashed_files(directory).unwrap_or_default()
+    }
+
     /// All of them.
     ///
     /// # Errors
@@ -60,16 +65,39 @@ impl CaOptions {
 }
 
 /// The certificates that were named, as they are. A peer that shows one of them, byte for byte, need not be certified by anybody:
-/// self-signed ones are CAs more often than not, which no chain may end in. Dates and names count all the same.
+/// self-signed ones are CAs more often than not, which no chain may end in. Dates, purposes and names count all the same.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Trusted(Vec<CertificateDer<'static>>);
+pub(crate) struct Trusted {
+    certificates: Vec<CertificateDer<'static>>,
+    /// Not where CRLs are asked: whether one of them was revoked only a chain tells.
+    suffices: bool,
+}
 
 impl Trusted {
-    pub(crate) fn contains(&self, certificate: &CertificateDer<'_>) -> bool {
-        self.0.iter().any(|trusted| trusted == certificate)
+    /// The same, where they need no chain, or where they do.
+    pub(crate) fn sufficing(self, suffices: bool) -> Self {
+        Self { suffices, ..self }
     }
 
-    pub(crate) fn check_dates(&self, certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), rustls::Error> {
+    /// Whether they need no chain.
+    pub(crate) fn suffices(&self) -> bool {
+        self.suffices
+    }
+
+    pub(crate) fn contains(&self, certificate: &CertificateDer<'_>) -> bool {
+        self.certificates.iter().any(|trusted| trusted == certificate)
+    }
+
+    /// Whether one of them may be used now, and for this.
+    pub(crate) fn check(
+        &self,
+        certificate: &CertificateDer<'_>,
+        purpose: Purpose,
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        if !serves(certificate, purpose).map_err(|_| CertificateError::BadEncoding)? {
+            return Err(CertificateError::InvalidPurpose.into());
+        }
         let (first, last) = validity(certificate).map_err(|_| CertificateError::BadEncoding)?;
         match now.as_secs() {
             now if now < first.0 => Err(CertificateError::NotValidYet.into()),
@@ -84,7 +112,7 @@ fn add(store: &mut RootCertStore, trusted: &mut Trusted, file: &PemSource) -> Re
     let before = store.len();
     let mut refused = None;
     for (index, certificate) in certificates(file)?.into_iter().enumerate() {
-        trusted.0.push(certificate.clone());
+        trusted.certificates.push(certificate.clone());
         if let Err(error) = store.add(certificate) {
             let name = file.name().display();
             tracing::warn!("{name}: certificate {} cannot be used as a root: {error}", index + 1);
@@ -101,7 +129,7 @@ fn add(store: &mut RootCertStore, trusted: &mut Trusted, file: &PemSource) -> Re
 
 /// The files of a directory that are found by their hash. What is meant for people to see beside them, and CRLs (`.r0`), is
 /// not read; a link that leads nowhere is what a removed CA leaves behind.
-fn hashed_files(directory: &Path) -> Result<Vec<PathBuf>, TlsConfigError> {
+pub(crate) fn hashed_files(directory: &Path) -> Result<Vec<PathBuf>, TlsConfigError> {
     let wrong = |what: String| TlsConfigError::File { file: directory.into(), what };
     let mut files = Vec::new();
     for entry in fs::read_dir(directory).map_err(|error| wrong(error.to_string()))? {

@@ -7,6 +7,8 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme};
 
+use sealane_trust::Purpose;
+
 use crate::ca::Trusted;
 use crate::server_judge::NotTrusted;
 
@@ -38,12 +40,13 @@ impl ClientCertVerifier for ClientJudge {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        if self.trusted.contains(end_entity) {
-            self.trusted.check_dates(end_entity, now)?;
-            return Ok(ClientCertVerified::assertion());
-        }
-        if self.trusted_only {
+        let is_trusted = self.trusted.contains(end_entity);
+        if self.trusted_only && !is_trusted {
             return Err(CertificateError::Other(OtherError(Arc::new(NotTrusted))).into());
+        }
+        if is_trusted && self.trusted.suffices() {
+            self.trusted.check(end_entity, Purpose::Client, now)?;
+            return Ok(ClientCertVerified::assertion());
         }
         self.chain.verify_client_cert(end_entity, intermediates, now)
     }

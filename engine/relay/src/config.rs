@@ -15,6 +15,7 @@ use sealane_proto::tls::Role;
 use crate::addresses::PerAddress;
 use crate::live::Live;
 use crate::proxy_protocol::ProxyProtocol;
+use crate::session::Drain;
 use crate::tls_client::TlsClient;
 use crate::tls_server::TlsServer;
 
@@ -153,6 +154,14 @@ impl Timeouts {
 }
 
 impl Timeouts {
+    /// For what is owed when a connection drains. Whose certificate was revoked is given no more time for owing a reply.
+    pub(crate) fn most_to_drain(&self, why: Drain) -> Duration {
+        match why {
+            Drain::KeyUsedUp => self.drain.max(self.reply()),
+            Drain::Revoked => self.drain,
+        }
+    }
+
     /// For a reply that is waited for before a connection ends.
     pub(crate) fn reply(&self) -> Duration {
         self.half_close.max(self.silence)

@@ -1,8 +1,8 @@
 //! Certificate revocation lists (RFC 5280 section 5), out of files and directories.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::{fs, io};
 
 use rustls::RootCertStore;
 use rustls::client::WebPkiServerVerifier;
@@ -34,6 +34,11 @@ impl CrlOptions {
         self.files.is_empty() && self.directories.is_empty()
     }
 
+    /// The files that count in a directory of them, as far as they can be seen.
+    pub fn files_in(directory: &Path) -> Vec<PathBuf> {
+        files_of(directory).unwrap_or_default()
+    }
+
     /// All of them.
     ///
     /// # Errors
@@ -48,35 +53,36 @@ impl CrlOptions {
             all.extend(lists(file, roots, provider)?);
         }
         for directory in &self.directories {
-            let wrong = |what: String| TlsConfigError::File { file: directory.clone(), what };
-            let mut files = Vec::new();
-            for entry in fs::read_dir(directory).map_err(|error| wrong(error.to_string()))? {
-                let file = entry.map_err(|error| wrong(error.to_string()))?.path();
-                // What a volume of Kubernetes keeps its versions in begins with a dot.
-                let is_hidden = file.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-                if is_hidden {
-                    continue;
-                }
-                match fs::metadata(&file) {
-                    Ok(metadata) if metadata.is_file() => files.push(file),
-                    Ok(_) => {}
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                        tracing::warn!("{}: leads nowhere: this CRL is left out", file.display());
-                    }
-                    Err(error) => return Err(PemSource::File(file).error(error)),
-                }
-            }
-            files.sort();
-            let before = all.len();
-            for file in files {
+            for file in files_of(directory)? {
                 all.extend(lists(&PemSource::File(file), roots, provider)?);
-            }
-            if all.len() == before {
-                return Err(wrong("there is no CRL in it".into()));
             }
         }
         Ok(all)
     }
+}
+
+/// All files of a directory but hidden ones.
+fn files_of(directory: &Path) -> Result<Vec<PathBuf>, TlsConfigError> {
+    let wrong = |what: String| TlsConfigError::File { file: directory.into(), what };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).map_err(|error| wrong(error.to_string()))? {
+        let file = entry.map_err(|error| wrong(error.to_string()))?.path();
+        // What a volume of Kubernetes keeps its versions in begins with a dot.
+        if file.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b".")) {
+            continue;
+        }
+        // A link that leads nowhere is a list that is missing, and no reason to let in whom it revokes.
+        match fs::metadata(&file) {
+            Ok(metadata) if metadata.is_file() => files.push(file),
+            Ok(_) => {}
+            Err(error) => return Err(PemSource::File(file).error(error)),
+        }
+    }
+    if files.is_empty() {
+        return Err(wrong("there is no CRL in it".into()));
+    }
+    files.sort();
+    Ok(files)
 }
 
 fn lists(

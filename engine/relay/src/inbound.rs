@@ -124,17 +124,11 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
         Ok(())
     }
 
-    /// Whether a peer of a drained connection has had its time to close, whatever it says meanwhile.
-    fn has_waited_for_close(&self) -> bool {
-        let Some(closed) = self.shared.closed.get().filter(|_| self.shared.drain().is_some()) else { return false };
-        rt::now() - closed >= self.shared.config.timeouts.close
-    }
-
     /// Receives once, opens what is whole, and sends it to the plain side.
     async fn turn(&mut self) -> Result<Turn, SessionError> {
-        if self.has_waited_for_close() {
-            // Not in the middle of what it says: that would look whole.
-            let is_whole = self.scanner.at_boundary() || self.discards;
+        if self.shared.has_waited_for_close() {
+            // Not in the middle of what it says, and not while it owes a reply: that would look whole.
+            let is_whole = (self.scanner.at_boundary() || self.discards) && self.shared.replies_due() == 0;
             return if is_whole { Ok(Turn::Last) } else { Err(SessionError::Truncated { side: Side::Tls }) };
         }
         if self.shared.tls.is_look_due() {
@@ -391,11 +385,12 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
                 Ok(Turn::Next)
             }
             Some(Either::Right(())) => Ok(Turn::Next),
+            // Its times are looked at before each turn.
+            None if shared.drain().is_some() => Ok(Turn::Next),
             None => {
                 let times = &shared.config.timeouts;
-                // A drained connection has waited for its replies already.
                 let is_between = shared.is_rpc() && self.scanner.at_boundary() && self.window.held().is_empty();
-                let nothing_due = is_between && (shared.replies_due() == 0 || shared.drain().is_some());
+                let nothing_due = is_between && shared.replies_due() == 0;
                 let limit = match is_between {
                     true if nothing_due => times.close,
                     // A server may take its time, but not in the middle of a reply.

@@ -96,9 +96,7 @@ pub async fn inspect(config: &TunnelConfig, mode: &ClientMode, options: &TlsClie
             Err(error) => Err(error.to_string()),
             Ok(handshake) => {
                 seen.trust = handshake.peer_certificates().first().map(|own| accepted_by(own, mode, options));
-                let are_asked =
-                    if options.crls.is_empty() { "none is given (--crl-file, --crl-dir)" } else { "none names it" };
-                seen.lists = Some(are_asked.into());
+                seen.lists = Some(asked_of_lists(options));
                 settle(handshake, config, &tls, &mut seen).await
             }
         };
@@ -112,6 +110,17 @@ pub async fn inspect(config: &TunnelConfig, mode: &ClientMode, options: &TlsClie
     }
     seen.wants_certificate = tls.was_asked_for_a_certificate();
     seen
+}
+
+/// What was asked of CRLs about a server that was accepted.
+fn asked_of_lists(options: &TlsClientOptions) -> String {
+    let crls = &options.crls;
+    if crls.is_empty() {
+        return "none is given (--crl-file, --crl-dir)".into();
+    }
+    let which = if crls.own_only { "its own certificate (--crl-check own)" } else { "a certificate of its chain" };
+    let expired = if crls.accept_expired { "; they may have expired (--crl-expired accept)" } else { "" };
+    format!("none names {which}{expired}")
 }
 
 /// Why a server that has shown `own` was accepted, but for its status.
@@ -128,9 +137,12 @@ fn accepted_by(own: &CertificateDer<'_>, mode: &ClientMode, options: &TlsClientO
     let is_for = |name: &&ServerName<'_>| {
         ParsedCertificate::try_from(own).is_ok_and(|parsed| verify_server_name(&parsed, name).is_ok())
     };
+    let is_trusted = options.cas.read().is_ok_and(|(_, trusted)| trusted.contains(own)) && options.crls.is_empty();
+    let by = if is_trusted { "it is itself in --ca-file or --ca-dir" } else { "it leads to a trusted CA" };
     match names.iter().find(is_for) {
-        Some(name) => format!("it leads to a trusted CA, and is for {}{pinned}", name.to_str()),
-        None => format!("it leads to a trusted CA{pinned}"),
+        _ if options.any_name => format!("{by}, for any name (--any-server-name){pinned}"),
+        Some(name) => format!("{by}, and is for {}{pinned}", name.to_str()),
+        None => format!("{by}{pinned}"),
     }
 }
 

@@ -300,9 +300,9 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
             if time >= times.drain && replies == 0 {
                 break;
             }
-            // Whose certificate was revoked is not given more time by owing a reply.
-            let most = if why == Drain::Revoked { times.drain } else { times.drain.max(times.reply()) };
-            if time >= most || !shared.is_rpc() {
+            // It may be another one by now.
+            let why = shared.drain().unwrap_or(why);
+            if time >= times.most_to_drain(why) || !shared.is_rpc() {
                 return Err(why.error(shared.role()));
             }
             if self.scanner.at_boundary() && self.is_drained() {

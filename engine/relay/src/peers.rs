@@ -11,8 +11,8 @@ use sealane_trust::{Fingerprint, Link, Unverified};
 /// As many entries may be of sessions that are gone before these are looked for.
 const GONE_MAX: usize = 64;
 
-/// More than so much is not kept as it was shown.
-const SHOWN_BYTES_MAX: usize = 8 * 1024;
+/// So much is kept as it was shown, where nobody can gain anything by showing more.
+pub(crate) const SHOWN_BYTES_MAX: usize = 8 * 1024;
 
 /// What peers have shown that have sessions: one entry for all that have shown the same.
 #[derive(Debug, Default)]
@@ -52,15 +52,18 @@ impl Shown {
 }
 
 impl Peers {
-    /// What a new session's peer has shown. Who shows the same certificate of its own is the same peer, until that is revoked:
-    /// if it is accepted then, the revocation has been taken back. Where much was shown, only the chain in it is kept.
+    /// What a new session's peer has shown. Who shows the same is the same peer, until that is revoked: if it is accepted then, the
+    /// revocation has been taken back. Of what was shown only its `chain` is kept, if there is one: anybody can show more besides.
     pub(crate) fn enter(
         &self,
         certificates: &[CertificateDer<'_>],
         now: UnixTime,
-        chain: impl FnOnce() -> Vec<CertificateDer<'static>>,
+        chain: impl FnOnce() -> Option<Vec<CertificateDer<'static>>>,
     ) -> Option<Arc<Shown>> {
-        let key = Fingerprint::of(certificates.first()?);
+        certificates.first()?;
+        let mut bytes = Vec::with_capacity(certificates.iter().map(|certificate| certificate.len()).sum());
+        certificates.iter().for_each(|certificate| bytes.extend_from_slice(certificate));
+        let key = Fingerprint::of(&bytes);
         let live = |entries: &Entries| {
             let there = entries.all.get(&key).and_then(Weak::upgrade);
             there.filter(|shown| shown.revoked.get().is_none())
@@ -68,9 +71,8 @@ impl Peers {
         if let Some(there) = live(&self.entries()) {
             return Some(there);
         }
-        let bytes: usize = certificates.iter().map(|certificate| certificate.len()).sum();
         let all = || certificates.iter().map(|certificate| certificate.clone().into_owned()).collect();
-        let certificates = if bytes > SHOWN_BYTES_MAX { chain() } else { all() };
+        let certificates = chain().unwrap_or_else(all);
         let mut entries = self.entries();
         if let Some(there) = live(&entries) {
             return Some(there);
@@ -96,15 +98,14 @@ impl Peers {
     }
 }
 
-/// The certificates of a chain that was looked for in what was `shown`; the peer's own where there is none.
-pub(crate) fn chain_in(
-    shown: &[CertificateDer<'_>],
+/// The certificates of a chain, if that `is_accepted` as it is: where another one was, all that was shown has to be kept.
+pub(crate) fn chain_of(
     path: Result<Vec<Link>, Unverified>,
-) -> Vec<CertificateDer<'static>> {
-    match path {
-        Ok(path) => path.into_iter().map(|link| link.certificate).collect(),
-        Err(_) => shown.iter().take(1).map(|own| own.clone().into_owned()).collect(),
-    }
+    is_accepted: impl FnOnce(&CertificateDer<'static>, &[CertificateDer<'static>]) -> bool,
+) -> Option<Vec<CertificateDer<'static>>> {
+    let chain: Vec<_> = path.ok()?.into_iter().map(|link| link.certificate).collect();
+    let (own, others) = chain.split_first()?;
+    is_accepted(own, others).then_some(chain)
 }
 
 /// Tells sessions of a peer's if this is the `verdict` on what it has shown. That it is not accepted any more for another reason is
@@ -124,14 +125,18 @@ mod tests {
     }
 
     fn enter(peers: &Peers, shown: &[CertificateDer<'static>]) -> Arc<Shown> {
-        peers.enter(shown, UnixTime::now(), || vec![shown[0].clone()]).unwrap()
+        peers.enter(shown, UnixTime::now(), || Some(vec![shown[0].clone()])).unwrap()
     }
 
     #[test]
     fn who_shows_the_same_is_the_same_until_that_is_revoked() {
         let peers = Peers::default();
         let first = enter(&peers, &[certificate(1), certificate(2)]);
-        assert!(Arc::ptr_eq(&first, &enter(&peers, &[certificate(1), certificate(3)])));
+        assert!(Arc::ptr_eq(&first, &enter(&peers, &[certificate(1), certificate(2)])));
+        assert!(
+            !Arc::ptr_eq(&first, &enter(&peers, &[certificate(1), certificate(3)])),
+            "what else is shown shields nobody"
+        );
         let other = enter(&peers, &[certificate(2)]);
         assert!(!Arc::ptr_eq(&first, &other));
         assert_eq!(peers.all().len(), 2);
@@ -141,15 +146,10 @@ mod tests {
         assert!(peers.all().iter().all(|shown| Arc::ptr_eq(shown, &other)));
         let again = enter(&peers, &[certificate(1), certificate(2)]);
         assert!(!Arc::ptr_eq(&first, &again), "it was accepted after it had been revoked");
-        assert!(peers.enter(&[], UnixTime::now(), Vec::new).is_none());
-    }
-
-    #[test]
-    fn what_is_kept_is_bounded_whatever_is_shown() {
-        let peers = Peers::default();
-        let junk = CertificateDer::from(vec![0; SHOWN_BYTES_MAX]);
-        let shown = enter(&peers, &[certificate(1), junk]);
-        assert_eq!(shown.certificates, [certificate(1)]);
+        assert!(peers.enter(&[], UnixTime::now(), || None).is_none());
+        assert_eq!(again.certificates, [certificate(1)]);
+        let all = peers.enter(&[certificate(4), certificate(5)], UnixTime::now(), || None).unwrap();
+        assert_eq!(all.certificates, [certificate(4), certificate(5)]);
     }
 
     #[test]

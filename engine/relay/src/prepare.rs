@@ -284,6 +284,7 @@ async fn handshake(
         let alert = match error {
             HandshakeError::NotAllowed(_) => AlertDescription::ACCESS_DENIED,
             error if error.is_revocation() => AlertDescription::CERTIFICATE_REVOKED,
+            HandshakeError::Tls(..) => AlertDescription::CERTIFICATE_UNKNOWN,
             // The client must forget the session (RFC 5246 section 7.2.2, RFC 8446 section 6.2) and comes back in full.
             _ => AlertDescription::CERTIFICATE_EXPIRED,
         };

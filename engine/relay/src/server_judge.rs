@@ -11,7 +11,7 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, OtherError, SignatureScheme};
-use sealane_trust::Fingerprint;
+use sealane_trust::{Fingerprint, Purpose};
 
 use crate::ca::Trusted;
 use crate::config::ConfigError;
@@ -116,8 +116,9 @@ impl ServerJudge {
         if self.trusted_only && !is_trusted {
             return Err(CertificateError::Other(OtherError(Arc::new(NotTrusted))).into());
         }
+        let is_trusted = is_trusted && self.trusted.suffices();
         if is_trusted {
-            self.trusted.check_dates(end_entity, now)?;
+            self.trusted.check(end_entity, Purpose::Server, now)?;
         }
         for name in names {
             verdict = match is_trusted {

@@ -4,7 +4,6 @@
 //! failure ends the sockets, and that ends the operations.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -33,6 +32,9 @@ use crate::watch::{self, Flow, SideFacts, Watch};
 
 /// How often a direction whose send waits looks at the other side.
 const WATCH_TICK: Duration = Duration::from_millis(250);
+
+/// What a session that was to end for a revocation has beyond its times, before it is ended.
+const DRAIN_GRACE: Duration = Duration::from_millis(500);
 
 /// How often it is looked whether anything has gone over a connection, in the time that it may be idle.
 const IDLE_LOOKS: u32 = 10;
@@ -125,8 +127,8 @@ pub(crate) struct Shared<S: Stream> {
     pub(crate) key_request_due: Cell<bool>,
     /// TLS 1.2: a renegotiation is to be refused.
     pub(crate) renegotiation_due: Cell<bool>,
-    /// Why the session is to end as soon as nothing is outstanding.
-    drain: Cell<Option<Drain>>,
+    /// Why the session is to end as soon as nothing is outstanding, and since when.
+    drain: Cell<Option<(Drain, Instant)>>,
     /// close_notify was received, or is not awaited any longer.
     pub(crate) peer_closed: Cell<bool>,
     /// The plain side ended its direction.
@@ -233,12 +235,22 @@ impl<S: Stream> Shared<S> {
 
     /// Has the session end as soon as nothing is outstanding.
     pub(crate) fn begin_drain(&self, why: Drain) {
-        self.drain.set(self.drain.get().or(Some(why)));
+        if self.drain().is_none_or(|before| before != why && why == Drain::Revoked) {
+            self.drain.set(Some((why, rt::now())));
+        }
     }
 
     /// Why the session is to end as soon as nothing is outstanding, if it is.
     pub(crate) fn drain(&self) -> Option<Drain> {
-        self.drain.get()
+        self.drain.get().map(|(why, _)| why)
+    }
+
+    /// Whether a drained peer has had its time to close: what it owes has its own before that.
+    pub(crate) fn has_waited_for_close(&self) -> bool {
+        let (Some((why, began)), Some(closed)) = (self.drain.get(), self.closed.get()) else { return false };
+        let times = &self.config.timeouts;
+        let owed = if self.replies_due() > 0 { times.most_to_drain(why) } else { Duration::ZERO };
+        rt::now() >= (began + owed).max(closed) + times.close
     }
 
     /// Whether a direction has failed and the other is to stop.
@@ -362,8 +374,8 @@ impl<S: Stream> Shared<S> {
         }
     }
 
-    /// Hears of it when what the peer has `shown` is revoked. Never returns.
-    async fn heed(&self, shown: Option<Arc<Shown>>, peer: SocketAddr) -> Infallible {
+    /// Hears of it when what the peer has `shown` is revoked. Returns when that was to end the session, and has not.
+    async fn heed(&self, shown: Option<Arc<Shown>>, peer: SocketAddr) -> SessionError {
         let Some(shown) = shown else { return std::future::pending().await };
         let why = shown.revoked().await;
         let who = peer_of(self.role());
@@ -376,6 +388,10 @@ impl<S: Stream> Shared<S> {
                 tracing::warn!(%peer, "{who}'s certificate {why}; the connection ends when nothing is outstanding");
                 self.begin_drain(Drain::Revoked);
                 self.wake_outbound.set();
+                // Whatever a direction waits for by then.
+                let times = &self.config.timeouts;
+                rt::sleep(times.most_to_drain(Drain::Revoked) + times.close + DRAIN_GRACE).await;
+                return SessionError::Revoked(self.role());
             }
         }
         std::future::pending().await
@@ -522,7 +538,11 @@ pub(crate) async fn run<S: Stream>(parts: Parts<S::Socket>) -> Ended {
         let besides = rt::race(besides, rt::apart(shared.heed(shown, peer)));
         match rt::race(both.as_mut(), besides).await {
             Either::Left(_) => {}
-            Either::Right(Either::Left(Either::Right(never)) | Either::Right(never)) => match never {},
+            Either::Right(Either::Left(Either::Right(never))) => match never {},
+            Either::Right(Either::Right(error)) => {
+                shared.fail(error);
+                both.await;
+            }
             Either::Right(Either::Left(Either::Left(why))) => {
                 shared.fail(match why {
                     Either::Left(()) => SessionError::Stopped,

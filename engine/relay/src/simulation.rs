@@ -33,7 +33,7 @@ pub struct Credential(Arc<Shown>);
 impl Default for Credential {
     fn default() -> Self {
         let any = CertificateDer::from(vec![0]);
-        let shown = Peers::default().enter(&[any], UnixTime::since_unix_epoch(Duration::ZERO), Vec::new);
+        let shown = Peers::default().enter(&[any], UnixTime::since_unix_epoch(Duration::ZERO), || None);
         Self(shown.unwrap_or_else(|| unreachable!("a certificate was shown")))
     }
 }
@@ -81,7 +81,7 @@ impl Caller {
     /// The server is not accepted.
     pub fn accept(&self, done: Handshake) -> Result<Option<Established>, Box<dyn std::error::Error>> {
         self.tls.verify_again(&done, &self.name, false)?;
-        let shown = self.tls.enter(&done);
+        let shown = self.tls.enter(&done, &self.name);
         let outlook = self.tls.look(&done)?;
         let established = done.establish()?;
         drop(shown);

@@ -20,7 +20,7 @@ use crate::config::TlsVersions;
 use crate::crl::CrlOptions;
 use crate::handshake::{Handshake, HandshakeError};
 use crate::live::Live;
-use crate::peers::{Peers, Shown, revoke_by_crl};
+use crate::peers::{Peers, SHOWN_BYTES_MAX, Shown, chain_of, revoke_by_crl};
 use crate::server_judge::{Pin, ServerJudge};
 use crate::status::{self, OcspMode, OcspOptions, Outlook, Statuses, Unaccepted};
 use crate::tls_config::{PemSource, TlsConfigError, pair, protocol_versions};
@@ -105,9 +105,16 @@ impl TlsClient {
     }
 
     /// What a server has shown with which there is going to be a session, where that can be revoked.
-    pub(crate) fn enter(&self, done: &Handshake) -> Option<Arc<Shown>> {
+    pub(crate) fn enter(&self, done: &Handshake, name: &ServerName<'static>) -> Option<Arc<Shown>> {
         let (shown, now) = (done.peer_certificates(), UnixTime::now());
-        self.peers.as_ref()?.enter(shown, now, || self.statuses.chain_in(shown, now))
+        let is_much = shown.iter().map(|certificate| certificate.len()).sum::<usize>() > SHOWN_BYTES_MAX;
+        // CRLs are asked about what is kept; OCSP goes by its chain in any case.
+        self.peers.as_ref()?.enter(shown, now, || {
+            let path = (self.has_crls || is_much).then(|| self.statuses.path_in(shown, now))?;
+            let is_accepted =
+                |own: &_, others: &_| self.verifier.verify_server_cert(own, others, name, &[], now).is_ok();
+            chain_of(path, |own, others: &[CertificateDer<'_>]| is_accepted(own, others))
+        })
     }
 
     /// Tells the sessions with a server that asked for `name` if a CRL names what it has shown.
@@ -192,8 +199,7 @@ pub fn client_config(options: &TlsClientOptions) -> Result<TlsClient, TlsConfigE
     } else {
         let (roots, named) = options.cas.read()?;
         let roots = Arc::new(roots);
-        // Whether one of them was revoked only a chain tells.
-        trusted = if options.crls.is_empty() { named } else { Trusted::default() };
+        trusted = named.sufficing(options.crls.is_empty());
         let statuses = Statuses::new(options.ocsp.clone(), roots.roots.clone(), algorithms);
         (Some(chain_verifier(roots, &options.crls, &provider)?), statuses)
     };
@@ -214,7 +220,7 @@ pub fn client_config(options: &TlsClientOptions) -> Result<TlsClient, TlsConfigE
     let mut config = match &options.identity {
         None => builder.with_client_cert_resolver(Arc::clone(&asked) as Arc<dyn ResolvesClientCert>),
         Some((certificate, key)) => {
-            let pair = pair(certificate, key, &options.policy, &provider)?;
+            let pair = pair(certificate, key, &options.policy, options.versions, &provider)?;
             own = pair.cert.first().cloned();
             builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair)))
         }

@@ -105,6 +105,7 @@ pub(crate) fn pair(
     certificate: &PemSource,
     key: &PemSource,
     policy: &TlsPolicy,
+    versions: TlsVersions,
     provider: &CryptoProvider,
 ) -> Result<CertifiedKey, TlsConfigError> {
     let chain = certificates(certificate)?;
@@ -113,7 +114,9 @@ pub(crate) fn pair(
             "a key that cannot be signed with here: RSA of 2048 bits or more, ECDSA P-256 or P-384, or Ed25519 can be",
         )
     })?;
-    let signer = policy.signer(signer).ok_or_else(|| key.error("signs by none of --tls-signatures"))?;
+    let signer = policy
+        .signer(signer, versions)
+        .ok_or_else(|| key.error("signs by none of --tls-signatures, or by none of TLS 1.3 (see --tls)"))?;
     let pair = CertifiedKey::new(chain, signer);
     let named = certificate.name().display();
     match pair.keys_match() {

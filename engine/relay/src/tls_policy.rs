@@ -15,7 +15,7 @@ use rustls::{KeyLog, NamedGroup, NoKeyLog, SignatureAlgorithm, SignatureScheme, 
 use sealane_io::files::append_private;
 use zeroize::Zeroizing;
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, TlsVersions};
 use crate::keys::suite_name;
 
 /// A cipher suite.
@@ -46,6 +46,10 @@ pub struct TlsPolicy {
     pub key_log: Option<Arc<KeyLogFile>>,
 }
 
+/// By these a handshake of TLS 1.3 cannot be signed (RFC 8446 section 4.2.3).
+const ONLY_TLS_12: [SignatureScheme; 3] =
+    [SignatureScheme::RSA_PKCS1_SHA256, SignatureScheme::RSA_PKCS1_SHA384, SignatureScheme::RSA_PKCS1_SHA512];
+
 /// The schemes that may be used, the preferred one first; none named: all.
 #[derive(Clone, Copy, Default)]
 pub struct Signatures(Option<Verified>);
@@ -65,9 +69,7 @@ impl Signatures {
 
     /// Whether a handshake of TLS 1.3 can be signed by any of them (RFC 8446 section 4.2.3).
     pub fn sign_tls_13(self) -> bool {
-        let only_12 =
-            [SignatureScheme::RSA_PKCS1_SHA256, SignatureScheme::RSA_PKCS1_SHA384, SignatureScheme::RSA_PKCS1_SHA512];
-        self.0.is_none() || self.named().any(|scheme| !only_12.contains(&scheme))
+        self.0.is_none() || self.named().any(|scheme| !ONLY_TLS_12.contains(&scheme))
     }
 }
 
@@ -78,12 +80,13 @@ impl std::fmt::Debug for Signatures {
 }
 
 impl TlsPolicy {
-    /// `key`, which signs by the named schemes only; nothing where it can sign by none of them.
-    pub(crate) fn signer(&self, key: Arc<dyn SigningKey>) -> Option<Arc<dyn SigningKey>> {
+    /// `key`, which signs by the named schemes only; nothing where it can sign by none of them, in one of the `versions`.
+    pub(crate) fn signer(&self, key: Arc<dyn SigningKey>, versions: TlsVersions) -> Option<Arc<dyn SigningKey>> {
         if self.signatures.0.is_none() {
             return Some(key);
         }
-        key.choose_scheme(&self.signatures.named().collect::<Vec<_>>())?;
+        let is_for = |scheme: &SignatureScheme| versions == TlsVersions::Tls12 || !ONLY_TLS_12.contains(scheme);
+        key.choose_scheme(&self.signatures.named().filter(is_for).collect::<Vec<_>>())?;
         Some(Arc::new(Choosy { key, signatures: self.signatures }))
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ResolvesServerCert, ServerSessionMemoryCache, WebPkiClientVerifier};
@@ -10,13 +11,13 @@ use rustls::{RootCertStore, ServerConfig};
 use sealane_trust::{Algorithms, Certified, Purpose};
 
 use crate::allow::{Allow, Client};
-use crate::ca::{CaOptions, Trusted};
+use crate::ca::CaOptions;
 use crate::client_judge::ClientJudge;
 use crate::config::TlsVersions;
 use crate::crl::CrlOptions;
 use crate::handshake::{Handshake, HandshakeError};
 use crate::live::Live;
-use crate::peers::{Peers, Shown, chain_in, revoke_by_crl};
+use crate::peers::{Peers, Shown, chain_of, revoke_by_crl};
 use crate::status::{OcspOptions, Stapled};
 use crate::tls_config::{PemSource, TlsConfigError, pair, protocol_versions};
 use crate::tls_policy::TlsPolicy;
@@ -107,7 +108,9 @@ impl TlsServer {
         let (shown, now) = (done.peer_certificates(), UnixTime::now());
         self.peers.as_ref()?.enter(shown, now, || {
             let (roots, algorithms) = (self.client_roots.roots.as_slice(), self.algorithms);
-            chain_in(shown, Certified::path(shown, Purpose::Client, roots, now, algorithms))
+            let path = Certified::path(shown, Purpose::Client, roots, now, algorithms);
+            let verifier = self.verifier.as_ref()?;
+            chain_of(path, |own, others| verifier.verify_client_cert(own, others, now).is_ok())
         })
     }
 
@@ -171,56 +174,48 @@ impl Live<TlsServer> {
     }
 }
 
+/// By whom clients must be certified, and who judges that.
+type Judged = (Arc<RootCertStore>, Option<Arc<dyn ClientCertVerifier>>);
+
+fn client_verifier(options: &TlsServerOptions, provider: &Arc<CryptoProvider>) -> Result<Judged, TlsConfigError> {
+    let TlsServerOptions { client_cas, crls, trusted_only, clients_optional, .. } = options;
+    if client_cas.is_empty() {
+        return Ok((Arc::new(RootCertStore::empty()), None));
+    }
+    let (roots, named) = client_cas.read()?;
+    let roots = Arc::new(roots);
+    let lists = crls.read(&roots, provider)?;
+    let mut builder =
+        WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(provider)).with_crls(lists);
+    if crls.own_only {
+        builder = builder.only_check_end_entity_revocation();
+    }
+    if !crls.accept_expired {
+        builder = builder.enforce_revocation_expiration();
+    }
+    if *clients_optional {
+        builder = builder.allow_unauthenticated();
+    }
+    let chain = builder.build().map_err(|error| TlsConfigError::Rustls(rustls::Error::General(error.to_string())))?;
+    let trusted = named.sufficing(crls.is_empty());
+    Ok((roots, Some(Arc::new(ClientJudge { chain, trusted, trusted_only: *trusted_only }))))
+}
+
 /// Builds the configuration that all connections of a tunnel's clients share.
 ///
 /// # Errors
 /// The first file that is missing, unreadable, or does not contain what it should.
 pub fn server_config(options: &TlsServerOptions) -> Result<TlsServer, TlsConfigError> {
-    let TlsServerOptions {
-        certificate,
-        key,
-        client_cas,
-        versions,
-        policy,
-        staple,
-        crls,
-        trusted_only,
-        clients_optional,
-        allow,
-    } = options;
+    let TlsServerOptions { certificate, key, versions, policy, staple, crls, clients_optional, allow, .. } = options;
     let provider = policy.provider();
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(protocol_versions(*versions))?;
-    let mut client_roots = Arc::new(RootCertStore::empty());
-    let verifier = if client_cas.is_empty() {
-        None
-    } else {
-        let (roots, named) = client_cas.read()?;
-        client_roots = Arc::new(roots);
-        let lists = crls.read(&client_roots, &provider)?;
-        let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(&client_roots), Arc::clone(&provider))
-            .with_crls(lists);
-        if crls.own_only {
-            builder = builder.only_check_end_entity_revocation();
-        }
-        if !crls.accept_expired {
-            builder = builder.enforce_revocation_expiration();
-        }
-        if *clients_optional {
-            builder = builder.allow_unauthenticated();
-        }
-        let chain =
-            builder.build().map_err(|error| TlsConfigError::Rustls(rustls::Error::General(error.to_string())))?;
-        // Whether one of them was revoked only a chain tells.
-        let trusted = if crls.is_empty() { named } else { Trusted::default() };
-        let judge: Arc<dyn ClientCertVerifier> = Arc::new(ClientJudge { chain, trusted, trusted_only: *trusted_only });
-        Some(judge)
-    };
+    let (client_roots, verifier) = client_verifier(options, &provider)?;
     let builder = match &verifier {
         Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
         None => builder.with_no_client_auth(),
     };
-    let pair = pair(certificate, key, policy, &provider)?;
+    let pair = pair(certificate, key, policy, *versions, &provider)?;
     let own = pair.cert.first().cloned();
     let (shown, stapled): (Arc<dyn ResolvesServerCert>, _) = match staple {
         None => (Arc::new(SingleCertAndKey::from(pair)), None),

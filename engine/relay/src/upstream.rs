@@ -208,7 +208,7 @@ async fn handshake<D: Driver>(
             let mut handshake = tls.handshake(server_name, fresh)?;
             shake_hands(&mut connection, &mut handshake, || {}).await?;
             // Before anything is asked: what comes to be known later is told to whoever has entered.
-            let shown = tls.enter(&handshake);
+            let shown = tls.enter(&handshake, server_name);
             // What a reload has replaced meanwhile does not count any more.
             let now = mode.tls.now();
             now.verify_again(&handshake, server_name, !Arc::ptr_eq(&now, &tls))?;

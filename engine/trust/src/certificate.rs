@@ -19,6 +19,9 @@ use crate::{Algorithms, Date};
 
 /// RFC 5280 section 4.2.2.1.
 const ID_PE_AUTHORITY_INFO_ACCESS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.1.1");
+const ID_CE_EXT_KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.37");
+const ID_KP_SERVER_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.1");
+const ID_KP_CLIENT_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.2");
 const ID_AD_OCSP: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.48.1");
 /// RFC 7633 section 4.
 const ID_PE_TLS_FEATURE: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.1.24");
@@ -190,6 +193,21 @@ impl Certified {
         let mut anchors = others.iter().filter_map(|other| anchor_from_trusted_cert(other).ok());
         anchors.find(is_issuer).map(|issuer| Self::by(&parts, issuer.to_owned())).transpose()
     }
+}
+
+/// Whether a certificate may be shown for this: it says nothing about purposes, or names it (RFC 5280 section 4.2.1.12).
+///
+/// # Errors
+/// It cannot be read.
+pub fn serves(certificate: &[u8], purpose: Purpose) -> Result<bool, Unreadable> {
+    let wanted = match purpose {
+        Purpose::Server => ID_KP_SERVER_AUTH,
+        Purpose::Client => ID_KP_CLIENT_AUTH,
+    };
+    let extensions = Parts::read(certificate)?.extensions()?;
+    let purposes = extensions.iter().find(|extension| extension.extn_id == ID_CE_EXT_KEY_USAGE);
+    let purposes = purposes.map(|extension| Vec::<ObjectIdentifier>::from_der(extension.extn_value.as_bytes()));
+    Ok(purposes.transpose()?.is_none_or(|all| all.contains(&wanted)))
 }
 
 /// The first and the last second in which a certificate is valid.

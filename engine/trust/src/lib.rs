@@ -26,7 +26,7 @@ mod ocsp;
 #[cfg(test)]
 mod tests;
 
-pub use certificate::{Certified, Fingerprint, Hints, Link, Purpose, Unreadable, Unverified, validity};
+pub use certificate::{Certified, Fingerprint, Hints, Link, Purpose, Unreadable, Unverified, serves, validity};
 pub use date::Date;
 pub use describe::{Description, printable};
 pub use ocsp::{Answer, NoRandomness, OcspError, Revocation, Status, nonce, read, request, url_encoded};

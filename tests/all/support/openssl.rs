@@ -77,7 +77,7 @@ impl SClient {
 
 /// A running stunnel in server or client mode.
 pub struct Stunnel {
-    _process: Process,
+    pub process: Process,
     pub port: u16,
 }
 
@@ -108,6 +108,6 @@ impl Stunnel {
         std::fs::write(&file, text).unwrap();
         let process = Process::start(Command::new("stunnel4").arg(&file).stdin(Stdio::null()));
         wait_for_port(port);
-        Self { _process: process, port }
+        Self { process, port }
     }
 }

@@ -30,8 +30,8 @@ const CLOSE_TICK: Duration = Duration::from_millis(50);
 /// A reset is looked for so often while a send waits for the other side.
 const RESET_TO_END_MAX: Duration = Duration::from_millis(500);
 
-/// From a revocation to the end of its session, whoever pauses. Those that idle do so for an hour at least.
-const REVOKED_TO_END_MAX: Duration = Duration::from_secs(600);
+/// From a revocation to the end of its session, whoever pauses: five seconds for what is owed, five for close_notify.
+const REVOKED_TO_END_MAX: Duration = Duration::from_secs(12);
 
 /// From a fault to the end of its session, apart from what the network and the peers take.
 fn fault_to_end_max(run: &Run, fault: Fault, drained: bool) -> Duration {

@@ -58,7 +58,8 @@ pub(crate) async fn serve(statuses: Arc<Statuses>) {
         };
         // What an answer says changes when the next one is due.
         match rt::race(asked.next(), rt::race(pin!(pause), learned.wait())).await {
-            Either::Left(Some(Ask { question, answer })) => {
+            Either::Left(Some(None)) => {}
+            Either::Left(Some(Some(Ask { question, answer }))) => {
                 begin(&statuses, &waiting, &learned, question, Some(answer))
             }
             Either::Left(None) => return std::future::pending().await,
@@ -107,7 +108,8 @@ fn begin(
             Err(why) if is_ahead => tracing::warn!("asking again about {}: {why}", question.what),
             _ => {}
         }
-        if came.is_err() {
+        // That a responder does not know it is no answer either.
+        if !matches!(&came, Ok(Answer { status: Status::Good | Status::Revoked(_), .. })) {
             statuses.with_cache(|cache| cache.ask_later(&question, UnixTime::now().as_secs()));
         }
         // Whoever does not wait any more does not want to know.

@@ -173,7 +173,9 @@ impl Cache {
             }
             let is_live = is_live(certificate);
             // Whatever comes of it: the next time is later.
-            entry.refresh_at = refresh_at(&entry.answer, u8::MAX, now).or(is_live.then_some(now + RETRY_SECONDS));
+            // For as long as it counts, somebody may come and go by it.
+            let goes_on = is_live || now <= entry.answer.valid_until().0;
+            entry.refresh_at = refresh_at(&entry.answer, u8::MAX, now).or(goes_on.then_some(now + RETRY_SECONDS));
             if let (true, Some(question)) = (entry.is_used || is_live, &entry.question) {
                 due.push(Arc::clone(question));
             }
@@ -188,6 +190,19 @@ impl Cache {
             is_live
         });
         due
+    }
+
+    /// Whether it is known from elsewhere than a responder.
+    pub(crate) fn lacks_question(&self, certificate: &Fingerprint) -> bool {
+        self.entries.get(certificate).is_some_and(|entry| entry.question.is_none())
+    }
+
+    /// What is known from elsewhere is to be asked, too, before it runs out.
+    pub(crate) fn ask_ahead(&mut self, question: &Arc<Question>, now: u64) {
+        if let Some(entry) = self.entries.get_mut(&question.fingerprint) {
+            entry.refresh_at = refresh_at(&entry.answer, 0, now).or(Some(now + RETRY_SECONDS));
+            entry.question = Some(Arc::clone(question));
+        }
     }
 
     /// Nobody has answered: while there are sessions, that is asked again.
@@ -321,6 +336,26 @@ mod tests {
         // Without sessions nobody is asked, and it is forgotten.
         assert!(cache.take_due(NOW + 3000, nobody).is_empty());
         assert_eq!(cache.next_refresh(), None);
+    }
+
+    #[test]
+    fn what_was_stapled_is_asked_about_too_and_what_counts_is_never_given_up() {
+        let question = Arc::new(question("stapled"));
+        let mut cache = Cache::default();
+        assert!(!cache.lacks_question(&question.fingerprint), "nothing is known");
+        cache.learn_stapled(question.fingerprint, good(NOW), Fingerprint::of(b"staple"), NOW);
+        assert!(cache.lacks_question(&question.fingerprint) && cache.next_refresh().is_none());
+        cache.ask_ahead(&question, NOW);
+        assert!(!cache.lacks_question(&question.fingerprint));
+        assert_eq!(cache.next_refresh(), Some(NOW + 500));
+        // Nobody is there at these times; whoever comes before its end goes by it, and is asked for again.
+        while let Some(next) = cache.next_refresh().filter(|next| *next < NOW + 990) {
+            cache.take_due(next, nobody);
+        }
+        let next = cache.next_refresh().unwrap();
+        assert!(next < NOW + 1100, "{next}");
+        cache.know(&question.fingerprint, None, NOW + 995);
+        assert_eq!(cache.take_due(next, |_| true).len(), 1);
     }
 
     #[test]

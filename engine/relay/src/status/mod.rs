@@ -23,7 +23,7 @@ use sealane_trust::{
     Unverified,
 };
 
-use crate::peers::{Peers, chain_in};
+use crate::peers::Peers;
 
 pub(crate) use ask::serve;
 use cache::{Cache, Known};
@@ -161,9 +161,10 @@ pub(crate) struct Statuses {
     cache: Mutex<Cache>,
     /// Those with which there are sessions.
     peers: Arc<Peers>,
-    asks: Sender<Ask>,
+    /// `None`: when the next question is due has changed.
+    asks: Sender<Option<Ask>>,
     /// For the one who asks responders, once.
-    asked: Mutex<Option<Receiver<Ask>>>,
+    asked: Mutex<Option<Receiver<Option<Ask>>>>,
 }
 
 impl std::fmt::Debug for Statuses {
@@ -184,13 +185,9 @@ impl Statuses {
         Arc::clone(&self.roots.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn path_in(&self, shown: &[CertificateDer<'_>], now: UnixTime) -> Result<Vec<Link>, Unverified> {
+    /// The chain in what was `shown`.
+    pub(crate) fn path_in(&self, shown: &[CertificateDer<'_>], now: UnixTime) -> Result<Vec<Link>, Unverified> {
         Certified::path(shown, Purpose::Server, &self.roots(), now, self.algorithms)
-    }
-
-    /// The certificates of the chain in what was `shown`.
-    pub(crate) fn chain_in(&self, shown: &[CertificateDer<'_>], now: UnixTime) -> Vec<CertificateDer<'static>> {
-        chain_in(shown, self.path_in(shown, now))
     }
 
     /// Those with which there are sessions.
@@ -270,7 +267,7 @@ impl Statuses {
         let seen = Seen { shown, own, now: UnixTime::now(), path: OnceCell::new() };
         let mut open = Vec::new();
         match self.look_at_own(&seen, staple, is_resumed).map_err(wrong(OWN))? {
-            Own::Good => {}
+            Own::Good => self.ask_ahead(&seen),
             Own::InFull => return Ok(Outlook::InFull),
             Own::Open { must_staple, was_revoked } => {
                 let link = |path: &[Link]| path.first().cloned();
@@ -283,6 +280,25 @@ impl Statuses {
             self.look_above(&seen, &mut open).map_err(wrong(INTERMEDIATE))?;
         }
         Ok(if open.is_empty() { Outlook::Settled } else { Outlook::Open(open) })
+    }
+
+    /// Where responders are asked, they are asked about what was stapled, too, before that runs out.
+    fn ask_ahead(&self, seen: &Seen<'_>) {
+        let (own, now) = (Fingerprint::of(seen.own), seen.now.as_secs());
+        if !self.options.mode.asks() || !self.with_cache(|cache| cache.lacks_question(&own)) {
+            return;
+        }
+        let is_anybody =
+            self.options.url.is_some() || Hints::of(seen.own).is_ok_and(|hints| !hints.ocsp_urls.is_empty());
+        if !is_anybody {
+            return;
+        }
+        // That it cannot be asked about is no reason not to accept what is known to be good.
+        if let Ok(Some(question)) = self.question(seen, |path| path.first().cloned(), OWN, true) {
+            self.with_cache(|cache| cache.ask_ahead(&question, now));
+            // Whoever asks is awake if its queue is full.
+            drop(self.asks.try_send(None));
+        }
     }
 
     /// What is known of the server's own certificate, and read in what it staples.
@@ -468,7 +484,7 @@ impl Statuses {
 
     fn ask(&self, question: &Arc<Question>) -> Option<Receiver<Result<Answer, StatusError>>> {
         let (answer, answered) = rt::queue(1);
-        self.asks.try_send(Ask { question: Arc::clone(question), answer }).ok().map(|()| answered)
+        self.asks.try_send(Some(Ask { question: Arc::clone(question), answer })).ok().map(|()| answered)
     }
 
     async fn wait(
