@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use crate::far_ends::echo_server;
 use crate::support::authority::Authority;
 use crate::support::not_run;
+use crate::support::openssl::SServer;
 use crate::support::pki::{Identity, Pki};
 use crate::support::process::{Process, SOON, eventually, free_port, have, scratch, wait_for_port};
 use crate::support::sealane::binary;
@@ -166,6 +167,27 @@ fn what_is_not_verified_is_said_and_what_each_line_becomes_explained() {
     ] {
         assert!(explained.contains(words), "{words}:\n{explained}");
     }
+}
+
+#[test]
+fn the_servers_of_a_file_are_tried() {
+    let ca = Authority::new();
+    let own = ca.server("own");
+    let server = SServer::with_identity(&own, &[]);
+    let (ca_file, port, nobody) = (ca.ca(), server.port, free_port());
+    let service = |name: &str, connect: u16, more: &str| {
+        format!(
+            "[{name}]\nclient = yes\naccept = 127.0.0.1:1\nconnect = 127.0.0.1:{connect}\nCAfile = {ca_file}\nverifyChain = yes\n{more}\n"
+        )
+    };
+    let file = written(&[service("one", nobody, ""), service("two", port, "checkHost = other.test")].concat());
+    let out = stunnel(&["--check", file.to_str().unwrap()]).output().unwrap();
+    let (told, said) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    let places: Vec<_> = ["[one]\n", "does not accept a connection: Connection refused", "[two]\n", "for another name"]
+        .map(|words| told.find(words).unwrap_or_else(|| panic!("{words}: {told}")))
+        .into();
+    assert!(places.is_sorted(), "{told}");
+    assert!(out.status.code() == Some(1) && said.contains("[one]: connect: "), "{said}");
 }
 
 #[test]

@@ -91,9 +91,10 @@ Exit status: 0 when an NFS server answered, 1 when something is wrong, 2 for a w
 const STUNNEL_EXAMPLES: &str = "\
 Examples:
   sealane stunnel --explain /etc/stunnel/nfs.conf
+  sealane stunnel --check /etc/stunnel/nfs.conf
   sealane stunnel /etc/stunnel/nfs.conf
 
-Exit status: 0 after SIGTERM or SIGINT, or when the file was explained, 1 when the tunnels could not start, 2 for a wrong command line or file.";
+Exit status: 0 after SIGTERM or SIGINT, or when the file was explained or its servers are well, 1 when the tunnels could not start, 2 for a wrong command line or file.";
 
 #[derive(Args, Debug)]
 pub(crate) struct StunnelOptions {
@@ -101,8 +102,12 @@ pub(crate) struct StunnelOptions {
     #[arg(value_name = "FILE", required_unless_present = "keys")]
     pub(crate) config: Option<PathBuf>,
 
+    /// Try the server of each client's service, as 'sealane check' does, and do nothing else
+    #[arg(long, conflicts_with = "explain")]
+    pub(crate) check: bool,
+
     /// List what becomes of each key of stunnel's, as the rows of a table in Markdown
-    #[arg(long, conflicts_with_all = ["config", "explain"])]
+    #[arg(long, conflicts_with_all = ["config", "explain", "check"])]
     pub(crate) keys: bool,
 
     /// Say what each line becomes, and which options of 'sealane client' or 'sealane server' each service, and do nothing else

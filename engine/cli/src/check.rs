@@ -10,7 +10,7 @@ use sealane_io::{Driver, Uring, rt};
 use sealane_relay::{Inspection, Mode, PemSource, Resources, TunnelConfig, inspect};
 use serde_json::json;
 
-use crate::args::CheckOptions;
+use crate::args::{CheckOptions, ClientOptions};
 use crate::local::Running;
 use crate::{client, log};
 
@@ -29,21 +29,43 @@ pub(crate) fn run(options: &CheckOptions) -> Result<()> {
     // What a tunnel says of connections that come and go is said here in other words.
     let level = &options.client.tunnel.log_level;
     log::start(if level == "info" { "error" } else { level })?;
-    let lines = look(options);
+    let lines = look(&options.client);
     let is_good = lines.iter().all(|line| line.is_good);
-    let mut out = io::stdout().lock();
-    let printed = if options.json {
+    if options.json {
         let steps: Vec<_> =
             lines.iter().map(|line| json!({ "step": line.step, "ok": line.is_good, "text": line.text })).collect();
-        writeln!(out, "{}", json!({ "ok": is_good, "steps": steps }))
+        printed(writeln!(io::stdout(), "{}", json!({ "ok": is_good, "steps": steps })))?;
     } else {
-        let is_coloured = out.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        lines.iter().try_for_each(|line| writeln!(out, "{}", shown(line, is_coloured)))
-    };
-    match printed {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error).context("standard output"),
-        _ => {}
+        print(&lines)?;
     }
+    verdict(&lines)
+}
+
+/// Tries the server of a client's options, and says what was seen.
+///
+/// # Errors
+/// Something is wrong; what, has been printed.
+pub(crate) fn explain_client(options: &ClientOptions) -> Result<()> {
+    let lines = look(options);
+    print(&lines)?;
+    verdict(&lines)
+}
+
+fn print(lines: &[Line]) -> Result<()> {
+    let mut out = io::stdout().lock();
+    let is_coloured = out.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    printed(lines.iter().try_for_each(|line| writeln!(out, "{}", shown(line, is_coloured))))
+}
+
+/// Whoever reads no further has seen enough.
+fn printed(outcome: io::Result<()>) -> Result<()> {
+    match outcome {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("standard output"),
+        _ => Ok(()),
+    }
+}
+
+fn verdict(lines: &[Line]) -> Result<()> {
     match lines.iter().find(|line| !line.is_good) {
         None => Ok(()),
         Some(line) => bail!("{}: {}", line.step, line.text),
@@ -64,10 +86,10 @@ fn line(step: &'static str, outcome: Result<impl Display, impl Display>) -> Line
     }
 }
 
-fn look(options: &CheckOptions) -> Vec<Line> {
+fn look(options: &ClientOptions) -> Vec<Line> {
     let mut lines = vec![driver()];
-    let made = client::tls_options(&options.client, PemSource::File)
-        .and_then(|tls| Ok((tls, client::config(&options.client, PemSource::File)?)));
+    let made = client::tls_options(options, PemSource::File)
+        .and_then(|tls| Ok((tls, client::config(options, PemSource::File)?)));
     let (tls, config) = match made {
         Ok(made) => made,
         Err(error) => {
@@ -84,11 +106,11 @@ fn look(options: &CheckOptions) -> Vec<Line> {
         }
     };
     let is_through = matches!((&seen.handshake, &seen.status), (Some((_, Ok(_), _)), Some(Ok(_))));
-    let has_certificate = options.client.cert.is_some();
+    let has_certificate = options.cert.is_some();
     let wants_certificate = seen.wants_certificate && !has_certificate;
     explain(&seen, &config, has_certificate, &mut lines);
     if is_through {
-        lines.extend(nfs(options.client.tunnel.resources(), config, wants_certificate));
+        lines.extend(nfs(options.tunnel.resources(), config, wants_certificate));
     }
     lines
 }

@@ -13,7 +13,7 @@ use crate::args::{Cli, Command, StunnelOptions, TunnelOptions};
 use crate::dialect::keys::{KEYS, Key};
 use crate::dialect::lines::{Lines, Wrong};
 use crate::dialect::translate::{Foreground, Plan, Service, translate};
-use crate::{client, log, server, tunnel};
+use crate::{check, client, log, server, tunnel};
 
 /// Runs the tunnels of the file until it is told to stop; or says what each of its lines becomes.
 ///
@@ -25,6 +25,9 @@ pub(crate) fn run(options: &StunnelOptions) -> Result<()> {
     let plan = Lines::parse(&text).and_then(|lines| translate(&lines)).map_err(|wrong| at(file, &wrong))?;
     if options.explain {
         return explain(file, &plan);
+    }
+    if options.check {
+        return check_all(&plan);
     }
     log::start(plan.program.level)?;
     for note in &plan.notes {
@@ -52,18 +55,38 @@ fn at(file: &Path, wrong: &Wrong) -> ConfigError {
     ConfigError(format!("{}:{wrong}", file.display()))
 }
 
-/// What a service is told, what it needs, and the options that all share.
-fn of_service(service: &Service, plan: &Plan) -> Result<(TunnelConfig, Policy, TunnelOptions)> {
+/// Tries the servers of all clients' services.
+fn check_all(plan: &Plan) -> Result<()> {
+    log::start("error")?;
+    let mut wrong = None;
+    for service in &plan.services {
+        let Command::Client(options) = command(service, plan)? else { continue };
+        writeln!(io::stdout(), "[{}]", service.name).context("standard output")?;
+        if let Err(error) = check::explain_client(&options) {
+            wrong = wrong.or(Some(error.context(format!("[{}]", service.name))));
+        }
+    }
+    wrong.map_or(Ok(()), Err)
+}
+
+/// A service as a command line.
+fn command(service: &Service, plan: &Plan) -> Result<Command, ConfigError> {
     let mut words = vec!["sealane".to_string()];
     words.extend(service.arguments.iter().cloned());
     words.extend(["--log-level".into(), plan.program.level.into()]);
     for (option, value) in [("--user", &plan.program.user), ("--group", &plan.program.group)] {
         words.extend(value.iter().flat_map(|value| [option.into(), value.clone()]));
     }
-    let command = Cli::try_parse_from(&words)
+    let parsed = Cli::try_parse_from(&words);
+    let parsed = parsed
         .map_err(|error| ConfigError(format!("[{}]: {}", service.name, log::in_one_line(&error.to_string(), None))))?;
+    Ok(parsed.command)
+}
+
+/// What a service is told, what it needs, and the options that all share.
+fn of_service(service: &Service, plan: &Plan) -> Result<(TunnelConfig, Policy, TunnelOptions)> {
     let within = || format!("[{}]", service.name);
-    match command.command {
+    match command(service, plan)? {
         Command::Client(options) => {
             if options.insecure_no_verify {
                 tracing::warn!(
