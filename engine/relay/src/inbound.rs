@@ -128,7 +128,7 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
     async fn turn(&mut self) -> Result<Turn, SessionError> {
         if self.shared.has_waited_for_close() {
             // Not in the middle of what it says, and not while it owes a reply: that would look whole.
-            let is_whole = (self.scanner.at_boundary() || self.discards) && self.shared.replies_due() == 0;
+            let is_whole = (self.scanner.at_boundary() || self.discards) && !self.shared.still_owes();
             return if is_whole { Ok(Turn::Last) } else { Err(SessionError::Truncated { side: Side::Tls }) };
         }
         if self.shared.tls.is_look_due() {

@@ -29,6 +29,8 @@ pub(crate) struct OutboundHalf<'s, S: Stream> {
     peer: SocketAddr,
     loan: Option<Loan>,
     want_big: bool,
+    /// What is outstanding has been waited for.
+    is_drained_out: bool,
     /// Why the peer, which had said close_notify, did not take all that was to be sent.
     lost: Option<SessionError>,
 }
@@ -42,7 +44,17 @@ enum Turn {
 
 impl<'s, S: Stream> OutboundHalf<'s, S> {
     pub(crate) fn new(shared: &'s Shared<S>, sealer: Sealer, lender: Lender, peer: SocketAddr) -> Self {
-        Self { shared, sealer, scanner: RecordScanner::new(), lender, peer, loan: None, want_big: false, lost: None }
+        Self {
+            shared,
+            sealer,
+            scanner: RecordScanner::new(),
+            lender,
+            peer,
+            loan: None,
+            want_big: false,
+            is_drained_out: false,
+            lost: None,
+        }
     }
 
     /// The sealer, for the last alert; whether what was sent ends at a record boundary; and why some of it was lost behind
@@ -79,6 +91,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
                 if self.scanner.at_boundary() {
                     self.loan = None;
                     self.drain(why).await?;
+                    self.is_drained_out = true;
                     break;
                 }
             }
@@ -283,7 +296,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
     /// Takes no new call, but still carries the replies that are due, until nothing is outstanding or the time is over. The server's end lets the receiving direction hold the calls back, and carries
     /// whatever the NFS server says until it has answered those that it was given.
     async fn drain(&mut self, why: Drain) -> Result<(), SessionError> {
-        let (started, shared) = (rt::now(), self.shared);
+        let shared = self.shared;
         let times = &shared.config.timeouts;
         let is_server = shared.role() == Role::Server;
         if why == Drain::KeyUsedUp {
@@ -294,7 +307,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
         while !shared.is_failing() && !self.must_stop() {
             // A key can grow old meanwhile, and a peer can want another one.
             self.send_control().await?;
-            let time = rt::now() - started;
+            let time = shared.draining_for();
             // The NFS server may take its time, the NFS client's answer to a callback may be behind calls that are not taken.
             let replies = if is_server { shared.replies_owed() } else { shared.replies_due() };
             if time >= times.drain && replies == 0 {
@@ -380,7 +393,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
         if !self.scanner.at_boundary() && !self.scanner.is_refused() && !self.must_stop() {
             return Err(SessionError::Truncated { side: Side::Plain });
         }
-        if self.shared.version == Version::Tls12 && self.shared.drain().is_none() {
+        if self.shared.version == Version::Tls12 && !self.is_drained_out {
             self.hold_back().await?;
         }
         if self.shared.is_failing() {

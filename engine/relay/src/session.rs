@@ -245,11 +245,21 @@ impl<S: Stream> Shared<S> {
         self.drain.get().map(|(why, _)| why)
     }
 
+    /// For how long the session has been draining.
+    pub(crate) fn draining_for(&self) -> Duration {
+        self.drain.get().map_or(Duration::ZERO, |(_, began)| rt::now() - began)
+    }
+
+    /// Whether the peer of a drained session owes a reply that would still be taken.
+    pub(crate) fn still_owes(&self) -> bool {
+        self.replies_due() > 0 && !self.calls_held_back.get()
+    }
+
     /// Whether a drained peer has had its time to close: what it owes has its own before that.
     pub(crate) fn has_waited_for_close(&self) -> bool {
         let (Some((why, began)), Some(closed)) = (self.drain.get(), self.closed.get()) else { return false };
         let times = &self.config.timeouts;
-        let owed = if self.replies_due() > 0 { times.most_to_drain(why) } else { Duration::ZERO };
+        let owed = if self.still_owes() { times.most_to_drain(why) } else { Duration::ZERO };
         rt::now() >= (began + owed).max(closed) + times.close
     }
 

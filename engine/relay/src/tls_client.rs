@@ -111,18 +111,15 @@ impl TlsClient {
         // CRLs are asked about what is kept; OCSP goes by its chain in any case.
         self.peers.as_ref()?.enter(shown, now, || {
             let path = (self.has_crls || is_much).then(|| self.statuses.path_in(shown, now))?;
-            let is_accepted =
-                |own: &_, others: &_| self.verifier.verify_server_cert(own, others, name, &[], now).is_ok();
-            chain_of(path, |own, others: &[CertificateDer<'_>]| is_accepted(own, others))
+            chain_of(shown, path, |own, others| self.verifier.verify_server_cert(own, others, name, &[], now).is_ok())
         })
     }
 
     /// Tells the sessions with a server that asked for `name` if a CRL names what it has shown.
     pub(crate) fn judge(&self, shown: &Shown, name: &ServerName<'_>) {
-        let Some((end_entity, intermediates)) = shown.certificates.split_first().filter(|_| self.has_crls) else {
-            return;
-        };
-        revoke_by_crl(shown, self.verifier.verify_server_cert(end_entity, intermediates, name, &[], shown.since));
+        for (end_entity, intermediates) in shown.flights().filter(|_| self.has_crls) {
+            revoke_by_crl(shown, self.verifier.verify_server_cert(end_entity, intermediates, name, &[], shown.since));
+        }
     }
 
     /// The servers of live sessions.

@@ -110,14 +110,14 @@ impl TlsServer {
             let (roots, algorithms) = (self.client_roots.roots.as_slice(), self.algorithms);
             let path = Certified::path(shown, Purpose::Client, roots, now, algorithms);
             let verifier = self.verifier.as_ref()?;
-            chain_of(path, |own, others| verifier.verify_client_cert(own, others, now).is_ok())
+            chain_of(shown, path, |own, others| verifier.verify_client_cert(own, others, now).is_ok())
         })
     }
 
     /// Tells the sessions of a client if a CRL names what it has shown.
     pub(crate) fn judge(&self, shown: &Shown) {
-        if let (Some(verifier), Some((end_entity, intermediates))) = (&self.verifier, shown.certificates.split_first())
-        {
+        let Some(verifier) = &self.verifier else { return };
+        for (end_entity, intermediates) in shown.flights() {
             revoke_by_crl(shown, verifier.verify_client_cert(end_entity, intermediates, shown.since));
         }
     }
