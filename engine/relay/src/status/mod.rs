@@ -130,6 +130,7 @@ enum Own {
 struct Seen<'s> {
     shown: &'s [CertificateDer<'s>],
     own: &'s CertificateDer<'s>,
+    fingerprint: Fingerprint,
     now: UnixTime,
     path: OnceCell<Result<Vec<Link>, StatusError>>,
 }
@@ -264,7 +265,7 @@ impl Statuses {
             return Ok(Outlook::Settled);
         };
         let wrong = |what| move |why| Unaccepted { what, why };
-        let seen = Seen { shown, own, now: UnixTime::now(), path: OnceCell::new() };
+        let seen = Seen { shown, own, fingerprint: Fingerprint::of(own), now: UnixTime::now(), path: OnceCell::new() };
         let mut open = Vec::new();
         match self.look_at_own(&seen, staple, is_resumed).map_err(wrong(OWN))? {
             Own::Good => self.ask_ahead(&seen),
@@ -284,7 +285,7 @@ impl Statuses {
 
     /// Where responders are asked, they are asked about what was stapled, too, before that runs out.
     fn ask_ahead(&self, seen: &Seen<'_>) {
-        let (own, now) = (Fingerprint::of(seen.own), seen.now.as_secs());
+        let (own, now) = (seen.fingerprint, seen.now.as_secs());
         if !self.options.mode.asks() || !self.with_cache(|cache| cache.lacks_question(&own)) {
             return;
         }
@@ -303,7 +304,7 @@ impl Statuses {
 
     /// What is known of the server's own certificate, and read in what it staples.
     fn look_at_own(&self, seen: &Seen<'_>, staple: &[u8], is_resumed: bool) -> Result<Own, StatusError> {
-        let (fingerprint, now) = (Fingerprint::of(seen.own), seen.now.as_secs());
+        let (fingerprint, now) = (seen.fingerprint, seen.now.as_secs());
         let this_staple = (!staple.is_empty()).then(|| Fingerprint::of(staple));
         let known = self.with_cache(|cache| cache.know(&fingerprint, this_staple, now));
         let known = match this_staple {
