@@ -1,8 +1,9 @@
 //! What server mode lets strangers have, and what it never does for them: compression, early data. (Renegotiation:
 //! `server_far_ends::a_client_that_wants_to_renegotiate_is_told_no`.)
 
+use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,50 @@ fn is_open(stream: &TcpStream) -> bool {
     matches!(peeked, Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut))
 }
 
+/// What a look at a connection finds: `WouldBlock` while it is open.
+fn state(stream: &TcpStream) -> ErrorKind {
+    stream.set_nonblocking(true).unwrap();
+    match stream.peek(&mut [0]) {
+        Ok(_) => ErrorKind::UnexpectedEof,
+        Err(error) => error.kind(),
+    }
+}
+
+/// What a tunnel has said of handshakes.
+struct Log {
+    /// With the workers that have them, in their order.
+    accepted: Vec<(String, SocketAddr)>,
+    /// What is no handshake any more: sessions, and those that made way.
+    gone: BTreeSet<SocketAddr>,
+}
+
+impl Log {
+    fn of(sealane: &Sealane) -> Self {
+        let output = sealane.process.output();
+        let field = |line: &str, name: &str| {
+            let value = line.split_once(&format!(" {name}="))?.1;
+            value.split_whitespace().next().map(str::to_owned)
+        };
+        let peer = |line: &str| field(line, "peer").map(|peer| peer.parse().unwrap());
+        let is_gone = |line: &&str| {
+            line.contains(" opened: ") || line.contains(" made way for newer ones (--handshakes-per-address-max)")
+        };
+        Self {
+            accepted: output.lines().filter_map(|line| Some((field(line, "worker")?, peer(line)?))).collect(),
+            gone: output.lines().filter(is_gone).filter_map(peer).collect(),
+        }
+    }
+
+    /// What each worker has accepted.
+    fn workers(&self) -> impl Iterator<Item = (&str, Vec<SocketAddr>)> {
+        let workers: BTreeSet<_> = self.accepted.iter().map(|(worker, _)| worker.as_str()).collect();
+        workers.into_iter().map(|worker| {
+            let own = self.accepted.iter().filter(|(of, _)| of == worker);
+            (worker, own.map(|(_, peer)| *peer).collect())
+        })
+    }
+}
+
 /// Sooner than any timeout that would end the connection for another reason.
 const AT_ONCE: Duration = Duration::from_secs(2);
 const ONE: [u8; 4] = [127, 0, 0, 1];
@@ -43,17 +88,36 @@ fn silent_clients_of_an_address_keep_nobody_of_that_address_out_with_the_limits_
         let mut sealane = Sealane::server(driver, port, &["--workers", workers]);
         let elsewhere = connect_from(OTHER, sealane.port);
         // More than the 64 of one address, and more than all places.
-        let mut silent: Vec<_> = (0..300).map(|_| connect_from(ONE, sealane.port)).collect();
-        let mut half: Vec<_> = (0..100).map(|_| sealane.connect_and_say(&[22, 3, 1, 0, 200])).collect();
+        let silent: Vec<_> = (0..300).map(|_| connect_from(ONE, sealane.port)).collect();
+        let half: Vec<_> = (0..100).map(|_| sealane.connect_and_say(&[22, 3, 1, 0, 200])).collect();
         let shaken = (0..20).map(|_| Peer::try_connect(&rustls::version::TLS13, sealane.port));
         let sessions: Vec<_> =
             shaken.map(|shaken| shaken.unwrap_or_else(|error| panic!("{driver}: {error}"))).collect();
         eventually("all are sessions", || sealane.process.count("opened: ") == 20);
-        expect_reset(&mut silent[0], AT_ONCE);
-        expect_reset(&mut half[0], AT_ONCE);
-        eventually("the address keeps its share", || {
-            silent.iter().chain(&half).filter(|stream| is_open(stream)).count() <= 64
+        let all = silent.len() + half.len();
+        let most_of_a_worker = 64 / workers.parse::<usize>().unwrap();
+        eventually("the address keeps its share in each worker", || {
+            let log = Log::of(&sealane);
+            log.accepted.len() == 1 + all + sessions.len()
+                && log.workers().all(|(_, peers)| {
+                    let of_one = peers.iter().filter(|peer| peer.ip() == IpAddr::from(ONE));
+                    of_one.filter(|peer| !log.gone.contains(peer)).count() <= most_of_a_worker
+                })
         });
+        let log = Log::of(&sealane);
+        for stream in silent.iter().chain(&half) {
+            let has_gone = log.gone.contains(&stream.local_addr().unwrap());
+            // An end of stream would be no reset.
+            assert_eq!(state(stream), if has_gone { ErrorKind::ConnectionReset } else { ErrorKind::WouldBlock });
+        }
+        // Of those that got equally far, the oldest of the worker went.
+        let are_silent: BTreeSet<_> = silent.iter().map(|stream| stream.local_addr().unwrap()).collect();
+        for (worker, peers) in log.workers() {
+            let have_gone = peers.iter().filter(|peer| are_silent.contains(peer)).map(|peer| log.gone.contains(peer));
+            assert!(have_gone.is_sorted_by(|one, next| one >= next), "{driver}: worker {worker} of {workers}");
+        }
+        let first = half[0].local_addr().unwrap();
+        assert!(workers != "1" || log.gone.contains(&first), "{driver}: of those that spoke, the oldest");
         assert!(is_open(&elsewhere), "{driver}: another address has its own share");
         sealane.wait_for("the TLS handshake made way for newer ones (--handshakes-per-address-max)");
         drop((silent, half, sessions));
