@@ -13,6 +13,7 @@ use sealane_relay::{
 
 use crate::args::{ClientOptions, Sni};
 use crate::log;
+use crate::manners::Manners;
 use crate::ocsp::connects_to;
 use crate::sandbox;
 use crate::tunnel::{self, debug_panic_mark, source_port};
@@ -31,7 +32,7 @@ pub(crate) fn run(options: &ClientOptions) -> Result<()> {
         );
     }
     let policy = policy(options)?;
-    tunnel::serve(options.tunnel.resources(), vec![config], &policy, options.tunnel.sandbox_probe)
+    tunnel::serve(options.tunnel.resources(), vec![config], &policy, &Manners::default(), options.tunnel.sandbox_probe)
 }
 
 /// What a tunnel with these options needs.

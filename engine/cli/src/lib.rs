@@ -20,6 +20,7 @@ mod dialect;
 pub mod fuzzing;
 mod local;
 mod log;
+mod manners;
 mod ocsp;
 mod sandbox;
 mod server;
@@ -43,6 +44,10 @@ const FAILURE: u8 = 1;
 /// Does what the command line says; the status that the process ends with.
 #[must_use]
 pub fn main() -> ExitCode {
+    let mut words = std::env::args_os();
+    if let Some(done) = words.next().and_then(|name| dialect::called(&name, words)) {
+        return ended(done, |_| FAILURE);
+    }
     let Cli { command } = match Cli::try_parse() {
         Ok(cli) => cli,
         // --help and --version are no errors, and nothing to be shortened.
@@ -62,13 +67,19 @@ pub fn main() -> ExitCode {
         Command::Check(options) => check::run(&options),
         Command::Stunnel(options) => dialect::run(&options),
     };
+    ended(done, |error| {
+        let is_usage = error.is::<ConfigError>() || matches!(error.downcast_ref(), Some(StartError::Config(_)));
+        if is_usage { USAGE } else { FAILURE }
+    })
+}
+
+fn ended(done: anyhow::Result<()>, status: fn(&anyhow::Error) -> u8) -> ExitCode {
     log::flush();
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::last_words(&log::with_causes(&error));
-            let is_usage = error.is::<ConfigError>() || matches!(error.downcast_ref(), Some(StartError::Config(_)));
-            ExitCode::from(if is_usage { USAGE } else { FAILURE })
+            ExitCode::from(status(&error))
         }
     }
 }

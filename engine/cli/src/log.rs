@@ -1,4 +1,4 @@
-//! Log lines on standard error.
+//! Log lines: on standard error, and where stunnel writes them.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
@@ -7,10 +7,14 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use sealane_io::syslog::find_time_zone;
 use tracing_subscriber::EnvFilter;
 
+mod outlets;
 mod queue;
+mod stunnel;
 
+pub(crate) use outlets::{Form, LogFile, Outlets};
 use queue::Queue;
 
 /// How long the end of the process waits for standard error to take the last lines.
@@ -24,19 +28,33 @@ static QUEUE: OnceLock<Queue> = OnceLock::new();
 /// # Errors
 /// `RUST_LOG` cannot be parsed.
 pub(crate) fn start(level: &str) -> Result<()> {
+    start_to(level, &Outlets::default())
+}
+
+/// The same for lines that go elsewhere.
+///
+/// # Errors
+/// `RUST_LOG` cannot be parsed, or a file cannot be written to.
+pub(crate) fn start_to(level: &str, outlets: &Outlets) -> Result<()> {
     let filter = match std::env::var("RUST_LOG") {
         Ok(text) if !text.trim().is_empty() => EnvFilter::try_new(&text).with_context(|| format!("RUST_LOG={text}"))?,
         _ => EnvFilter::try_new(level)?,
     };
-    let queue = QUEUE.get_or_init(|| Queue::new(io::stderr())).clone();
-    tracing_subscriber::fmt()
+    find_time_zone();
+    let opened = outlets.open()?;
+    let queue = QUEUE.get_or_init(|| Queue::new(opened)).clone();
+    let is_read = outlets.form == Form::Own && io::stderr().is_terminal();
+    let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(queue)
         .with_target(false)
-        .with_ansi(io::stderr().is_terminal())
+        .with_ansi(is_read)
         // A tunnel whose standard error nobody reads any more goes on without a word.
-        .log_internal_errors(false)
-        .init();
+        .log_internal_errors(false);
+    match outlets.form {
+        Form::Own => lines.init(),
+        Form::Stunnel => lines.event_format(stunnel::Stunnel).init(),
+    }
     std::panic::set_hook(Box::new(|panic| {
         tracing::error!("{panic}");
         // Elsewhere a panic ends a connection; here it ends the process.
@@ -53,6 +71,12 @@ pub(crate) fn start(level: &str) -> Result<()> {
 /// No thread could be started.
 pub(crate) fn begin() -> Result<()> {
     QUEUE.get().map_or(Ok(()), Queue::begin).context("starting a thread")
+}
+
+/// Opens the file anew, if lines go to one: it may have been given another name.
+pub(crate) fn reopen() {
+    outlets::reopen();
+    tracing::info!("Log file reopened");
 }
 
 /// Waits, not for long, until standard error has taken what was logged.

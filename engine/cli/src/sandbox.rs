@@ -87,6 +87,8 @@ pub(crate) fn policy(
         account: account.context("--user")?,
         files,
         readable,
+        remade: Vec::new(),
+        removed: Vec::new(),
         names: is_name(connect) || others.iter().any(is_name),
         connect_ports,
         bind_ports,

@@ -12,6 +12,7 @@ use sealane_relay::{
 
 use crate::args::{ClientCert, ServerOptions};
 use crate::log;
+use crate::manners::Manners;
 use crate::sandbox;
 use crate::tunnel::{self, debug_panic_mark, source_port};
 
@@ -26,7 +27,7 @@ pub(crate) fn run(options: &ServerOptions) -> Result<()> {
         tracing::info!("any TLS client may connect; --client-ca FILE demands a certificate");
     }
     let policy = policy(options, &config)?;
-    tunnel::serve(options.tunnel.resources(), vec![config], &policy, options.tunnel.sandbox_probe)
+    tunnel::serve(options.tunnel.resources(), vec![config], &policy, &Manners::default(), options.tunnel.sandbox_probe)
 }
 
 /// What a tunnel with these options needs.

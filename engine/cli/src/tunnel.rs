@@ -4,12 +4,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use sealane_io::daemon;
 use sealane_io::net::SourcePort;
 use sealane_io::sandbox::{Policy, forbid_new_rings};
 use sealane_io::{KeepAlive, SocketOptions, Uring, host};
 use sealane_relay::{DriverKind, Memory, Mode, Resources, Timeouts, TunnelConfig, Tunnels};
 
 use crate::args::{self, TunnelOptions};
+use crate::manners::Manners;
 use crate::{log, sandbox};
 
 /// More threads than this do not help one NFS mount.
@@ -27,11 +29,19 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// Why they could not start.
-pub(crate) fn serve(resources: Resources, configs: Vec<TunnelConfig>, policy: &Policy, probe: bool) -> Result<()> {
+pub(crate) fn serve(
+    resources: Resources,
+    configs: Vec<TunnelConfig>,
+    policy: &Policy,
+    manners: &Manners,
+    probe: bool,
+) -> Result<()> {
     let Memory { bytes_max, connections_max, workers } = resources.memory;
-    // Until it is taken over, it would end the process.
-    host::ignore_hangups();
+    // Until they are taken over, they would end the process.
+    host::ignore_requests();
     let bound = Tunnels::bind(resources, configs)?;
+    let detached = manners.detaches.then(daemon::detach).transpose().context("going on in the background")?;
+    let _pid_file = manners.pid_file.as_ref().map(|file| file.write(policy.account.as_ref())).transpose()?;
     let is_filtered = sandbox::enter(policy)?;
     log::begin()?;
     if probe {
@@ -58,7 +68,10 @@ pub(crate) fn serve(resources: Resources, configs: Vec<TunnelConfig>, policy: &P
         tracing::info!("listening on {address}, {kind} {}; {shared}", config.connect);
     }
     let counters = tunnels.counters();
-    let signal = tunnels.run().context("the accept loop")?;
+    if let Some(detached) = detached {
+        detached.ready();
+    }
+    let signal = tunnels.run(log::reopen).context("the accept loop")?;
     let totals: Vec<String> =
         counters.all().filter(|(_, total)| *total > 0).map(|(name, total)| format!("{name}={total}")).collect();
     tracing::info!("stopped by {signal}; {}", if totals.is_empty() { "nothing came".into() } else { totals.join(" ") });

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
@@ -24,10 +25,19 @@ pub fn set_io_flusher() -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Has SIGHUP do nothing, until somebody takes it over ([`crate::rt::hangups`]).
-pub fn ignore_hangups() {
-    // SAFETY: no handler is installed, and none was.
-    unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+/// Has signals that ask for something do nothing, until somebody takes them over ([`crate::rt::requests`]).
+pub fn ignore_requests() {
+    for signal in [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2] {
+        // SAFETY: no handler is installed, and none was.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
+/// Whether a write of a page would not wait, or would fail at once.
+pub fn takes_bytes(to: impl AsFd) -> bool {
+    let mut wanted = libc::pollfd { fd: to.as_fd().as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    // SAFETY: the kernel writes into one pollfd.
+    unsafe { libc::poll(&raw mut wanted, 1, 0) > 0 }
 }
 
 /// Raises the soft limit of open files to the hard one and returns it: two descriptors a connection.

@@ -5,6 +5,7 @@
 
 #![warn(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::string_slice)]
 
+pub mod daemon;
 mod epoll;
 mod fence;
 pub mod files;
@@ -19,6 +20,7 @@ pub mod sandbox;
 pub mod secret;
 mod socket;
 mod stream;
+pub mod syslog;
 mod uring;
 
 pub use epoll::{Epoll, EpollStream};

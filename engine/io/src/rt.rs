@@ -207,20 +207,35 @@ impl<T> Receiver<T> {
     }
 }
 
-/// SIGHUP, each time.
-#[derive(Debug)]
-pub struct Hangups(tokio::signal::unix::Signal);
+/// What a signal asks a process for that goes on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Request {
+    /// SIGHUP: to read its files again.
+    Reload,
+    /// SIGUSR1: to open its log anew.
+    Reopen,
+    /// SIGUSR2: to say what it has.
+    List,
+}
 
-/// Takes SIGHUP over: from now on it ends the process no more.
+/// Such a signal, each time.
+#[derive(Debug)]
+pub struct Requests(tokio::signal::unix::Signal);
+
+/// Takes a signal over: from now on it ends the process no more.
 ///
 /// # Errors
 /// The handler could not be installed.
-pub fn hangups() -> io::Result<Hangups> {
+pub fn requests(request: Request) -> io::Result<Requests> {
     use tokio::signal::unix::{SignalKind, signal};
-    Ok(Hangups(signal(SignalKind::hangup())?))
+    Ok(Requests(signal(match request {
+        Request::Reload => SignalKind::hangup(),
+        Request::Reopen => SignalKind::user_defined1(),
+        Request::List => SignalKind::user_defined2(),
+    })?))
 }
 
-impl Hangups {
+impl Requests {
     /// Waits for the next one, or for the first of several.
     pub async fn next(&mut self) {
         if self.0.recv().await.is_none() {
@@ -229,15 +244,17 @@ impl Hangups {
     }
 }
 
-/// Waits for SIGTERM or SIGINT and returns its name.
+/// Waits for SIGTERM, SIGINT or SIGQUIT and returns its name.
 ///
 /// # Errors
 /// The handlers could not be installed.
 pub async fn stop_signal() -> io::Result<&'static str> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(match race(terminate.recv(), interrupt.recv()).await {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let (mut interrupt, mut quit) = (signal(SignalKind::interrupt())?, signal(SignalKind::quit())?);
+    Ok(match race(terminate.recv(), race(interrupt.recv(), quit.recv())).await {
         Either::Left(_) => "SIGTERM",
-        Either::Right(_) => "SIGINT",
+        Either::Right(Either::Left(_)) => "SIGINT",
+        Either::Right(Either::Right(_)) => "SIGQUIT",
     })
 }

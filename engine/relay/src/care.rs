@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, UnixTime};
 use sealane_io::files::DirectoryChanges;
-use sealane_io::rt::{self, Either, Hangups};
+use sealane_io::rt::{self, Either, Requests};
 use sealane_trust::validity;
 
 use crate::config::{Mode, TunnelConfig};
@@ -26,7 +26,7 @@ const DAYS_URGENT: u64 = 7;
 /// Looks after what `config` is made of, until it is dropped. Without `hangups` and `changes` files are read once.
 pub(crate) async fn run(
     config: Arc<TunnelConfig>,
-    mut hangups: Option<Hangups>,
+    mut hangups: Option<Requests>,
     mut changes: Option<DirectoryChanges>,
 ) {
     warn_of_expiry(&config.mode);
@@ -72,7 +72,7 @@ enum Reason {
 ///
 /// # Errors
 /// Changes are not to be had any more.
-async fn next(hangups: &mut Option<Hangups>, changes: &mut Option<DirectoryChanges>) -> io::Result<Option<Reason>> {
+async fn next(hangups: &mut Option<Requests>, changes: &mut Option<DirectoryChanges>) -> io::Result<Option<Reason>> {
     let told = async {
         match hangups {
             Some(hangups) => hangups.next().await,

@@ -14,6 +14,7 @@ mod ca;
 mod care;
 mod client_judge;
 mod config;
+mod connections;
 mod counters;
 mod crl;
 mod error;

@@ -9,6 +9,7 @@ use sealane_io::{Driver, Pool, PoolLayout, Stream};
 
 use crate::addresses::Addresses;
 use crate::config::{ConfigError, Resources, TunnelConfig};
+use crate::connections::Connections;
 use crate::counters::Counters;
 use crate::error::SessionError;
 use crate::handshake::{Established, Handshake, HandshakeError};
@@ -115,6 +116,7 @@ impl Stage {
             sessions: Arc::default(),
             sessions_of_all: Arc::default(),
             addresses,
+            connections: Connections::default(),
             throttling: None,
         };
         let worker = Worker::new(pool.clone(), &context);

@@ -13,12 +13,13 @@ use std::time::Duration;
 use sealane_io::files::DirectoryWatch;
 use sealane_io::host::{self, Throttling};
 use sealane_io::net::{Accepted, Acceptor, Listener};
-use sealane_io::rt::{self, Either, Receiver, Sender};
+use sealane_io::rt::{self, Either, Receiver, Request, Sender};
 use sealane_io::{Driver, Epoll, PoolLayout, Uring};
 
 use crate::addresses::Addresses;
 use crate::care;
 use crate::config::{IoChoice, Mode, Resources, TunnelConfig};
+use crate::connections::Connections;
 use crate::counters::Counters;
 use crate::error::{NoUring, StartError};
 use crate::throttle::{Loudness, Throttle};
@@ -60,6 +61,7 @@ struct WorkerHandle {
 struct Common<'c> {
     resources: Resources,
     counters: &'c Arc<Counters>,
+    connections: &'c Connections,
     /// Each tunnel, and who has connections through it.
     tunnels: Vec<(Arc<TunnelConfig>, Addresses)>,
     layout: PoolLayout,
@@ -116,6 +118,7 @@ impl Common<'_> {
             sessions: Arc::clone(&sessions),
             sessions_of_all: Arc::clone(sessions_of_all),
             addresses: addresses.clone(),
+            connections: self.connections.clone(),
             throttling: self.throttling.clone(),
         };
         let contexts: Vec<_> = self.tunnels.iter().map(context).collect();
@@ -186,6 +189,7 @@ pub struct Tunnels {
     doors: Vec<Door>,
     resources: Resources,
     counters: Arc<Counters>,
+    connections: Connections,
     addresses: Vec<Addresses>,
     workers: Vec<WorkerHandle>,
     driver: DriverKind,
@@ -238,13 +242,13 @@ impl Tunnels {
         Arc::clone(&self.counters)
     }
 
-    /// Serves until SIGTERM or SIGINT, whose name it returns; then ends the sessions, within a second. SIGHUP has the files of
-    /// certificates, keys, CAs and CRLs read again.
+    /// Serves until SIGTERM, SIGINT or SIGQUIT, whose name it returns; then ends the sessions, within a second. SIGHUP has the
+    /// files of certificates, keys, CAs and CRLs read again, SIGUSR1 calls `reopen`, SIGUSR2 lists the sessions in the log.
     ///
     /// # Errors
     /// The reactor or the signal handlers could not be set up, or every worker has died.
-    pub fn run(self) -> io::Result<&'static str> {
-        self.run_until(rt::stop_signal(), true)
+    pub fn run(self, reopen: fn()) -> io::Result<&'static str> {
+        self.run_until(rt::stop_signal(), Some(reopen))
     }
 
     /// The same until `stop` is done or every other end of it is gone.
@@ -257,21 +261,25 @@ impl Tunnels {
                 stop.next().await;
                 Ok(())
             },
-            false,
+            None,
         )
     }
 
-    /// `reloads`: SIGHUP is for these tunnels.
-    fn run_until<T>(self, stop: impl Future<Output = io::Result<T>>, reloads: bool) -> io::Result<T> {
-        let Self { doors, resources, counters, addresses, workers, .. } = self;
+    /// With `reopen` signals are for these tunnels.
+    fn run_until<T>(self, stop: impl Future<Output = io::Result<T>>, reopen: Option<fn()>) -> io::Result<T> {
+        let Self { doors, resources, counters, connections, addresses, workers, .. } = self;
         rt::run_on_reactor(async {
+            if let Some(reopen) = reopen {
+                answer(Request::Reopen, reopen)?;
+                answer(Request::List, move || connections.list())?;
+            }
             let (complaints, refusals) = (Throttle::new(1), Throttle::new(1));
             let hand_out = HandOut { resources, counters, workers, complaints, refusals };
             let hand_out = Rc::new(RefCell::new(hand_out));
             let (failing, mut failed) = rt::queue(1);
             for (tunnel, (door, addresses)) in doors.into_iter().zip(addresses).enumerate() {
                 let acceptor = door.listener.register()?;
-                let hangups = reloads.then(rt::hangups).transpose()?;
+                let hangups = reopen.map(|_| rt::requests(Request::Reload)).transpose()?;
                 let changes = door.watch.map(DirectoryWatch::register).transpose()?;
                 let config = door.config;
                 if let Mode::Client(mode) = &config.mode {
@@ -298,6 +306,18 @@ impl Tunnels {
             stopped
         })?
     }
+}
+
+/// Does something each time that a signal asks for it.
+fn answer(request: Request, mut act: impl FnMut() + 'static) -> io::Result<()> {
+    let mut requests = rt::requests(request)?;
+    rt::spawn(async move {
+        loop {
+            requests.next().await;
+            act();
+        }
+    });
+    Ok(())
 }
 
 /// Accepts the connections of one tunnel until there is nobody to serve them any more; why not.
@@ -331,7 +351,8 @@ impl Bound {
         let counters = Arc::default();
         let addresses: Vec<_> = doors.iter().map(|door| Addresses::of(&door.config.mode)).collect();
         let tunnels = doors.iter().map(|door| Arc::clone(&door.config)).zip(addresses.iter().cloned()).collect();
-        let common = Common { resources, counters: &counters, tunnels, layout, throttling };
+        let connections = Connections::default();
+        let common = Common { resources, counters: &counters, connections: &connections, tunnels, layout, throttling };
         let start = |driver| common.start_workers(driver);
         let (workers, driver, driver_reason) = match resources.io {
             // Not even probed: a host may end a process that tries.
@@ -346,7 +367,7 @@ impl Bound {
                 Err(error) => return Err(error),
             },
         };
-        Ok(Tunnels { doors, resources, counters, addresses, workers, driver, driver_reason })
+        Ok(Tunnels { doors, resources, counters, connections, addresses, workers, driver, driver_reason })
     }
 }
 

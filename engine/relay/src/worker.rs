@@ -16,6 +16,7 @@ use sealane_io::{Driver, Link, Pool, PoolLayout};
 use crate::addresses::{Addresses, Presence};
 use crate::admission::Admission;
 use crate::config::{Mode, Resources, TunnelConfig, socket_options_for};
+use crate::connections::Connections;
 use crate::counters::Counters;
 use crate::error::SessionError;
 use crate::prepare::{self, Prepared};
@@ -43,6 +44,8 @@ pub(crate) struct Context {
     pub(crate) sessions_of_all: Arc<AtomicUsize>,
     /// Sessions of the tunnel, by the addresses of their TLS clients.
     pub(crate) addresses: Addresses,
+    /// Sessions of the process.
+    pub(crate) connections: Connections,
     /// Of the process, where that is limited.
     pub(crate) throttling: Option<Arc<Throttling>>,
 }
@@ -230,10 +233,12 @@ async fn serve<D: Driver>(connection: D::Link, peer: SocketAddr, context: &Conte
     counters.note_facts(facts);
     tracing::info!(%peer, %server, client = who, "opened: {facts}");
     drop(who);
+    let listed = context.connections.enter(peer, server);
     let (config, counters) = (Arc::clone(config), Arc::clone(counters));
     let surroundings = worker.surroundings;
     let parts = Parts { plain, tls, peer, established, shown, config, counters, surroundings };
     let ended = session::run::<D::Stream>(parts).await;
+    drop(listed);
     report(&ended, context, peer, server, &facts.to_string());
     drop(seat);
 }

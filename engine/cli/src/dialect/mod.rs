@@ -1,10 +1,14 @@
 //! stunnel's place: its configuration files, followed as far as they can be.
 
+mod agreement;
 pub(crate) mod keys;
 mod lines;
+mod names;
+mod program;
 mod stunnel;
 mod translate;
 
+pub(crate) use names::called;
 pub(crate) use stunnel::run;
 
 /// What the services of a file become, for its fuzz target.

@@ -12,7 +12,9 @@ use sealane_relay::{ConfigError, PemSource, TunnelConfig};
 use crate::args::{Cli, Command, StunnelOptions, TunnelOptions};
 use crate::dialect::keys::{KEYS, Key};
 use crate::dialect::lines::{Lines, Wrong};
-use crate::dialect::translate::{Foreground, Plan, Service, translate};
+use crate::dialect::program::Foreground;
+use crate::dialect::translate::{Plan, Service, translate};
+use crate::manners::{Manners, PidFile};
 use crate::{check, client, log, server, tunnel};
 
 /// Runs the tunnels of the file until it is told to stop; or says what each of its lines becomes.
@@ -21,34 +23,56 @@ use crate::{check, client, log, server, tunnel};
 /// A line that cannot be followed, or why the tunnels could not start.
 pub(crate) fn run(options: &StunnelOptions) -> Result<()> {
     let Some(file) = options.config.as_deref().filter(|_| !options.keys) else { return list() };
-    let text = fs::read(file).with_context(|| file.display().to_string())?;
-    let plan = Lines::parse(&text).and_then(|lines| translate(&lines)).map_err(|wrong| at(file, &wrong))?;
+    let plan = plan(file)?;
     if options.explain {
         return explain(file, &plan);
     }
     if options.check {
         return check_all(&plan);
     }
-    log::start(plan.program.level)?;
+    serve(file, &plan)
+}
+
+/// Reads a file, and translates it.
+fn plan(file: &Path) -> Result<Plan> {
+    let text = fs::read(file).with_context(|| file.display().to_string())?;
+    Ok(Lines::parse(&text).and_then(|lines| translate(&lines)).map_err(|wrong| at(file, &wrong))?)
+}
+
+/// Runs the tunnels of the file until it is told to stop.
+///
+/// # Errors
+/// A line that cannot be followed, or why the tunnels could not start.
+pub(super) fn serve_file(file: &Path) -> Result<()> {
+    serve(file, &plan(file)?)
+}
+
+fn serve(file: &Path, plan: &Plan) -> Result<()> {
+    let outlets = plan.program.outlets();
+    log::start_to(plan.program.level, &outlets)?;
     for note in &plan.notes {
         tracing::debug!("{}:{}: {} = {}: {}", file.display(), note.place, note.key, note.value, note.becomes);
-    }
-    if plan.program.foreground == Foreground::No {
-        let what = "foreground = no, the default, is not supported yet: foreground = yes or quiet is";
-        return Err(ConfigError(format!("{}: {what}", file.display())).into());
     }
     let mut all: Option<(TunnelOptions, Policy)> = None;
     let mut configs = Vec::new();
     for service in &plan.services {
-        let (config, policy, options) = of_service(service, &plan)?;
+        let (config, policy, options) = of_service(service, plan)?;
         configs.push(config);
         all = Some(match all {
             None => (options, policy),
             Some((options, others)) => (options, joined(others, policy)),
         });
     }
-    let (options, policy) = all.context("no service")?;
-    tunnel::serve(options.resources(), configs, &policy, false)
+    let (options, mut policy) = all.context("no service")?;
+    let manners = Manners {
+        detaches: plan.program.foreground == Foreground::No,
+        pid_file: plan.program.pid_file.clone().map(|path| PidFile { path, is_needed: true }),
+    };
+    policy.remade.extend(outlets.remade().map(Path::to_path_buf));
+    policy.removed.extend(plan.program.pid_file.clone());
+    // What listens there may be started anew, and is then connected to again.
+    policy.names |= outlets.syslog.is_some();
+    tunnel::serve(options.resources(), configs, &policy, &manners, false)
 }
 
 fn at(file: &Path, wrong: &Wrong) -> ConfigError {

@@ -3,8 +3,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::dialect::agreement;
 use crate::dialect::keys::{self, Fate, Key, Scope};
 use crate::dialect::lines::{Entry, Lines, Place, Section, Wrong};
+use crate::dialect::program::{Program, program};
 
 /// What became of a line.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -15,28 +17,6 @@ pub(crate) struct Note {
     pub(crate) fate: Fate,
     /// Options of ours, or why it changes nothing.
     pub(crate) becomes: String,
-}
-
-/// Whether the process stays where it was started.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) enum Foreground {
-    /// It goes on in the background.
-    #[default]
-    No,
-    /// It stays, and logs on standard error besides.
-    Yes,
-    /// It stays.
-    Quiet,
-}
-
-/// What the lines before the first section say of the whole program.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Program {
-    pub(crate) foreground: Foreground,
-    /// A level of ours.
-    pub(crate) level: &'static str,
-    pub(crate) user: Option<String>,
-    pub(crate) group: Option<String>,
 }
 
 /// A section that is a tunnel.
@@ -56,17 +36,17 @@ pub(crate) struct Plan {
     pub(crate) notes: Vec<Note>,
 }
 
-type Done<T> = Result<T, Wrong>;
+pub(super) type Done<T> = Result<T, Wrong>;
 
-fn wrong<T>(entry: &Entry, what: impl Into<String>) -> Done<T> {
+pub(super) fn wrong<T>(entry: &Entry, what: impl Into<String>) -> Done<T> {
     Err(Wrong { place: entry.value_at, what: format!("{} = {}: {}", entry.key, entry.value, what.into()) })
 }
 
 /// What became of a line, to be filled in where it is used.
-struct Scribe(Vec<Note>);
+pub(super) struct Scribe(Vec<Note>);
 
 impl Scribe {
-    fn note(&mut self, entry: &Entry, fate: Fate, becomes: impl Into<String>) {
+    pub(super) fn note(&mut self, entry: &Entry, fate: Fate, becomes: impl Into<String>) {
         let Entry { key, value, key_at, .. } = entry;
         self.0.push(Note { place: *key_at, key: key.clone(), value: value.clone(), fate, becomes: becomes.into() });
     }
@@ -95,7 +75,7 @@ pub(crate) fn translate(lines: &Lines) -> Done<Plan> {
     Ok(Plan { program, services, notes })
 }
 
-type Known<'f> = (&'f Entry, &'static Key);
+pub(super) type Known<'f> = (&'f Entry, &'static Key);
 
 fn known(entry: &Entry) -> Done<Known<'_>> {
     keys::find(&entry.key).map(|key| (entry, key)).ok_or_else(|| {
@@ -111,7 +91,7 @@ fn sort(entries: &[Entry]) -> Done<(Vec<Known<'_>>, Vec<Known<'_>>)> {
     Ok(all.into_iter().partition(|(_, key)| key.scope != Scope::Service))
 }
 
-fn refuse_or_ignore(entry: &Entry, key: &Key, scribe: &mut Scribe) -> Done<()> {
+pub(super) fn refuse_or_ignore(entry: &Entry, key: &Key, scribe: &mut Scribe) -> Done<()> {
     match key.fate {
         Fate::Refused => wrong(entry, key.note),
         _ => {
@@ -121,7 +101,7 @@ fn refuse_or_ignore(entry: &Entry, key: &Key, scribe: &mut Scribe) -> Done<()> {
     }
 }
 
-fn yes(entry: &Entry) -> Done<bool> {
+pub(super) fn yes(entry: &Entry) -> Done<bool> {
     match entry.value.to_ascii_lowercase().as_str() {
         "yes" => Ok(true),
         "no" => Ok(false),
@@ -133,79 +113,18 @@ fn seconds(entry: &Entry) -> Done<u64> {
     entry.value.parse().or_else(|_| wrong(entry, "a whole number of seconds"))
 }
 
-/// stunnel's levels by name and number, and ours.
-const LEVELS: [(&str, &str); 8] = [
-    ("emerg", "error"),
-    ("alert", "error"),
-    ("crit", "error"),
-    ("err", "error"),
-    ("warning", "warn"),
-    ("notice", "info"),
-    ("info", "info"),
-    ("debug", "debug"),
-];
-
-fn level(entry: &Entry) -> Done<&'static str> {
-    let text = entry.value.to_ascii_lowercase();
-    let name = text.rsplit_once('.').map_or(text.as_str(), |(_facility, level)| level);
-    let by_number = name.parse::<usize>().ok().and_then(|number| LEVELS.get(number));
-    let found =
-        by_number.or_else(|| LEVELS.iter().find(|(known, _)| *known == name || (*known == "err" && name == "error")));
-    match found {
-        Some((_, ours)) => Ok(ours),
-        None => wrong(entry, "emerg, alert, crit, err, warning, notice, info or debug, or 0 to 7"),
-    }
-}
-
-fn program(entries: &[Known<'_>], scribe: &mut Scribe) -> Done<Program> {
-    let mut program = Program { foreground: Foreground::No, level: "info", user: None, group: None };
-    for (entry, key) in entries {
-        let becomes = match key.name {
-            "foreground" => {
-                program.foreground = match entry.value.to_ascii_lowercase().as_str() {
-                    "yes" => Foreground::Yes,
-                    "no" => Foreground::No,
-                    "quiet" => Foreground::Quiet,
-                    _ => return wrong(entry, "yes, quiet or no"),
-                };
-                "the process stays where it was started".into()
-            }
-            "pid" if !entry.value.is_empty() => return wrong(entry, key.note),
-            "debug" => {
-                program.level = level(entry)?;
-                format!("--log-level {}", program.level)
-            }
-            "setuid" => {
-                program.user = Some(entry.value.clone());
-                format!("--user {}", entry.value)
-            }
-            "setgid" => {
-                program.group = Some(entry.value.clone());
-                format!("--group {}", entry.value)
-            }
-            "fips" if yes(entry)? => return wrong(entry, "nothing here is FIPS validated"),
-            _ => {
-                refuse_or_ignore(entry, key, scribe)?;
-                continue;
-            }
-        };
-        scribe.note(entry, key.fate, becomes);
-    }
-    Ok(program)
-}
-
 /// The settings of a service: its own lines, and before them those of all.
-struct Settings<'f> {
+pub(super) struct Settings<'f> {
     lines: Vec<Known<'f>>,
 }
 
 impl<'f> Settings<'f> {
     /// The last one counts.
-    fn last(&self, name: &str) -> Option<&'f Entry> {
+    pub(super) fn last(&self, name: &str) -> Option<&'f Entry> {
         self.all(name).last()
     }
 
-    fn all(&self, name: &str) -> impl Iterator<Item = &'f Entry> {
+    pub(super) fn all(&self, name: &str) -> impl Iterator<Item = &'f Entry> {
         let entries = self.lines.iter().filter(move |(_, key)| key.name == name);
         entries.map(|(entry, _)| *entry)
     }
@@ -216,19 +135,19 @@ impl<'f> Settings<'f> {
 }
 
 /// The words of a command line, and what they were made of.
-struct Words<'s> {
-    words: Vec<String>,
-    scribe: &'s mut Scribe,
+pub(super) struct Words<'s> {
+    pub(super) words: Vec<String>,
+    pub(super) scribe: &'s mut Scribe,
 }
 
 impl Words<'_> {
-    fn say(&mut self, entry: &Entry, words: &[&str]) {
+    pub(super) fn say(&mut self, entry: &Entry, words: &[&str]) {
         let fate = keys::find(&entry.key).map_or(Fate::Mapped, |key| key.fate);
         self.scribe.note(entry, fate, words.join(" "));
         self.words.extend(words.iter().map(ToString::to_string));
     }
 
-    fn ignore(&mut self, entry: &Entry, why: &str) {
+    pub(super) fn ignore(&mut self, entry: &Entry, why: &str) {
         self.scribe.note(entry, Fate::Ignored, why);
     }
 }
@@ -250,8 +169,8 @@ fn service(section: &Section, defaults: &[Known<'_>], scribe: &mut Scribe) -> Do
     identity(section, &settings, is_client, &mut words)?;
     verification(&settings, is_client, &mut words)?;
     revocation(&settings, is_client, &mut words)?;
-    versions(&settings, &mut words)?;
-    agreement(&settings, &mut words)?;
+    agreement::versions(&settings, &mut words)?;
+    agreement::suites_and_groups(&settings, &mut words)?;
     times(&settings, &mut words)?;
     others(&settings, is_client, &mut words)?;
     let Words { words, scribe } = words;
@@ -486,145 +405,6 @@ fn revocation(settings: &Settings<'_>, is_client: bool, words: &mut Words<'_>) -
     Ok(())
 }
 
-/// What is allowed of TLS 1.2 and 1.3.
-fn versions(settings: &Settings<'_>, words: &mut Words<'_>) -> Done<()> {
-    let (mut tls_12, mut tls_13) = (true, true);
-    let version = |entry: &Entry| match entry.value.to_ascii_lowercase().as_str() {
-        "all" => Ok(None),
-        "sslv2" => Ok(Some(0)),
-        "sslv3" => Ok(Some(1)),
-        "tlsv1" | "tlsv1.0" => Ok(Some(10)),
-        "tlsv1.1" => Ok(Some(11)),
-        "tlsv1.2" => Ok(Some(12)),
-        "tlsv1.3" => Ok(Some(13)),
-        _ => wrong(entry, "all, TLSv1.2 or TLSv1.3"),
-    };
-    let too_old = "it is older than TLSv1.2, which is the oldest that is spoken";
-    let mut entries = Vec::new();
-    for name in ["sslVersion", "sslVersionMin", "sslVersionMax"] {
-        let Some(entry) = settings.last(name) else { continue };
-        entries.push(entry);
-        let Some(version) = version(entry)? else { continue };
-        match name {
-            "sslVersionMin" => tls_12 &= version <= 12,
-            _ if version < 12 => return wrong(entry, too_old),
-            "sslVersion" => (tls_12, tls_13) = (tls_12 && version == 12, tls_13 && version == 13),
-            _ => tls_13 &= version >= 13,
-        }
-    }
-    for entry in settings.all("options") {
-        let (is_set, name) = match entry.value.strip_prefix('-') {
-            Some(name) => (false, name),
-            None => (true, entry.value.as_str()),
-        };
-        match name.trim_start_matches("SSL_OP_") {
-            "NO_TLSv1_2" => tls_12 &= !is_set,
-            "NO_TLSv1_3" => tls_13 &= !is_set,
-            _ => {
-                words.ignore(entry, "an option of OpenSSL, which is not here");
-                continue;
-            }
-        }
-        entries.push(entry);
-    }
-    let allowed = match (tls_12, tls_13) {
-        (true, true) => "1.2-1.3",
-        (true, false) => "1.2",
-        (false, true) => "1.3",
-        (false, false) => match entries.last() {
-            Some(last) => return wrong(last, "neither TLSv1.2 nor TLSv1.3 is left"),
-            None => return Ok(()),
-        },
-    };
-    for entry in &entries {
-        words.scribe.note(entry, Fate::Mapped, format!("--tls {allowed}"));
-    }
-    if !entries.is_empty() {
-        words.words.extend(["--tls".into(), allowed.into()]);
-    }
-    Ok(())
-}
-
-/// OpenSSL's names of the suites of TLS 1.2 that are spoken, in the order in which they are preferred, and IANA's.
-const SUITES_12: [(&str, &str); 6] = [
-    ("ECDHE-ECDSA-AES256-GCM-SHA384", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"),
-    ("ECDHE-ECDSA-AES128-GCM-SHA256", "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"),
-    ("ECDHE-ECDSA-CHACHA20-POLY1305", "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"),
-    ("ECDHE-RSA-AES256-GCM-SHA384", "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384"),
-    ("ECDHE-RSA-AES128-GCM-SHA256", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"),
-    ("ECDHE-RSA-CHACHA20-POLY1305", "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256"),
-];
-const SUITES_13: [&str; 3] = ["TLS_AES_256_GCM_SHA384", "TLS_AES_128_GCM_SHA256", "TLS_CHACHA20_POLY1305_SHA256"];
-
-/// Whether a word of OpenSSL's lists means this suite.
-fn means(word: &str, suite: &str) -> bool {
-    word.split('+').all(|part| match part {
-        "HIGH" | "DEFAULT" | "ALL" | "FIPS" | "TLSv1.2" => true,
-        "ECDHE" | "EECDH" | "kECDHE" | "kEECDH" => true,
-        "AES" | "AES128" | "AES256" | "CHACHA20" => suite.contains(part),
-        "AESGCM" => suite.contains("GCM"),
-        "ECDSA" | "aECDSA" => suite.contains("-ECDSA-"),
-        "RSA" | "aRSA" => suite.contains("-RSA-"),
-        name => name == suite,
-    })
-}
-
-/// What of OpenSSL's list is spoken here, by IANA's names.
-fn suites_12(list: &str) -> Vec<&'static str> {
-    let (mut chosen, mut banned): (Vec<&(&str, &str)>, Vec<&str>) = Default::default();
-    for word in list.split([':', ',', ' ', ';']).filter(|word| !word.is_empty() && !word.starts_with('@')) {
-        if let Some(word) = word.strip_prefix(['!', '-']) {
-            chosen.retain(|(name, _)| !means(word, name));
-        } else if !word.starts_with('+') {
-            let more = SUITES_12.iter().filter(|(name, _)| means(word, name) && !banned.contains(name));
-            let more: Vec<_> = more.filter(|suite| !chosen.contains(suite)).collect();
-            chosen.extend(more);
-        }
-        if let Some(word) = word.strip_prefix('!') {
-            banned.extend(SUITES_12.iter().filter(|(name, _)| means(word, name)).map(|(name, _)| name));
-        }
-    }
-    chosen.into_iter().map(|(_, name)| *name).collect()
-}
-
-fn agreement(settings: &Settings<'_>, words: &mut Words<'_>) -> Done<()> {
-    let (ciphers, suites) = (settings.last("ciphers"), settings.last("ciphersuites"));
-    if ciphers.is_some() || suites.is_some() {
-        let of_13: Vec<&str> = match suites {
-            None => SUITES_13.to_vec(),
-            Some(entry) => entry.value.split(':').filter(|name| SUITES_13.contains(name)).collect(),
-        };
-        let of_12 = ciphers.map_or_else(|| suites_12("ALL"), |entry| suites_12(&entry.value));
-        for (entry, is_empty) in [(ciphers, of_12.is_empty()), (suites, of_13.is_empty())] {
-            match entry {
-                Some(entry) if is_empty => {
-                    return wrong(entry, "none of these is spoken: ECDHE with AES-GCM or ChaCha20-Poly1305");
-                }
-                _ => {}
-            }
-        }
-        let all = [of_13, of_12].concat().join(",");
-        for entry in [ciphers, suites].into_iter().flatten() {
-            words.scribe.note(entry, Fate::Mapped, format!("--tls-suites {all}"));
-        }
-        words.words.extend(["--tls-suites".into(), all]);
-    }
-    if let Some(entry) = settings.last("curves") {
-        let group = |name: &str| match name {
-            "X25519" | "x25519" => Some("x25519"),
-            "P-256" | "prime256v1" | "secp256r1" => Some("secp256r1"),
-            "P-384" | "secp384r1" => Some("secp384r1"),
-            _ => None,
-        };
-        let groups: Vec<&str> = entry.value.split(':').filter_map(group).collect();
-        if groups.is_empty() {
-            return wrong(entry, "none of these is spoken: X25519, P-256, P-384");
-        }
-        words.say(entry, &["--tls-groups", &groups.join(",")]);
-    }
-    Ok(())
-}
-
 fn times(settings: &Settings<'_>, words: &mut Words<'_>) -> Done<()> {
     for (name, option) in [
         ("TIMEOUTconnect", "--connect-timeout"),
@@ -704,6 +484,7 @@ fn socket(entry: &Entry, is_client: bool, words: &mut Words<'_>) -> Done<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dialect::program::Foreground;
 
     fn plan(text: &str) -> Done<Plan> {
         translate(&Lines::parse(text.as_bytes()).unwrap())
@@ -788,25 +569,6 @@ mod tests {
             assert_eq!(text.contains("--allow-non-loopback-listen"), ["20049", ":::20049"].contains(&accept), "{text}");
         }
         assert!(arguments("[a]\nclient=yes\naccept=1\nconnect = 2049").contains("--connect localhost:2049"));
-    }
-
-    #[test]
-    fn lists_of_ciphers_are_read_as_openssl_reads_them() {
-        let count = |list: &str| suites_12(list).len();
-        for (list, wanted) in [
-            ("HIGH", 6),
-            ("HIGH:!RSA", 3),
-            ("ECDHE+AESGCM", 4),
-            ("DEFAULT:-CHACHA20:@SECLEVEL=2", 4),
-            ("!aRSA:ALL", 3),
-            ("-aRSA:ALL", 6),
-            ("HIGH:-SSLv2", 6),
-            ("AES128-SHA:ECDHE-RSA-AES128-GCM-SHA256", 1),
-            ("PSK", 0),
-        ] {
-            assert_eq!(count(list), wanted, "{list}");
-        }
-        assert_eq!(suites_12("ECDHE-RSA-AES128-GCM-SHA256:ALL")[0], "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::AsFd;
 
 use caps::{CapSet, CapsHashSet};
 use nix::errno::Errno;
@@ -68,6 +69,14 @@ impl Account {
             None => vec![gid],
         };
         Ok(Self { name: known.map_or_else(|| uid.to_string(), |user| user.name), uid, gid, groups })
+    }
+
+    /// Gives it a file.
+    ///
+    /// # Errors
+    /// What fchown says.
+    pub fn give(&self, file: impl AsFd) -> io::Result<()> {
+        std::os::unix::fs::fchown(file, Some(self.uid.as_raw()), Some(self.gid.as_raw()))
     }
 
     /// Makes this process that user, and checks that it cannot come back. Whether it is that user already, but keeps other

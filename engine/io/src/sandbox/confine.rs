@@ -36,6 +36,15 @@ fn restrict(policy: &Policy) -> Result<landlock::RestrictionStatus, RulesetError
         let Ok(directory) = PathFd::new(directory) else { continue };
         rules = rules.add_rule(PathBeneath::new(directory, AccessFs::ReadFile | AccessFs::ReadDir))?;
     }
+    // A rule on a file would be bound to the one that is there now.
+    let written = AccessFs::MakeReg | AccessFs::WriteFile;
+    let removed = AccessFs::ReadFile | AccessFs::RemoveFile;
+    for (files, access) in [(&policy.remade, written), (&policy.removed, removed)] {
+        for directory in files.iter().filter_map(|file| file.parent()) {
+            let Ok(directory) = PathFd::new(directory) else { continue };
+            rules = rules.add_rule(PathBeneath::new(directory, access))?;
+        }
+    }
     for port in &policy.connect_ports {
         rules = rules.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
     }

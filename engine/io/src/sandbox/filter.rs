@@ -113,6 +113,13 @@ const ALLOWED_BY_ARCHITECTURE: &[i64] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const ALLOWED_BY_ARCHITECTURE: &[i64] = &[];
 
+/// What removes a file; which, is Landlock's.
+const REMOVAL: &[i64] = &[
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_unlink,
+    libc::SYS_unlinkat,
+];
+
 /// `ioctl`: do calls wait, how much has come, how much has not been acknowledged, is it a terminal; which interface is it (of
 /// an address with a scope).
 #[allow(clippy::unnecessary_cast, reason = "they are int in musl, and long in glibc")]
@@ -169,8 +176,11 @@ fn not_equal(argument: u8, value: libc::c_int) -> Result<SeccompRule, seccompile
     Ok(SeccompRule::new(vec![condition(argument, SeccompCmpOp::Ne, value as u64)?])?)
 }
 
-fn allowed(names: bool) -> Result<Rules, seccompiler::Error> {
+fn allowed(names: bool, removes: bool) -> Result<Rules, seccompiler::Error> {
     let mut rules: Rules = ALLOWED.iter().chain(ALLOWED_BY_ARCHITECTURE).map(|call| (*call, Vec::new())).collect();
+    if removes {
+        rules.extend(REMOVAL.iter().map(|call| (*call, Vec::new())));
+    }
     rules.insert(libc::SYS_socket, sockets(names)?);
     // Not one whose other end could be anybody's, as that of datagrams can.
     let connected = condition(1, SeccompCmpOp::MaskedEq(SOCKET_KIND), libc::SOCK_STREAM as u64)?;
@@ -210,11 +220,11 @@ fn program(rules: Rules, otherwise: SeccompAction, matched: SeccompAction) -> Re
 
 const NOT_IMPLEMENTED: SeccompAction = SeccompAction::Errno(libc::ENOSYS as u32);
 
-/// From now on this thread, and those that it starts, have the allowed calls only, with `names` also those that look names up; returns how many
-/// these are.
-pub(super) fn install(names: bool) -> Result<usize, String> {
+/// From now on this thread, and those that it starts, have the allowed calls only, with `names` also those that look names up, with
+/// `removes` those that remove files; returns how many these are.
+pub(super) fn install(names: bool, removes: bool) -> Result<usize, String> {
     let install = || {
-        let rules = allowed(names)?;
+        let rules = allowed(names, removes)?;
         let calls = rules.len();
         apply_filter(&program(rules, NOT_IMPLEMENTED, SeccompAction::Allow)?)?;
         Ok::<_, seccompiler::Error>(calls)

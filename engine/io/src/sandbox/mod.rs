@@ -43,6 +43,10 @@ pub struct Policy {
     pub files: Vec<PathBuf>,
     /// Directories below which anything may be read. One that is missing is no error.
     pub readable: Vec<PathBuf>,
+    /// Files that are made anew where they are, to be written to.
+    pub remade: Vec<PathBuf>,
+    /// Files that are removed in the end.
+    pub removed: Vec<PathBuf>,
     /// Whether names are looked up, or the interfaces of addresses: by local sockets, too.
     pub names: bool,
     /// TCP ports that may be connected to.
@@ -176,7 +180,7 @@ pub fn enter(policy: &Policy) -> Result<Option<Report>, SandboxError> {
     unless_hard(setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(failed("setrlimit(RLIMIT_CORE)")))?;
     unless_hard(prctl::set_dumpable(false).map_err(failed("prctl(PR_SET_DUMPABLE)")))?;
     unless_hard(prctl::set_no_new_privs().map_err(failed("prctl(PR_SET_NO_NEW_PRIVS)")))?;
-    let confine = || (confine::with_landlock(policy), filter::install(policy.names));
+    let confine = || (confine::with_landlock(policy), filter::install(policy.names, !policy.removed.is_empty()));
     let report = report(policy, keeps_groups, refused, unreadable_files, confine);
     if policy.demand == Demand::On {
         let missing = report.missing();

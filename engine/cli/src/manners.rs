@@ -1,0 +1,76 @@
+//! What a process does besides serving, for whoever has started it: where it stays, and how it is found.
+
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process;
+
+use anyhow::{Context, Result};
+use sealane_io::sandbox::Account;
+
+/// How a process behaves.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Manners {
+    /// Whether it goes on in the background once it listens.
+    pub(crate) detaches: bool,
+    pub(crate) pid_file: Option<PidFile>,
+}
+
+/// The file that has the process's number in it, and the end of a line.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct PidFile {
+    pub(crate) path: PathBuf,
+    /// Whether it is an error that its directory is not there.
+    pub(crate) is_needed: bool,
+}
+
+impl PidFile {
+    /// Writes it, in the place of one that is there; it is the account's.
+    ///
+    /// # Errors
+    /// It cannot be written, unless its directory is not there and it may be missing.
+    pub(crate) fn write(&self, account: Option<&Account>) -> Result<Option<Written>> {
+        let Self { path, is_needed } = self;
+        let number = process::id();
+        // Whoever reads it finds the old number or the new one, and never half of it.
+        let mut name = path.file_name().unwrap_or_default().to_os_string();
+        name.push(format!(".{number}"));
+        let new = path.with_file_name(name);
+        let write = || -> io::Result<()> {
+            let mut file = OpenOptions::new().write(true).create_new(true).open(&new)?;
+            // Whatever the umask: a watchdog may be anybody's.
+            file.set_permissions(Permissions::from_mode(0o644))?;
+            writeln!(file, "{number}")?;
+            account.map_or(Ok(()), |account| account.give(&file))?;
+            fs::rename(&new, path)
+        };
+        match write() {
+            Ok(()) => Ok(Some(Written { path: path.clone() })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !is_needed => {
+                tracing::warn!("no pid file: {}: {error}", path.display());
+                Ok(None)
+            }
+            Err(error) => {
+                let _ = fs::remove_file(&new);
+                Err(error).with_context(|| format!("the pid file {}", path.display()))
+            }
+        }
+    }
+}
+
+/// A file with our number; dropping this removes it, if it has that number still.
+#[derive(Debug)]
+pub(crate) struct Written {
+    path: PathBuf,
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        // Somebody who has taken our place has written his.
+        let is_ours = fs::read_to_string(&self.path).is_ok_and(|text| text.trim() == process::id().to_string());
+        if is_ours && let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!("the pid file {} stays: {error}", self.path.display());
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! A process that goes on in the background, and of which whoever has started it hears how that went.
+
+use std::fs::File;
+use std::io::{self, PipeReader, Read, Write};
+use std::os::fd::AsFd;
+
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid};
+
+/// Ends what the child says before it is ready.
+const READY: u8 = 0;
+
+/// A process in the background, for which the one that made it still waits.
+#[derive(Debug)]
+pub struct Detached(());
+
+/// Goes on as another process, in a session of its own, without standard input and output. The one that has called this does not
+/// return from it: it passes on what the other one writes to standard error until that is [`Detached::ready`], and ends then, with
+/// 0, or with it, with its status. To be called while there is only one thread.
+///
+/// # Errors
+/// A step that failed, before there were two.
+pub fn detach() -> io::Result<Detached> {
+    let nothing = File::options().read(true).write(true).open("/dev/null")?;
+    let (said, says) = io::pipe()?;
+    // SAFETY: there is only one thread, so the child may do what it likes.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => {
+            drop(says);
+            let status = wait_for(child, said);
+            // SAFETY: ends this process and touches nothing: what its buffers hold is the child's to write.
+            unsafe { libc::_exit(status) }
+        }
+        ForkResult::Child => {
+            setsid()?;
+            dup2_stdin(nothing.as_fd())?;
+            dup2_stdout(nothing.as_fd())?;
+            // When the other process has ended, nobody reads it any more.
+            dup2_stderr(says.as_fd())?;
+            Ok(Detached(()))
+        }
+    }
+}
+
+impl Detached {
+    /// Lets the process that made this one end well.
+    pub fn ready(self) {
+        // If it is gone, nobody waits.
+        let _ = io::stderr().write_all(&[READY]);
+    }
+}
+
+/// Passes on what the child says; the status that this process ends with.
+fn wait_for(child: Pid, mut said: PipeReader) -> i32 {
+    const FAILURE: i32 = 1;
+    let mut some = [0; 4096];
+    loop {
+        let text = match said.read(&mut some) {
+            Ok(0) => break,
+            Ok(count) => some.get(..count).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(_) => break,
+        };
+        let end = text.iter().position(|byte| *byte == READY);
+        let _ = io::stderr().write_all(text.get(..end.unwrap_or(text.len())).unwrap_or_default());
+        if end.is_some() {
+            return 0;
+        }
+    }
+    match waitpid(child, None) {
+        Ok(WaitStatus::Exited(_, status)) if status != 0 => status,
+        _ => FAILURE,
+    }
+}
