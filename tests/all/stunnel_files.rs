@@ -67,7 +67,7 @@ impl Pair {
         let [client_port, server_port] = [free_port(), free_port()];
         let [cert, key] = [&own.cert, &own.key].map(|file| file.display().to_string());
         let text = format!(
-            "; both ends in one\nforeground = quiet\nsocket = l:TCP_NODELAY=1\n[client]\nclient = yes\naccept = 127.0.0.1:{client_port}\nconnect = \
+            "; both ends in one\nforeground = yes\nsocket = l:TCP_NODELAY=1\n[client]\nclient = yes\naccept = 127.0.0.1:{client_port}\nconnect = \
              127.0.0.1:{server_port}\n{client}\n[server]\naccept = 127.0.0.1:{server_port}\nconnect = {echo}\ncert = {cert}\nkey = {key}\n{server}\n"
         );
         Self { client: client_port, server: server_port, text }
@@ -195,8 +195,8 @@ fn a_line_that_cannot_be_followed_is_named() {
     let service = "[nfs]\nclient = yes\naccept = 127.0.0.1:1\nconnect = 127.0.0.1:2\n";
     for (text, status, why) in [
         (format!("{service}chekHost = x"), 2, "nfs.conf:5:1: no key 'chekHost' is known: did you mean checkHost?"),
-        (service.to_string(), 2, "nfs.conf: foreground = no, the default, is not supported yet"),
-        (format!("foreground = yes\npid = /run/x\n{service}"), 2, "nfs.conf:2:7: pid = /run/x: "),
+        (format!("foreground = perhaps\n{service}"), 2, "nfs.conf:1:14: foreground = perhaps: yes, quiet or no"),
+        (format!("chroot = /run/x\n{service}"), 2, "nfs.conf:1:10: chroot = /run/x: "),
         (format!("foreground = yes\n{service}fips = yes"), 2, "nfs.conf:6:1: fips is about the whole program"),
         (format!("foreground = yes\n{service}CAfile = /none.pem\nverify = 2"), 1, "[nfs]: /none.pem: No such file"),
         (

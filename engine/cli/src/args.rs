@@ -47,6 +47,9 @@ pub(crate) enum Command {
     /// Serve the tunnels of a configuration file of stunnel's, or say what each of its lines becomes
     #[command(after_long_help = STUNNEL_EXAMPLES)]
     Stunnel(StunnelOptions),
+    /// Serve the tunnel of a configuration file that a mount helper has written for efs-proxy
+    #[command(after_long_help = EFS_PROXY_EXAMPLES)]
+    EfsProxy(EfsProxyOptions),
 }
 
 const CLIENT_EXAMPLES: &str = "\
@@ -94,6 +97,9 @@ Examples:
   sealane stunnel --check /etc/stunnel/nfs.conf
   sealane stunnel /etc/stunnel/nfs.conf
 
+  In stunnel's place, for whoever starts it by that name:
+      ln -s /usr/bin/sealane /usr/local/bin/stunnel
+
 Exit status: 0 after SIGTERM or SIGINT, or when the file was explained or its servers are well, 1 when the tunnels could not start, 2 for a wrong command line or file.";
 
 #[derive(Args, Debug)]
@@ -113,6 +119,38 @@ pub(crate) struct StunnelOptions {
     /// Say what each line becomes, and which options of 'sealane client' or 'sealane server' each service, and do nothing else
     #[arg(long)]
     pub(crate) explain: bool,
+}
+
+const EFS_PROXY_EXAMPLES: &str = "\
+Of the file accept, connect, CAfile, checkHost, sni, cert, key, OCSPaia, pid, debug and output count; other lines change nothing.
+Without CAfile nothing is verified, and without --tls there is no TLS, as with efs-proxy.
+
+Examples:
+  In efs-proxy's place under a mount helper, which starts it by its name:
+      ln -s /usr/bin/sealane /usr/sbin/efs-proxy
+
+  What a file becomes:
+      sealane efs-proxy --explain --tls /var/run/efs/stunnel-config.fs-0123456789abcdef0.mnt.efs.20070
+
+Exit status: 0 after SIGTERM or SIGINT, or when the file was explained, 1 when the tunnel could not start, 2 for a wrong command line or file.";
+
+#[derive(Args, Debug)]
+pub(crate) struct EfsProxyOptions {
+    /// The configuration file
+    #[arg(value_name = "FILE")]
+    pub(crate) config: PathBuf,
+
+    /// Speak TLS. Without it all is carried in plain text
+    #[arg(long)]
+    pub(crate) tls: bool,
+
+    /// Say what each line becomes, and do nothing else
+    #[arg(long)]
+    pub(crate) explain: bool,
+
+    /// Mount helpers say it: nothing is read from elsewhere in any case
+    #[arg(long, hide = true)]
+    pub(crate) no_direct_s3_read: bool,
 }
 
 const DEMO_EXAMPLES: &str = "\
@@ -287,6 +325,11 @@ pub(crate) struct ClientOptions {
     /// Accept any server certificate. Anybody on the network can then read and change the files
     #[arg(long, help_heading = "Trust", conflicts_with_all = ["ca_file", "ca_dir"])]
     pub(crate) insecure_no_verify: bool,
+
+    /// Carry plain text to a server that speaks no TLS, as mount helpers have a tunnel do. Anybody on the network can read and
+    /// change the files
+    #[arg(long, help_heading = "Trust", conflicts_with_all = ["ca_file", "ca_dir", "server_name", "any_server_name", "trusted_only", "sni", "pin", "cert", "insecure_no_verify", "crl_file", "crl_dir"])]
+    pub(crate) no_tls: bool,
 
     #[command(flatten)]
     pub(crate) ocsp: OcspArguments,

@@ -31,6 +31,9 @@ pub(crate) fn run(options: &ClientOptions) -> Result<()> {
             "certificates are NOT verified (--insecure-no-verify): anybody on the network can be the server"
         );
     }
+    if options.no_tls {
+        tracing::warn!("there is NO TLS (--no-tls): anybody on the network can read and change the files");
+    }
     let policy = policy(options)?;
     tunnel::serve(options.tunnel.resources(), vec![config], &policy, &Manners::default(), options.tunnel.sandbox_probe)
 }
@@ -45,7 +48,7 @@ pub(crate) fn policy(options: &ClientOptions) -> Result<Policy> {
         &options.tunnel,
         &options.connect,
         options.files(),
-        names_no_ca && !options.insecure_no_verify && !options.pin_only,
+        names_no_ca && !options.insecure_no_verify && !options.pin_only && !options.no_tls,
         &connects_to(&ocsp(options)?),
         &options.directories(),
     )
@@ -56,13 +59,13 @@ pub(crate) fn policy(options: &ClientOptions) -> Result<Policy> {
 /// # Errors
 /// What does not go together, or a file that cannot be used.
 pub(crate) fn config(options: &ClientOptions, pem: fn(PathBuf) -> PemSource) -> Result<TunnelConfig> {
-    let mode = client_mode(options, pem)?;
+    let mode = if options.no_tls { without_tls(options)? } else { Mode::Client(client_mode(options, pem)?) };
     let tunnel = &options.tunnel;
     let keep_alive = tunnel.keep_alive();
     Ok(TunnelConfig {
         listen: options.listen,
         connect: options.connect.clone(),
-        mode: Mode::Client(mode),
+        mode,
         timeouts: tunnel.timeouts(),
         // No user timeout on the plain side: it would also cut a client that reads nothing for a while.
         accepted: SocketOptions { keep_alive, ..SocketOptions::default() },
@@ -108,6 +111,17 @@ fn check_listener(options: &ClientOptions) -> Result<(), ConfigError> {
         "--listen: {address} is not a loopback address: what NFS clients send to it is plain text; \
          --allow-non-loopback-listen accepts that"
     )))
+}
+
+/// Nothing can be verified, or found revoked, of a server that shows nothing.
+fn without_tls(options: &ClientOptions) -> Result<Mode, ConfigError> {
+    if options.ocsp.options()?.mode.asks() {
+        return Err(ConfigError("--no-tls: no certificate is shown: it does not go with --ocsp soft or hard".into()));
+    }
+    if options.tunnel.revoked_live.closes() {
+        return Err(ConfigError("--no-tls: no certificate is shown: it does not go with --revoked-live close".into()));
+    }
+    Ok(Mode::Plain)
 }
 
 fn client_mode(options: &ClientOptions, pem: fn(PathBuf) -> PemSource) -> Result<ClientMode> {

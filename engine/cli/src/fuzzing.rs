@@ -52,15 +52,20 @@ pub fn command_line(data: &[u8]) {
 /// # Panics
 /// When that is not so.
 pub fn stunnel_file(data: &[u8]) {
-    let services = match dialect::services(data) {
-        Ok(services) => services,
-        Err(why) => return is_one_line(&log::with_causes(&anyhow::anyhow!(why))),
-    };
-    for service in services {
-        let words = std::iter::once("sealane".to_string()).chain(service);
-        match Cli::try_parse_from(words) {
-            Err(error) => is_one_line(&log::in_one_line(&error.to_string(), None)),
-            Ok(Cli { command }) => judge(command),
+    for services in dialect::services(data) {
+        let services = match services {
+            Ok(services) => services,
+            Err(why) => {
+                is_one_line(&log::with_causes(&anyhow::anyhow!(why)));
+                continue;
+            }
+        };
+        for service in services {
+            let words = std::iter::once("sealane".to_string()).chain(service);
+            match Cli::try_parse_from(words) {
+                Err(error) => is_one_line(&log::in_one_line(&error.to_string(), None)),
+                Ok(Cli { command }) => judge(command),
+            }
         }
     }
 }
@@ -77,7 +82,7 @@ fn judge(command: Command) {
         }
         Command::Server(options) => (server::config(&options, pem), options.tunnel),
         // Its file is another target's.
-        Command::Stunnel(_) => return,
+        Command::Stunnel(_) | Command::EfsProxy(_) => return,
         Command::Demo(options) => return assert!((1..=1024).contains(&options.passes)),
         Command::Bench(options) => {
             let windows = u64::from(options.rounds) * 12;

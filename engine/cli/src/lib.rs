@@ -66,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Bench(options) => bench::run(&options),
         Command::Check(options) => check::run(&options),
         Command::Stunnel(options) => dialect::run(&options),
+        Command::EfsProxy(options) => dialect::efs_proxy::run(&options),
     };
     ended(done, |error| {
         let is_usage = error.is::<ConfigError>() || matches!(error.downcast_ref(), Some(StartError::Config(_)));

@@ -37,7 +37,7 @@ pub(crate) fn run(options: &ServerOptions) -> Result<()> {
 pub(crate) fn policy(options: &ServerOptions, config: &TunnelConfig) -> Result<Policy> {
     let responders = match &config.mode {
         Mode::Server(mode) => options.staple.connects_to(&mode.tls.now().responders())?,
-        Mode::Client(_) => Vec::new(),
+        Mode::Client(_) | Mode::Plain => Vec::new(),
     };
     sandbox::policy(&options.tunnel, &options.connect, options.files(), false, &responders, &options.directories())
 }

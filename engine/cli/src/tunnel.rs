@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use sealane_io::daemon;
 use sealane_io::net::SourcePort;
+use sealane_io::rt;
 use sealane_io::sandbox::{Policy, forbid_new_rings};
 use sealane_io::{KeepAlive, SocketOptions, Uring, host};
 use sealane_relay::{DriverKind, Memory, Mode, Resources, Timeouts, TunnelConfig, Tunnels};
@@ -41,6 +42,9 @@ pub(crate) fn serve(
     host::ignore_requests();
     let bound = Tunnels::bind(resources, configs)?;
     let detached = manners.detaches.then(daemon::detach).transpose().context("going on in the background")?;
+    if manners.pid_file.is_some() {
+        rt::hold_stop_signals().context("sigprocmask")?;
+    }
     let _pid_file = manners.pid_file.as_ref().map(|file| file.write(policy.account.as_ref())).transpose()?;
     let is_filtered = sandbox::enter(policy)?;
     log::begin()?;
@@ -64,6 +68,7 @@ pub(crate) fn serve(
         let kind = match config.mode {
             Mode::Client(_) => "tunnel to",
             Mode::Server(_) => "TLS, in front of",
+            Mode::Plain => "PLAIN TEXT to",
         };
         tracing::info!("listening on {address}, {kind} {}; {shared}", config.connect);
     }

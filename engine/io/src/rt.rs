@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{SigSet, Signal as Number};
 use tokio::sync::{Notify, mpsc};
 
 pub use combine::{Apart, CatchPanic, Either, Join, Limited, Race, Rouser, apart, catch_panic, join, race, timeout};
@@ -244,6 +245,19 @@ impl Requests {
     }
 }
 
+/// What ends a process, as a rule.
+fn ends() -> SigSet {
+    [Number::SIGTERM, Number::SIGINT, Number::SIGQUIT].into_iter().collect()
+}
+
+/// Has SIGTERM, SIGINT and SIGQUIT wait until [`stop_signal`] is ready for them: there is something to be tidied away by now.
+///
+/// # Errors
+/// What sigprocmask says.
+pub fn hold_stop_signals() -> io::Result<()> {
+    Ok(ends().thread_block()?)
+}
+
 /// Waits for SIGTERM, SIGINT or SIGQUIT and returns its name.
 ///
 /// # Errors
@@ -252,6 +266,8 @@ pub async fn stop_signal() -> io::Result<&'static str> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let (mut interrupt, mut quit) = (signal(SignalKind::interrupt())?, signal(SignalKind::quit())?);
+    // Of all threads this one gets them: the others began with what holds here.
+    ends().thread_unblock()?;
     Ok(match race(terminate.recv(), race(interrupt.recv(), quit.recv())).await {
         Either::Left(_) => "SIGTERM",
         Either::Right(Either::Left(_)) => "SIGINT",

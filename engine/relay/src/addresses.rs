@@ -51,7 +51,7 @@ impl Addresses {
     /// Only TLS clients have limits: plain ones are of this host.
     pub(crate) fn of(mode: &Mode) -> Self {
         Self::new(match mode {
-            Mode::Client(_) => usize::MAX,
+            Mode::Client(_) | Mode::Plain => usize::MAX,
             Mode::Server(mode) => mode.per_address.connections_max,
         })
     }

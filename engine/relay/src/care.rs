@@ -110,6 +110,7 @@ async fn reload(mode: &Mode) -> Result<(), TlsConfigError> {
                 mode.tls.put(next);
             }
         }
+        Mode::Plain => {}
     }
     Ok(())
 }
@@ -131,6 +132,7 @@ async fn judge_live(mode: &Mode) {
                 rt::yield_now().await;
             }
         }
+        Mode::Plain => {}
     }
 }
 
@@ -148,6 +150,7 @@ fn warn_of_expiry(mode: &Mode) {
     let own = match mode {
         Mode::Client(mode) => mode.tls.now().own.clone(),
         Mode::Server(mode) => mode.tls.now().own.clone(),
+        Mode::Plain => None,
     };
     if let Some(own) = own {
         speak_of_expiry(&own, UnixTime::now().as_secs());

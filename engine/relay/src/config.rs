@@ -270,13 +270,16 @@ pub enum Mode {
     Client(ClientMode),
     /// `sealane server`
     Server(ServerMode),
+    /// No end of it: plain text is carried as it is, where a file of efs-proxy's asks for that.
+    Plain,
 }
 
 impl Mode {
     /// Our role in the TLS connections.
     pub fn role(&self) -> Role {
         match self {
-            Self::Client(_) => Role::Client,
+            // Without TLS the NFS client is where it is with a client's end.
+            Self::Client(_) | Self::Plain => Role::Client,
             Self::Server(_) => Role::Server,
         }
     }
@@ -286,6 +289,7 @@ impl Mode {
         match self {
             Self::Client(_) => "client",
             Self::Server(_) => "server",
+            Self::Plain => "plain",
         }
     }
 }

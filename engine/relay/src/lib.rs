@@ -35,6 +35,7 @@ mod lending;
 mod live;
 mod outbound;
 mod peers;
+mod plain;
 mod prepare;
 mod proxy_protocol;
 mod server_judge;

@@ -104,6 +104,31 @@ pub(crate) async fn as_client<D: Driver>(
     })
 }
 
+/// Without TLS: both sockets, and where the server is.
+///
+/// `None` when nothing comes of it; that has been logged and counted.
+pub(crate) async fn as_plain<D: Driver>(
+    client: D::Link,
+    peer: SocketAddr,
+    context: &Context,
+    stop: &Broadcast,
+) -> Option<(<D::Link as Link>::Socket, <D::Link as Link>::Socket, SocketAddr)> {
+    let Context { config, counters, .. } = context;
+    if client.first_look(Some(config.timeouts.first_byte)).await == FirstLook::Gone {
+        counters.connections_probed_total.add(1);
+        tracing::debug!(%peer, "closed: the client went away without a byte");
+        return None;
+    }
+    match reach(upstream::reach_plain::<D>(config), &client, false, peer, context, stop).await {
+        Ok((outgoing, server)) => sockets(client, outgoing, peer).map(|(client, outgoing)| (client, outgoing, server)),
+        Err(Farewell::Gone) => None,
+        Err(Farewell::Refused(_)) => {
+            client.reset();
+            None
+        }
+    }
+}
+
 /// The server's end: a TLS client has been accepted. It costs the NFS server nothing until it has shown who it is.
 ///
 /// `None` when nothing comes of it; that has been logged and counted.

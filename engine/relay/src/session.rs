@@ -162,7 +162,7 @@ pub(crate) struct Ended {
 }
 
 impl<S: Stream> Shared<S> {
-    fn new(
+    pub(crate) fn new(
         plain: S,
         tls: S,
         keys: Box<dyn KeySchedule>,
@@ -269,7 +269,7 @@ impl<S: Stream> Shared<S> {
     }
 
     /// Notes the first failure, resets the plain side at once, and lets every operation in flight end.
-    fn fail(&self, error: SessionError) {
+    pub(crate) fn fail(&self, error: SessionError) {
         if self.failure.set(error).is_err() {
             return;
         }
@@ -439,6 +439,85 @@ impl<S: Stream> Shared<S> {
         }
     }
 
+    /// Runs both directions to their ends, which a clock, `stop` or an error that `besides` returns bring about sooner.
+    pub(crate) async fn run_both(
+        &self,
+        out: impl Future<Output = ()>,
+        back: impl Future<Output = ()>,
+        stop: impl Future<Output = ()>,
+        besides: impl Future<Output = SessionError>,
+    ) {
+        let (out, back) = (rt::apart(out), rt::apart(back));
+        let rousers = [out.rouser(), back.rouser()];
+        let rouse = || rousers.iter().for_each(Rouser::rouse);
+        let mut both = pin!(rt::join(out, back));
+        let set_eager = |is_eager| {
+            self.plain.set_eager(is_eager);
+            self.tls.set_eager(is_eager);
+        };
+        let awake = self.awake.run(set_eager, rouse, || self.plain.look());
+        let clocks = rt::race(self.watch(), self.idle());
+        let others = rt::apart(rt::race(rt::race(stop, clocks), awake));
+        let others = rt::race(others, rt::apart(besides));
+        match rt::race(both.as_mut(), others).await {
+            Either::Left(_) => {}
+            Either::Right(Either::Left(Either::Right(never))) => match never {},
+            Either::Right(Either::Right(error)) => {
+                self.fail(error);
+                both.await;
+            }
+            Either::Right(Either::Left(Either::Left(why))) => {
+                self.fail(match why {
+                    Either::Left(()) => SessionError::Stopped,
+                    Either::Right(Either::Left(error) | Either::Right(error)) => error,
+                });
+                both.await;
+            }
+        }
+    }
+
+    /// The NFS client, without TLS, has ended.
+    pub(crate) fn note_end_of_plain(&self) {
+        self.plain_ended.set(true);
+        self.plain_first.set(!self.peer_closed.get());
+    }
+
+    /// Closes the sockets of a session without TLS; how it ended.
+    pub(crate) fn end_in_plain(mut self) -> Ended {
+        self.over.set(true);
+        let failure = self.failure.take();
+        if failure.is_some() {
+            self.tls.socket().abort();
+        }
+        self.ended(failure)
+    }
+
+    /// What is told of a session that ended so.
+    fn ended(&self, failure: Option<SessionError>) -> Ended {
+        let reason = match &failure {
+            Some(_) => "failed",
+            None => match (self.drain(), self.plain_first.get(), self.role()) {
+                (Some(why), _, role) => why.reason(role),
+                (None, true, Role::Client) | (None, false, Role::Server) => "closed by the client",
+                (None, false, Role::Client) | (None, true, Role::Server) => "closed by the server",
+            },
+        };
+        let (forward, backward) = match self.role() {
+            Role::Client => (&self.out, &self.back),
+            Role::Server => (&self.back, &self.out),
+        };
+        Ended {
+            failure,
+            reason,
+            out_bytes: self.out.bytes.get(),
+            back_bytes: self.back.bytes.get(),
+            calls: forward.calls.get(),
+            callbacks: backward.calls.get(),
+            drained: self.drain().is_some(),
+            not_rpc: !self.is_rpc(),
+        }
+    }
+
     pub(crate) fn io_error(side: Side, op: &'static str) -> impl Fn(std::io::Error) -> SessionError {
         move |source| SessionError::Io { side, op, source }
     }
@@ -506,62 +585,42 @@ impl Surroundings {
     }
 }
 
+/// Hands both sockets to the driver.
+///
+/// # Errors
+/// How the session has ended by that.
+pub(crate) fn adopt<S: Stream>(plain: S::Socket, tls: S::Socket) -> Result<(S, S), Ended> {
+    S::adopt(plain.clone()).and_then(|plain| Ok((plain, S::adopt(tls.clone())?))).map_err(|source| {
+        plain.abort();
+        tls.abort();
+        let failure = Some(SessionError::Io { side: Side::Plain, op: "handing the sockets to the driver", source });
+        Ended { failure, reason: "failed", ..Ended::default() }
+    })
+}
+
 /// Runs a session to its end.
 pub(crate) async fn run<S: Stream>(parts: Parts<S::Socket>) -> Ended {
     let Parts { plain, tls, peer, established, shown, config, counters, surroundings } = parts;
     let Established { sealer, inbound, keys, early, left_over, peer_closed, facts } = established;
-    let adopted = S::adopt(plain.clone()).and_then(|plain| Ok((plain, S::adopt(tls.clone())?)));
-    let (plain, tls) = match adopted {
+    let (plain, tls) = match adopt::<S>(plain, tls) {
         Ok(streams) => streams,
-        Err(source) => {
-            plain.abort();
-            tls.abort();
-            let failure = Some(SessionError::Io { side: Side::Plain, op: "handing the sockets to the driver", source });
-            return Ended { failure, reason: "failed", ..Ended::default() };
-        }
+        Err(ended) => return ended,
     };
     let shared = Shared::new(plain, tls, keys, facts.version, config, counters, &surroundings);
     let Surroundings { lender, stop, .. } = surroundings;
     let mut outbound = OutboundHalf::new(&shared, sealer, lender.clone(), peer);
     let mut inbound = InboundHalf::new(&shared, inbound, lender.clone(), peer);
-    let out = rt::apart(async {
+    let out = async {
         if let Err(error) = outbound.run().await {
             shared.fail(error);
         }
-    });
-    let back = rt::apart(async {
+    };
+    let back = async {
         if let Err(error) = inbound.run(early, left_over, peer_closed).await {
             shared.fail(error);
         }
-    });
-    {
-        let rousers = [out.rouser(), back.rouser()];
-        let rouse = || rousers.iter().for_each(Rouser::rouse);
-        let mut both = pin!(rt::join(out, back));
-        let set_eager = |is_eager| {
-            shared.plain.set_eager(is_eager);
-            shared.tls.set_eager(is_eager);
-        };
-        let awake = shared.awake.run(set_eager, rouse, || shared.plain.look());
-        let clocks = rt::race(shared.watch(), shared.idle());
-        let besides = rt::apart(rt::race(rt::race(stop.wait(), clocks), awake));
-        let besides = rt::race(besides, rt::apart(shared.heed(shown, peer)));
-        match rt::race(both.as_mut(), besides).await {
-            Either::Left(_) => {}
-            Either::Right(Either::Left(Either::Right(never))) => match never {},
-            Either::Right(Either::Right(error)) => {
-                shared.fail(error);
-                both.await;
-            }
-            Either::Right(Either::Left(Either::Left(why))) => {
-                shared.fail(match why {
-                    Either::Left(()) => SessionError::Stopped,
-                    Either::Right(Either::Left(error) | Either::Right(error)) => error,
-                });
-                both.await;
-            }
-        }
-    }
+    };
+    shared.run_both(out, back, stop.wait(), shared.heed(shown, peer)).await;
     let (sealer, at_boundary, lost) = outbound.into_parts();
     drop(inbound);
     if !shared.is_failing() && !shared.plain_ended.get() {
@@ -598,14 +657,6 @@ async fn discard_rest<S: Stream>(shared: &Shared<S>, lender: &Lender, stop: &Bro
 fn end<S: Stream>(mut shared: Shared<S>, mut sealer: Sealer, at_boundary: bool) -> Ended {
     shared.over.set(true);
     let failure = shared.failure.take();
-    let reason = match &failure {
-        Some(_) => "failed",
-        None => match (shared.drain(), shared.plain_first.get(), shared.role()) {
-            (Some(why), _, role) => why.reason(role),
-            (None, true, Role::Client) | (None, false, Role::Server) => "closed by the client",
-            (None, false, Role::Client) | (None, true, Role::Server) => "closed by the server",
-        },
-    };
     match &failure {
         None => shared.tls.socket().shutdown_write(),
         Some(error) => {
@@ -622,18 +673,5 @@ fn end<S: Stream>(mut shared: Shared<S>, mut sealer: Sealer, at_boundary: bool) 
             shared.tls.socket().abort();
         }
     }
-    let (forward, backward) = match shared.role() {
-        Role::Client => (&shared.out, &shared.back),
-        Role::Server => (&shared.back, &shared.out),
-    };
-    Ended {
-        failure,
-        reason,
-        out_bytes: shared.out.bytes.get(),
-        back_bytes: shared.back.bytes.get(),
-        calls: forward.calls.get(),
-        callbacks: backward.calls.get(),
-        drained: shared.drain().is_some(),
-        not_rpc: !shared.is_rpc(),
-    }
+    shared.ended(failure)
 }

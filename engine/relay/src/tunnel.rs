@@ -16,6 +16,8 @@ use sealane_io::net::{Accepted, Acceptor, Listener};
 use sealane_io::rt::{self, Either, Receiver, Request, Sender};
 use sealane_io::{Driver, Epoll, PoolLayout, Uring};
 
+use sealane_proto::tls::Role;
+
 use crate::addresses::Addresses;
 use crate::care;
 use crate::config::{IoChoice, Mode, Resources, TunnelConfig};
@@ -96,7 +98,7 @@ impl Common<'_> {
     /// Connections that may wait until their worker looks at them: as many as it can have, handshakes included.
     fn waiting_max(&self) -> usize {
         let handshakes = |(config, _): &(Arc<TunnelConfig>, Addresses)| match &config.mode {
-            Mode::Client(_) => 0,
+            Mode::Client(_) | Mode::Plain => 0,
             Mode::Server(mode) => mode.handshakes_max,
         };
         self.resources.memory.connections_per_worker() + self.tunnels.iter().map(handshakes).sum::<usize>()
@@ -164,7 +166,7 @@ impl Door {
         let listener = Listener::bind(address).map_err(|source| StartError::Listen { address, source })?;
         config.outgoing.source_port.check().map_err(StartError::SourcePort)?;
         // Only a client's tunnel is in the way of the dirty pages of this host.
-        if let Mode::Client(_) = config.mode
+        if config.mode.role() == Role::Client
             && let Err(error) = host::set_io_flusher()
         {
             tracing::info!("prctl(PR_SET_IO_FLUSHER): {error}: under memory pressure write-back may wait for itself");
@@ -409,7 +411,7 @@ impl HandOut {
         let memory = &self.resources.memory;
         let most = memory.connections_max;
         // TLS clients take their place when they have shown who they are; until then their handshakes have a limit.
-        let counts_here = matches!(config.mode, Mode::Client(_));
+        let counts_here = config.mode.role() == Role::Client;
         let total: usize = self.workers.iter().map(|worker| worker.active.load(Ordering::Relaxed)).sum();
         let alive = self.workers.iter().filter(|worker| !worker.queue.is_closed());
         // A worker that can take no session more is no choice, however few shake hands there.

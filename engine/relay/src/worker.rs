@@ -19,6 +19,7 @@ use crate::config::{Mode, Resources, TunnelConfig, socket_options_for};
 use crate::connections::Connections;
 use crate::counters::Counters;
 use crate::error::SessionError;
+use crate::plain;
 use crate::prepare::{self, Prepared};
 use crate::session::{self, Ended, Parts, Surroundings};
 use crate::spinning::Spinning;
@@ -103,7 +104,7 @@ impl Worker {
     fn within(surroundings: Surroundings, context: &Context) -> Self {
         let share = |most: usize| most / context.resources.memory.workers.max(1);
         let handshakes = match &context.config.mode {
-            Mode::Client(_) => Admission::new(usize::MAX, usize::MAX),
+            Mode::Client(_) | Mode::Plain => Admission::new(usize::MAX, usize::MAX),
             Mode::Server(mode) => Admission::new(share(mode.handshakes_max), share(mode.per_address.handshakes_max)),
         };
         let complaints = Rc::new(RefCell::new(Throttle::new(COMPLAINTS_MAX)));
@@ -224,6 +225,10 @@ async fn serve<D: Driver>(connection: D::Link, peer: SocketAddr, context: &Conte
                 prepare::as_client::<D>(connection, peer, context, mode, &worker.surroundings.stop).await
             }
             Mode::Server(mode) => prepare::as_server::<D>(connection, peer, context, mode, &worker).await,
+            Mode::Plain => {
+                serve_plain::<D>(connection, peer, context, worker.surroundings.clone()).await;
+                None
+            }
         }
     });
     let Some(Prepared { plain, tls, established, shown, server, seat, who }) = preparing.await else { return };
@@ -243,6 +248,31 @@ async fn serve<D: Driver>(connection: D::Link, peer: SocketAddr, context: &Conte
     drop(seat);
 }
 
+/// Serves one connection without TLS to its end.
+async fn serve_plain<D: Driver>(connection: D::Link, peer: SocketAddr, context: &Context, surroundings: Surroundings) {
+    let prepared = prepare::as_plain::<D>(connection, peer, context, &surroundings.stop).await;
+    let Some((client, server, address)) = prepared else { return };
+    let (config, counters) = (Arc::clone(&context.config), Arc::clone(&context.counters));
+    counters.connections_established_total.add(1);
+    tracing::info!(%peer, server = %address, "opened: {IN_PLAIN}");
+    let listed = context.connections.enter(peer, address);
+    let ended = plain::run::<D::Stream>(plain::Parts { client, server, peer, config, counters, surroundings }).await;
+    drop(listed);
+    report(&ended, context, peer, address, IN_PLAIN);
+}
+
+/// What is said of a connection without TLS.
+const IN_PLAIN: &str = "in PLAIN TEXT";
+
+/// Without TLS a side is named by who is there.
+fn in_words(error: &SessionError, mode: &Mode) -> String {
+    let text = error.to_string();
+    match mode {
+        Mode::Plain => text.replacen("plain side", "client side", 1).replacen("tls side", "server side", 1),
+        Mode::Client(_) | Mode::Server(_) => text,
+    }
+}
+
 fn report(ended: &Ended, context: &Context, peer: SocketAddr, server: SocketAddr, facts: &str) {
     let counters = &context.counters;
     counters.connections_drained_total.add(u64::from(ended.drained));
@@ -255,6 +285,7 @@ fn report(ended: &Ended, context: &Context, peer: SocketAddr, server: SocketAddr
         Some(error) => {
             counters.connections_failed_total.add(1);
             counters.note_failure(error.to_string());
+            let error = in_words(error, &context.config.mode);
             tracing::warn!(%peer, %server, out_bytes, back_bytes, calls, callbacks, "closed: {error}; {facts}");
         }
         None => tracing::info!(%peer, %server, out_bytes, back_bytes, calls, callbacks, "closed: {reason}; {facts}"),

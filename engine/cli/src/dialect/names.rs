@@ -8,10 +8,12 @@ use anyhow::{Result, bail};
 use sealane_relay::ConfigError;
 
 use crate::dialect::keys::{Fate, KEYS, Key, Scope};
-use crate::dialect::stunnel;
+use crate::dialect::{efs_proxy, stunnel};
 
 /// The file that stunnel reads if none is named.
 const STUNNEL_CONF: &str = "/etc/stunnel/stunnel.conf";
+
+const EFS_PROXY_NAME: &str = "efs-proxy";
 
 /// Names that stand for stunnel.
 const STUNNEL_NAMES: [&str; 3] = ["stunnel", "stunnel4", "stunnel5"];
@@ -19,7 +21,20 @@ const STUNNEL_NAMES: [&str; 3] = ["stunnel", "stunnel4", "stunnel5"];
 /// Does what the program does that has this name, `words` being the rest of the command line. `None`: it is our own.
 pub(crate) fn called(name: &OsStr, words: impl IntoIterator<Item = OsString>) -> Option<Result<()>> {
     let name = Path::new(name).file_name()?.to_str()?;
-    STUNNEL_NAMES.contains(&name).then(|| as_stunnel(&words.into_iter().collect::<Vec<_>>()))
+    let words = words.into_iter().collect::<Vec<_>>();
+    match name {
+        EFS_PROXY_NAME => Some(as_efs_proxy(&words)),
+        _ => STUNNEL_NAMES.contains(&name).then(|| as_stunnel(&words)),
+    }
+}
+
+/// `efs-proxy FILE [--tls]`, and more that is for other things than a tunnel: unknown words must not keep a mount from being made.
+fn as_efs_proxy(words: &[OsString]) -> Result<()> {
+    let mut files = words.iter().filter(|word| !word.to_string_lossy().starts_with('-'));
+    match (files.next(), files.next()) {
+        (Some(file), None) => efs_proxy::serve_file(Path::new(file), words.iter().any(|word| word == "--tls")),
+        _ => bail!(ConfigError("usage: efs-proxy FILE [--tls]".into())),
+    }
 }
 
 /// `stunnel [FILE] | -fd N | -help | -version | -sockets | -options`; all is said on standard error.

@@ -4,9 +4,11 @@ use std::path::PathBuf;
 
 use sealane_io::syslog::Facility;
 
+use crate::dialect::keys::Key;
 use crate::dialect::lines::Entry;
 use crate::dialect::translate::{Done, Known, Scribe, refuse_or_ignore, wrong, yes};
 use crate::log::{Form, LogFile, Outlets};
+use crate::manners::PidFile;
 
 /// Whether the process stays where it was started.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -20,20 +22,14 @@ pub(crate) enum Foreground {
     Quiet,
 }
 
-/// What the lines before the first section say of the whole program.
+/// What a file says of the whole program.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Program {
     pub(crate) foreground: Foreground,
     /// A level of ours.
     pub(crate) level: &'static str,
-    /// Of the system log.
-    facility: Facility,
-    /// Our name in the system log.
-    identity: String,
-    is_in_syslog: bool,
-    output: Option<PathBuf>,
-    overwrites: bool,
-    pub(crate) pid_file: Option<PathBuf>,
+    pub(crate) outlets: Outlets,
+    pub(crate) pid_file: Option<PidFile>,
     pub(crate) user: Option<String>,
     pub(crate) group: Option<String>,
 }
@@ -41,30 +37,14 @@ pub(crate) struct Program {
 impl Default for Program {
     /// What stunnel does if nothing is said.
     fn default() -> Self {
+        let syslog = Some(("stunnel".into(), Facility::DAEMON));
         Self {
             foreground: Foreground::No,
             level: "info",
-            facility: Facility::DAEMON,
-            identity: "stunnel".into(),
-            is_in_syslog: true,
-            output: None,
-            overwrites: false,
+            outlets: Outlets { stderr: false, file: None, syslog, form: Form::Stunnel },
             pid_file: None,
             user: None,
             group: None,
-        }
-    }
-}
-
-impl Program {
-    /// Where the log goes.
-    pub(crate) fn outlets(&self) -> Outlets {
-        let file = |path: &PathBuf| LogFile { path: path.clone(), overwrites: self.overwrites };
-        Outlets {
-            stderr: self.foreground == Foreground::Yes,
-            file: self.output.as_ref().map(file),
-            syslog: self.is_in_syslog.then(|| (self.identity.clone(), self.facility)),
-            form: Form::Stunnel,
         }
     }
 }
@@ -82,7 +62,7 @@ const LEVELS: [(&str, &str); 8] = [
 ];
 
 /// `[facility.]level`
-fn debug(entry: &Entry, program: &mut Program) -> Done<String> {
+pub(super) fn level(entry: &Entry) -> Done<(Option<Facility>, &'static str)> {
     let text = entry.value.to_ascii_lowercase();
     let (facility, name) =
         text.rsplit_once('.').map_or((None, text.as_str()), |(facility, level)| (Some(facility), level));
@@ -91,14 +71,10 @@ fn debug(entry: &Entry, program: &mut Program) -> Done<String> {
     let Some((_, level)) = by_number.or_else(by_name) else {
         return wrong(entry, "emerg, alert, crit, err, warning, notice, info or debug, or 0 to 7");
     };
-    program.level = level;
-    if let Some(name) = facility {
-        let Some(facility) = Facility::named(name) else {
-            return wrong(entry, "a facility of syslog: daemon, authpriv, local0 to local7, ...");
-        };
-        program.facility = facility;
+    match facility.map(Facility::named) {
+        Some(None) => wrong(entry, "a facility of syslog: daemon, authpriv, local0 to local7, ..."),
+        known => Ok((known.flatten(), level)),
     }
-    Ok(format!("--log-level {level}"))
 }
 
 /// A user or group that is root changes nothing.
@@ -109,47 +85,93 @@ fn account(entry: &Entry, option: &str) -> (Option<String>, String) {
     }
 }
 
-/// What these lines come to.
-pub(super) fn program(entries: &[Known<'_>], scribe: &mut Scribe) -> Done<Program> {
-    let mut program = Program::default();
-    let path = |entry: &Entry| (!entry.value.is_empty()).then(|| PathBuf::from(&entry.value));
-    for (entry, key) in entries {
-        let becomes = match key.name {
-            "foreground" => {
-                let (foreground, becomes) = match entry.value.to_ascii_lowercase().as_str() {
-                    "yes" => (Foreground::Yes, "the process stays, and logs on standard error"),
-                    "no" => (Foreground::No, "the process goes on in the background"),
-                    "quiet" => (Foreground::Quiet, "the process stays, and says nothing on standard error"),
-                    _ => return wrong(entry, "yes, quiet or no"),
-                };
-                program.foreground = foreground;
-                becomes.into()
-            }
-            "pid" => {
-                program.pid_file = path(entry);
-                program.pid_file.as_ref().map_or("no pid file", |_| "the pid file").into()
-            }
+/// What lines say of the log, besides its level.
+struct Log {
+    identity: String,
+    facility: Facility,
+    is_in_syslog: bool,
+    output: Option<PathBuf>,
+    overwrites: bool,
+}
+
+impl Log {
+    /// What a line becomes, if it is about this.
+    fn take(&mut self, entry: &Entry, key: &Key) -> Done<Option<&'static str>> {
+        Ok(Some(match key.name {
             "output" => {
-                program.output = path(entry);
-                program.output.as_ref().map_or("no log file", |_| "the log file").into()
+                self.output = path(entry);
+                if self.output.is_some() { "the log file" } else { "no log file" }
             }
             "log" => {
-                program.overwrites = match entry.value.to_ascii_lowercase().as_str() {
+                self.overwrites = match entry.value.to_ascii_lowercase().as_str() {
                     "append" => false,
                     "overwrite" => true,
                     _ => return wrong(entry, "append or overwrite"),
                 };
-                "how the log file begins".into()
+                "how the log file begins"
             }
             "syslog" => {
-                program.is_in_syslog = yes(entry)?;
-                if program.is_in_syslog { "the log goes to syslog" } else { "the log does not go to syslog" }.into()
+                self.is_in_syslog = yes(entry)?;
+                if self.is_in_syslog { "the log goes to syslog" } else { "the log does not go to syslog" }
             }
             "service" => {
-                program.identity.clone_from(&entry.value);
-                "the name in syslog".into()
+                self.identity.clone_from(&entry.value);
+                "the name in syslog"
             }
-            "debug" => debug(entry, &mut program)?,
+            _ => return Ok(None),
+        }))
+    }
+
+    fn outlets(self, stderr: bool) -> Outlets {
+        Outlets {
+            stderr,
+            file: self.output.map(|path| LogFile { path, overwrites: self.overwrites }),
+            syslog: self.is_in_syslog.then_some((self.identity, self.facility)),
+            form: Form::Stunnel,
+        }
+    }
+}
+
+/// None where there is nothing.
+pub(super) fn path(entry: &Entry) -> Option<PathBuf> {
+    (!entry.value.is_empty()).then(|| PathBuf::from(&entry.value))
+}
+
+fn foreground(entry: &Entry) -> Done<(Foreground, &'static str)> {
+    Ok(match entry.value.to_ascii_lowercase().as_str() {
+        "yes" => (Foreground::Yes, "the process stays, and logs on standard error"),
+        "no" => (Foreground::No, "the process goes on in the background"),
+        "quiet" => (Foreground::Quiet, "the process stays, and says nothing on standard error"),
+        _ => return wrong(entry, "yes, quiet or no"),
+    })
+}
+
+/// What these lines come to.
+pub(super) fn program(entries: &[Known<'_>], scribe: &mut Scribe) -> Done<Program> {
+    let mut program = Program::default();
+    let (identity, facility) = ("stunnel".into(), Facility::DAEMON);
+    let mut log = Log { identity, facility, is_in_syslog: true, output: None, overwrites: false };
+    for (entry, key) in entries {
+        if let Some(becomes) = log.take(entry, key)? {
+            scribe.note(entry, key.fate, becomes);
+            continue;
+        }
+        let becomes: String = match key.name {
+            "foreground" => {
+                let (where_to, becomes) = foreground(entry)?;
+                program.foreground = where_to;
+                becomes.into()
+            }
+            "pid" => {
+                program.pid_file = path(entry).map(|path| PidFile { path, is_needed: true });
+                if program.pid_file.is_some() { "the pid file" } else { "no pid file" }.into()
+            }
+            "debug" => {
+                let (named, level) = level(entry)?;
+                log.facility = named.unwrap_or(log.facility);
+                program.level = level;
+                format!("--log-level {level}")
+            }
             "setuid" => {
                 let (user, becomes) = account(entry, "--user");
                 program.user = user;
@@ -168,6 +190,7 @@ pub(super) fn program(entries: &[Known<'_>], scribe: &mut Scribe) -> Done<Progra
         };
         scribe.note(entry, key.fate, becomes);
     }
+    program.outlets = log.outlets(program.foreground == Foreground::Yes);
     if program.user.is_none()
         && let (Some(_), Some((entry, _))) = (&program.group, entries.iter().find(|(_, key)| key.name == "setgid"))
     {
@@ -178,8 +201,6 @@ pub(super) fn program(entries: &[Known<'_>], scribe: &mut Scribe) -> Done<Progra
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::dialect::lines::Lines;
     use crate::dialect::translate::translate;
@@ -192,17 +213,16 @@ mod tests {
     #[test]
     fn where_the_process_stays_and_its_log_goes() {
         let silent = program("").unwrap();
-        assert_eq!((silent.foreground, silent.pid_file.as_deref()), (Foreground::No, None));
-        let to_syslog = Some(("stunnel".to_string(), Facility::DAEMON));
-        assert_eq!(silent.outlets(), Outlets { stderr: false, file: None, syslog: to_syslog, form: Form::Stunnel });
+        assert_eq!(silent, Program::default());
         let told = "foreground = yes\npid = /run/x.pid\noutput = /log\nlog = overwrite\nsyslog = no\ndebug = local3.7\nservice = nfs";
         let told = program(told).unwrap();
-        assert_eq!((told.level, told.pid_file.as_deref()), ("debug", Some(Path::new("/run/x.pid"))));
+        let pid_file = Some(PidFile { path: "/run/x.pid".into(), is_needed: true });
+        assert_eq!((told.level, told.pid_file), ("debug", pid_file));
         let file = Some(LogFile { path: "/log".into(), overwrites: true });
-        assert_eq!(told.outlets(), Outlets { stderr: true, file, syslog: None, form: Form::Stunnel });
+        assert_eq!(told.outlets, Outlets { stderr: true, file, syslog: None, form: Form::Stunnel });
         let quiet = program("foreground = quiet\ndebug = local3.err\nservice = nfs").unwrap();
         let syslog = Some(("nfs".to_string(), Facility::named("local3").unwrap()));
-        assert_eq!((quiet.level, quiet.outlets().syslog, quiet.outlets().stderr), ("error", syslog, false));
+        assert_eq!((quiet.level, quiet.outlets.syslog, quiet.outlets.stderr), ("error", syslog, false));
     }
 
     #[test]

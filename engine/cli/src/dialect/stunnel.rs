@@ -12,9 +12,9 @@ use sealane_relay::{ConfigError, PemSource, TunnelConfig};
 use crate::args::{Cli, Command, StunnelOptions, TunnelOptions};
 use crate::dialect::keys::{KEYS, Key};
 use crate::dialect::lines::{Lines, Wrong};
-use crate::dialect::program::Foreground;
+use crate::dialect::program::{Foreground, Program};
 use crate::dialect::translate::{Plan, Service, translate};
-use crate::manners::{Manners, PidFile};
+use crate::manners::Manners;
 use crate::{check, client, log, server, tunnel};
 
 /// Runs the tunnels of the file until it is told to stop; or says what each of its lines becomes.
@@ -47,9 +47,9 @@ pub(super) fn serve_file(file: &Path) -> Result<()> {
     serve(file, &plan(file)?)
 }
 
-fn serve(file: &Path, plan: &Plan) -> Result<()> {
-    let outlets = plan.program.outlets();
-    log::start_to(plan.program.level, &outlets)?;
+pub(super) fn serve(file: &Path, plan: &Plan) -> Result<()> {
+    let Program { foreground, level, outlets, pid_file, .. } = &plan.program;
+    log::start_to(level, outlets)?;
     for note in &plan.notes {
         tracing::debug!("{}:{}: {} = {}: {}", file.display(), note.place, note.key, note.value, note.becomes);
     }
@@ -64,18 +64,15 @@ fn serve(file: &Path, plan: &Plan) -> Result<()> {
         });
     }
     let (options, mut policy) = all.context("no service")?;
-    let manners = Manners {
-        detaches: plan.program.foreground == Foreground::No,
-        pid_file: plan.program.pid_file.clone().map(|path| PidFile { path, is_needed: true }),
-    };
+    let manners = Manners { detaches: *foreground == Foreground::No, pid_file: pid_file.clone() };
     policy.remade.extend(outlets.remade().map(Path::to_path_buf));
-    policy.removed.extend(plan.program.pid_file.clone());
+    policy.removed.extend(pid_file.iter().map(|file| file.path.clone()));
     // What listens there may be started anew, and is then connected to again.
     policy.names |= outlets.syslog.is_some();
     tunnel::serve(options.resources(), configs, &policy, &manners, false)
 }
 
-fn at(file: &Path, wrong: &Wrong) -> ConfigError {
+pub(super) fn at(file: &Path, wrong: &Wrong) -> ConfigError {
     ConfigError(format!("{}:{wrong}", file.display()))
 }
 
@@ -115,6 +112,12 @@ fn of_service(service: &Service, plan: &Plan) -> Result<(TunnelConfig, Policy, T
             if options.insecure_no_verify {
                 tracing::warn!(
                     "[{}]: the server is NOT verified: there is no verify, verifyChain or verifyPeer",
+                    service.name
+                );
+            }
+            if options.no_tls {
+                tracing::info!(
+                    "[{}]: there is NO TLS: anybody on the network can read and change the files",
                     service.name
                 );
             }
@@ -160,7 +163,7 @@ fn list() -> Result<()> {
     }
 }
 
-fn explain(file: &Path, plan: &Plan) -> Result<()> {
+pub(super) fn explain(file: &Path, plan: &Plan) -> Result<()> {
     let mut out = io::stdout().lock();
     let mut tell = || -> io::Result<()> {
         for note in &plan.notes {

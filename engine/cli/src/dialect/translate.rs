@@ -43,9 +43,23 @@ pub(super) fn wrong<T>(entry: &Entry, what: impl Into<String>) -> Done<T> {
 }
 
 /// What became of a line, to be filled in where it is used.
+#[derive(Default)]
 pub(super) struct Scribe(Vec<Note>);
 
 impl Scribe {
+    /// Whether it is told what became of this line.
+    pub(super) fn has(&self, entry: &Entry) -> bool {
+        self.0.iter().any(|note| note.place == entry.key_at)
+    }
+
+    /// All of it, in the file's order.
+    pub(super) fn notes(mut self) -> Vec<Note> {
+        // What stands before the first section is used by each.
+        self.0.sort_by_key(|note| note.place);
+        self.0.dedup_by(|one, other| one.place == other.place && one.becomes == other.becomes);
+        self.0
+    }
+
     pub(super) fn note(&mut self, entry: &Entry, fate: Fate, becomes: impl Into<String>) {
         let Entry { key, value, key_at, .. } = entry;
         self.0.push(Note { place: *key_at, key: key.clone(), value: value.clone(), fate, becomes: becomes.into() });
@@ -57,7 +71,7 @@ impl Scribe {
 /// # Errors
 /// The first line that cannot be followed, and must not be ignored.
 pub(crate) fn translate(lines: &Lines) -> Done<Plan> {
-    let mut scribe = Scribe(Vec::new());
+    let mut scribe = Scribe::default();
     let (global, defaults) = sort(&lines.global)?;
     let program = program(&global, &mut scribe)?;
     let Some(_) = lines.sections.first() else {
@@ -68,11 +82,7 @@ pub(crate) fn translate(lines: &Lines) -> Done<Plan> {
     for section in &lines.sections {
         services.push(service(section, &defaults, &mut scribe)?);
     }
-    let mut notes = scribe.0;
-    // What stands before the first section is used by each.
-    notes.sort_by_key(|note| note.place);
-    notes.dedup_by(|one, other| one.place == other.place && one.becomes == other.becomes);
-    Ok(Plan { program, services, notes })
+    Ok(Plan { program, services, notes: scribe.notes() })
 }
 
 pub(super) type Known<'f> = (&'f Entry, &'static Key);
@@ -175,7 +185,7 @@ fn service(section: &Section, defaults: &[Known<'_>], scribe: &mut Scribe) -> Do
     others(&settings, is_client, &mut words)?;
     let Words { words, scribe } = words;
     for (entry, key) in &settings.lines {
-        if !scribe.0.iter().any(|note| note.place == entry.key_at) {
+        if !scribe.has(entry) {
             refuse_or_ignore(entry, key, scribe)?;
         }
     }
@@ -195,20 +205,33 @@ fn only_one<'f>(settings: &Settings<'f>, name: &str, section: &Section) -> Done<
 
 fn addresses(section: &Section, settings: &Settings<'_>, is_client: bool, words: &mut Words<'_>) -> Done<()> {
     let accept = only_one(settings, "accept", section)?;
-    let address = accepted_at(accept)?.to_string();
-    words.say(accept, &["--listen", &address]);
-    if is_client && !address.parse::<SocketAddr>().is_ok_and(|address| address.ip().to_canonical().is_loopback()) {
-        words.words.push("--allow-non-loopback-listen".into());
+    words.say(accept, &["--listen", &accepted_at(accept)?.to_string()]);
+    if is_client {
+        words.words.extend(listen(accept)?.into_iter().skip(2));
     }
     let connect = only_one(settings, "connect", section)?;
-    let (host, port) = host_and_port(connect)?;
-    let host = if host.is_empty() { "localhost" } else { host };
-    let target = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-    words.say(connect, &["--connect", &target]);
+    words.say(connect, &["--connect", &server(connect)?]);
     if let Some(local) = settings.last("local") {
         words.say(local, &["--bind-address", &local.value]);
     }
     Ok(())
+}
+
+/// What a client's tunnel needs to be told that listens elsewhere than on loopback.
+const NOT_LOOPBACK: &str = "--allow-non-loopback-listen";
+
+/// Where a client's tunnel listens.
+pub(super) fn listen(accept: &Entry) -> Done<Vec<String>> {
+    let address = accepted_at(accept)?;
+    let more = (!address.ip().to_canonical().is_loopback()).then(|| NOT_LOOPBACK.to_string());
+    Ok(["--listen".to_string(), address.to_string()].into_iter().chain(more).collect())
+}
+
+/// `host:port`, an IPv6 address in brackets; without a host, this one.
+pub(super) fn server(connect: &Entry) -> Done<String> {
+    let (host, port) = host_and_port(connect)?;
+    let host = if host.is_empty() { "localhost" } else { host };
+    Ok(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") })
 }
 
 /// `[host:]port`; an IPv6 address needs no brackets: the last colon separates.

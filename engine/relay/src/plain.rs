@@ -1,0 +1,247 @@
+//! A connection without TLS, where that is what was asked for: the same clocks and ends, and nothing sealed.
+//!
+//! The NFS client is on the plain side, the NFS server where otherwise TLS is spoken.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use sealane_io::rt::{self, Either};
+use sealane_io::{Buffer, Control, Received, Stream};
+use sealane_proto::limits::RECORD_PLAIN_BYTES_MAX;
+use sealane_proto::rpc::RecordScanner;
+use sealane_proto::tls::{TrafficKey, Version};
+
+use crate::config::TunnelConfig;
+use crate::counters::Counters;
+use crate::error::{SessionError, Side};
+use crate::keys::KeySchedule;
+use crate::lending::{Lender, Loan, Terms};
+use crate::session::{Ended, Shared, Surroundings, adopt};
+use crate::watch::Flow;
+
+/// The parts of a session before it runs.
+pub(crate) struct Parts<Socket> {
+    pub(crate) client: Socket,
+    pub(crate) server: Socket,
+    /// Who was accepted.
+    pub(crate) peer: SocketAddr,
+    pub(crate) config: Arc<TunnelConfig>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) surroundings: Surroundings,
+}
+
+/// Runs a session to its end.
+pub(crate) async fn run<S: Stream>(parts: Parts<S::Socket>) -> Ended {
+    let Parts { client, server, peer, config, counters, surroundings } = parts;
+    let (client, server) = match adopt::<S>(client, server) {
+        Ok(streams) => streams,
+        Err(ended) => return ended,
+    };
+    let shared = Shared::new(client, server, Box::new(NoKeys), Version::Tls13, config, counters, &surroundings);
+    let Surroundings { lender, stop, .. } = surroundings;
+    let carry = async |from: Side| {
+        if let Err(error) = Direction::new(&shared, from, lender.clone(), peer).run().await {
+            shared.fail(error);
+        }
+    };
+    shared.run_both(carry(Side::Plain), carry(Side::Tls), stop.wait(), std::future::pending()).await;
+    shared.end_in_plain()
+}
+
+/// There is nothing to be sealed.
+struct NoKeys;
+
+impl KeySchedule for NoKeys {
+    fn next_sending_key(&mut self) -> Result<TrafficKey, SessionError> {
+        Err(SessionError::Internal("a key without TLS"))
+    }
+
+    fn next_receiving_key(&mut self) -> Result<TrafficKey, SessionError> {
+        Err(SessionError::Internal("a key without TLS"))
+    }
+
+    fn ticket(&mut self, _body: &[u8]) -> Result<(), SessionError> {
+        Err(SessionError::Internal("a ticket without TLS"))
+    }
+}
+
+/// What one side says, on its way to the other one.
+struct Direction<'s, S: Stream> {
+    shared: &'s Shared<S>,
+    from: Side,
+    scanner: RecordScanner,
+    lender: Lender,
+    peer: SocketAddr,
+    loan: Option<Loan>,
+    want_big: bool,
+}
+
+/// Whether another turn follows.
+enum Turn {
+    Next,
+    Last,
+}
+
+impl<'s, S: Stream> Direction<'s, S> {
+    fn new(shared: &'s Shared<S>, from: Side, lender: Lender, peer: SocketAddr) -> Self {
+        Self { shared, from, scanner: RecordScanner::new(), lender, peer, loan: None, want_big: false }
+    }
+
+    fn source(&self) -> &'s S {
+        match self.from {
+            Side::Plain => &self.shared.plain,
+            Side::Tls => &self.shared.tls,
+        }
+    }
+
+    fn to(&self) -> Side {
+        match self.from {
+            Side::Plain => Side::Tls,
+            Side::Tls => Side::Plain,
+        }
+    }
+
+    fn target(&self) -> &'s S {
+        match self.from {
+            Side::Plain => &self.shared.tls,
+            Side::Tls => &self.shared.plain,
+        }
+    }
+
+    /// Until its side has ended, or the other direction has, and this one has no more to say.
+    async fn run(&mut self) -> Result<(), SessionError> {
+        while !self.shared.is_failing() {
+            if let Turn::Last = self.turn().await? {
+                break;
+            }
+        }
+        self.loan = None;
+        if self.shared.is_failing() {
+            return Ok(());
+        }
+        match self.from {
+            Side::Plain => self.shared.note_end_of_plain(),
+            Side::Tls => self.shared.peer_closed.set(true),
+        }
+        self.target().socket().shutdown_write();
+        self.shared.stir();
+        self.shared.wake_outbound.set();
+        self.shared.wake_inbound.set();
+        Ok(())
+    }
+
+    /// Receives once and sends it.
+    async fn turn(&mut self) -> Result<Turn, SessionError> {
+        let (source, shared) = (self.source(), self.shared);
+        if source.is_look_due() {
+            self.loan = None;
+            source.look().await;
+        }
+        let mut loan = match self.loan.take() {
+            Some(loan) if loan.buffer.is_big() == self.want_big => loan,
+            other => {
+                drop(other);
+                self.lender.lend(self.want_big, self.target().socket())?
+            }
+        };
+        let room = loan.buffer.capacity().min(loan.bytes_max().max(1));
+        lay_out(&mut loan.buffer, room)?;
+        let patience = loan.patience();
+        let (received, buffer) = source.receive(loan.buffer, patience).await;
+        loan.buffer = buffer;
+        match received.map_err(Shared::<S>::io_error(self.from, "receive"))? {
+            Received::Bytes(_) if shared.is_failing() => Ok(Turn::Last),
+            Received::Bytes(count) => {
+                shared.awake.came(count);
+                self.note(&loan.buffer, count)?;
+                self.want_big = (count == room && !loan.buffer.is_big())
+                    || count > RECORD_PLAIN_BYTES_MAX
+                    || self.scanner.record_bytes_left() > RECORD_PLAIN_BYTES_MAX;
+                lay_out(&mut loan.buffer, count)?;
+                let (sent, buffer) = shared.send(self.to(), loan.buffer).await;
+                loan.buffer = buffer;
+                sent.map_err(Shared::<S>::io_error(self.to(), "send"))?;
+                self.passed_on(count);
+                if let Terms::Keep = loan.terms {
+                    self.loan = Some(loan);
+                }
+                Ok(Turn::Next)
+            }
+            Received::End if self.is_inside() => Err(SessionError::Truncated { side: self.from }),
+            Received::End => Ok(Turn::Last),
+            Received::Nothing => {
+                drop(loan);
+                self.want_big = self.scanner.record_bytes_left() > RECORD_PLAIN_BYTES_MAX;
+                self.wait().await
+            }
+        }
+    }
+
+    fn is_inside(&self) -> bool {
+        is_inside(&self.scanner)
+    }
+
+    /// Lets the scanner and the clocks see what was received.
+    fn note(&mut self, buffer: &Buffer, count: usize) -> Result<(), SessionError> {
+        let Self { shared, scanner, from, peer, .. } = self;
+        let bytes = buffer.bytes().get(..count).ok_or(SessionError::Internal("a slice outside"))?;
+        let (own, other, flow) = match from {
+            Side::Plain => (&shared.out, &shared.back, &shared.out_flow),
+            Side::Tls => (&shared.back, &shared.out, &shared.back_flow),
+        };
+        if own.told(other, |passing| scanner.advance_and_tell(bytes, passing)).is_err() {
+            shared.note_not_rpc(*from, *peer);
+        }
+        let is_inside = is_inside(scanner);
+        flow.set(Flow { received: flow.get().received + count as u64, is_inside, ..flow.get() });
+        if *from == Side::Plain {
+            own.note(scanner, other);
+            shared.counters.plain_received_bytes_total.add(count as u64);
+        }
+        shared.stir();
+        Ok(())
+    }
+
+    /// The server's replies count when the client has them.
+    fn passed_on(&self, count: usize) {
+        if self.from == Side::Tls {
+            self.shared.back.note(&self.scanner, &self.shared.out);
+            self.shared.counters.plain_sent_bytes_total.add(count as u64);
+        }
+    }
+
+    /// Waits without a buffer until its side says something. When the other one has ended, this one has a while to.
+    async fn wait(&self) -> Result<Turn, SessionError> {
+        let (shared, times) = (self.shared, &self.shared.config.timeouts);
+        let (wake, other_ended, owes, is_sending) = match self.from {
+            Side::Plain => (&shared.wake_outbound, shared.peer_closed.get(), shared.replies_owed(), &shared.back_flow),
+            Side::Tls => (&shared.wake_inbound, shared.plain_ended.get(), shared.replies_due(), &shared.out_flow),
+        };
+        let waiting = rt::race(self.source().readable(), wake.wait());
+        let first = match (other_ended, owes) {
+            (false, _) => Some(waiting.await),
+            (true, 0) => rt::timeout(times.half_close, waiting).await,
+            (true, _) => rt::timeout(times.reply(), waiting).await,
+        };
+        match first {
+            Some(Either::Left(ready)) => ready.map(|()| Turn::Next).map_err(Shared::<S>::io_error(self.from, "poll")),
+            Some(Either::Right(())) => Ok(Turn::Next),
+            // It has not even been told of the end: what came before that is still on its way to it.
+            None if is_sending.get().is_sending => Ok(Turn::Next),
+            None if !self.is_inside() && owes == 0 => Ok(Turn::Last),
+            None => Err(SessionError::Truncated { side: self.from }),
+        }
+    }
+}
+
+/// Whether the last record is not whole. What is not RPC has none.
+fn is_inside(scanner: &RecordScanner) -> bool {
+    !scanner.at_boundary() && !scanner.is_refused()
+}
+
+/// One slice of so many bytes.
+fn lay_out(buffer: &mut Buffer, count: usize) -> Result<(), SessionError> {
+    let mut slices = buffer.slices();
+    slices.clear();
+    if slices.push(0..count) { Ok(()) } else { Err(SessionError::Internal("a slice beyond the buffer")) }
+}
