@@ -19,7 +19,7 @@ use crate::support::sealane::{Sealane, binary, expect_reset};
 use crate::support::{is_root, not_run};
 
 /// The program under another name.
-fn called(name: &str) -> PathBuf {
+pub fn called(name: &str) -> PathBuf {
     let link = scratch("names").join(name);
     symlink(binary(), &link).unwrap();
     link
@@ -50,7 +50,7 @@ impl DerefMut for Helped {
 }
 
 /// The same of one that is nobody's child.
-struct Background(u32);
+pub struct Background(pub u32);
 
 impl Drop for Background {
     fn drop(&mut self) {

@@ -17,6 +17,7 @@ mod crl;
 mod debugged;
 mod demo;
 mod drop_in;
+mod drop_in_files;
 mod ends;
 mod far_ends;
 mod faults;

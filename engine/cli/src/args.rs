@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use rustls::pki_types::ServerName;
 use sealane_io::sandbox::Demand;
 use sealane_relay::{
-    Allow, CaOptions, CrlOptions, Endpoint, IoChoice, Pin, ProxyProtocol, RevokedLive, Spin, TlsVersions,
+    Allow, CaOptions, CrlOptions, Endpoint, ExpectedName, IoChoice, Pin, ProxyProtocol, RevokedLive, Spin, TlsVersions,
 };
 
 use crate::crl::CrlArguments;
@@ -289,10 +289,10 @@ pub(crate) struct ClientOptions {
     #[arg(long, value_name = "DIRECTORY", help_heading = "Trust")]
     pub(crate) ca_dir: Vec<PathBuf>,
 
-    /// The name or address that the server's certificate must be valid for; repeatable: one of them [default: the host of
-    /// --connect]
-    #[arg(long, value_name = "NAME", value_parser = parse_name, help_heading = "Trust")]
-    pub(crate) server_name: Vec<ServerName<'static>>,
+    /// The name or address that the server's certificate must be valid for; repeatable: one of them. *.example.com: it must have
+    /// that very name [default: the host of --connect]
+    #[arg(long, value_name = "NAME", help_heading = "Trust")]
+    pub(crate) server_name: Vec<ExpectedName>,
 
     /// Accept a certificate of these CAs for any name: whoever has one of them can be the server
     #[arg(long, conflicts_with_all = ["server_name", "insecure_no_verify", "pin_only"], help_heading = "Trust")]

@@ -8,7 +8,8 @@ use sealane_io::SocketOptions;
 use sealane_io::net::ConnectOptions;
 use sealane_io::sandbox::Policy;
 use sealane_relay::{
-    CaOptions, ClientMode, ConfigError, Live, Mode, OcspMode, OcspOptions, PemSource, TlsClientOptions, TunnelConfig,
+    CaOptions, ClientMode, ConfigError, ExpectedName, Live, Mode, OcspMode, OcspOptions, PemSource, TlsClientOptions,
+    TunnelConfig,
 };
 
 use crate::args::{ClientOptions, Sni};
@@ -125,7 +126,7 @@ fn without_tls(options: &ClientOptions) -> Result<Mode, ConfigError> {
 }
 
 fn client_mode(options: &ClientOptions, pem: fn(PathBuf) -> PemSource) -> Result<ClientMode> {
-    let server_name = match (&options.sni, options.server_name.first()) {
+    let server_name = match (&options.sni, options.server_name.iter().find_map(ExpectedName::host)) {
         (Some(Sni::Name(name)), _) | (_, Some(name)) => name.clone(),
         _ => host_name(options)?,
     };
@@ -151,7 +152,7 @@ pub(crate) fn tls_options(options: &ClientOptions, pem: fn(PathBuf) -> PemSource
     let identity = options.cert.clone().zip(options.key.clone());
     // Who is asked for by another name is judged by its own.
     let is_asked_for_otherwise = options.server_name.is_empty() && matches!(options.sni, Some(Sni::Name(_)));
-    let names = if is_asked_for_otherwise { vec![host_name(options)?] } else { options.server_name.clone() };
+    let names = if is_asked_for_otherwise { vec![host_name(options)?.into()] } else { options.server_name.clone() };
     if options.trusted_only && options.ca_file.is_empty() && options.ca_dir.is_empty() {
         return Err(ConfigError("--trusted-only: name the certificates with --ca-file or --ca-dir".into()).into());
     }

@@ -5,14 +5,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use rustls::client::verify_server_name;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
 use sealane_io::net;
 use sealane_io::rt;
 use sealane_trust::{Description, printable};
 
 use crate::config::{ClientMode, TunnelConfig};
+use crate::expected_name::ExpectedName;
 use crate::handshake::{Handshake, HandshakeError, shake_hands};
 use crate::keys::TlsFacts;
 use crate::status::OcspMode;
@@ -132,16 +131,14 @@ fn accepted_by(own: &CertificateDer<'_>, mode: &ClientMode, options: &TlsClientO
     if options.pin_only {
         return "its key is one of --pin; chain, name and dates are not looked at (--pin-only)".into();
     }
-    let asked_for = std::slice::from_ref(&mode.server_name);
-    let names = if options.names.is_empty() { asked_for } else { options.names.as_slice() };
-    let is_for = |name: &&ServerName<'_>| {
-        ParsedCertificate::try_from(own).is_ok_and(|parsed| verify_server_name(&parsed, name).is_ok())
-    };
+    let asked_for = [mode.server_name.clone().into()];
+    let names = if options.names.is_empty() { asked_for.as_slice() } else { options.names.as_slice() };
+    let is_for = |name: &&ExpectedName| name.check(own).is_ok();
     let is_trusted = options.cas.read().is_ok_and(|(_, trusted)| trusted.contains(own)) && options.crls.is_empty();
     let by = if is_trusted { "it is itself in --ca-file or --ca-dir" } else { "it leads to a trusted CA" };
     match names.iter().find(is_for) {
         _ if options.any_name => format!("{by}, for any name (--any-server-name){pinned}"),
-        Some(name) => format!("{by}, and is for {}{pinned}", name.to_str()),
+        Some(name) => format!("{by}, and is for {name}{pinned}"),
         None => format!("{by}{pinned}"),
     }
 }

@@ -18,6 +18,7 @@ mod connections;
 mod counters;
 mod crl;
 mod error;
+mod expected_name;
 mod explain;
 #[doc(hidden)]
 #[allow(
@@ -64,6 +65,7 @@ pub use config::{
 pub use counters::Counters;
 pub use crl::CrlOptions;
 pub use error::{SessionError, Side, StartError};
+pub use expected_name::ExpectedName;
 pub use handshake::{Established, Handshake, HandshakeError, Wanted};
 pub use inspect::{Agreed, Inspection, inspect};
 pub use keys::{KeySchedule, TlsFacts};

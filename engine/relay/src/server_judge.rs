@@ -5,8 +5,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
@@ -15,6 +15,7 @@ use sealane_trust::{Fingerprint, Purpose};
 
 use crate::ca::Trusted;
 use crate::config::ConfigError;
+use crate::expected_name::ExpectedName;
 
 /// The SHA-256 of a public key (a DER SubjectPublicKeyInfo), as RFC 7469 has it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -92,7 +93,7 @@ pub(crate) struct ServerJudge {
     /// None but these.
     pub(crate) trusted_only: bool,
     /// Any of them is enough; none: the one that the handshake asks for (SNI).
-    pub(crate) names: Vec<ServerName<'static>>,
+    pub(crate) names: Vec<ExpectedName>,
     /// Any name is, and none.
     pub(crate) any_name: bool,
     /// Any of them; none: any key.
@@ -109,8 +110,8 @@ impl ServerJudge {
         asked_for: &ServerName<'_>,
         now: UnixTime,
     ) -> Result<(), rustls::Error> {
-        let asked_for = [asked_for.to_owned()];
-        let names = if self.names.is_empty() { &asked_for } else { self.names.as_slice() };
+        let its_own = [ExpectedName::from(asked_for.to_owned())];
+        let names = if self.names.is_empty() { &its_own } else { self.names.as_slice() };
         let mut verdict = Err(rustls::Error::General("no name to verify".into()));
         let is_trusted = self.trusted.contains(end_entity);
         if self.trusted_only && !is_trusted {
@@ -121,23 +122,31 @@ impl ServerJudge {
             self.trusted.check(end_entity, Purpose::Server, now)?;
         }
         for name in names {
-            verdict = match is_trusted {
-                true => verify_server_name(&ParsedCertificate::try_from(end_entity)?, name),
-                false => chain.verify_server_cert(end_entity, intermediates, name, &[], now).map(drop),
+            let by_chain =
+                |name: &ServerName<'_>| chain.verify_server_cert(end_entity, intermediates, name, &[], now).map(drop);
+            verdict = match name {
+                name if is_trusted => name.check(end_entity),
+                ExpectedName::Host(name) => by_chain(name),
+                // The name is looked at last.
+                ExpectedName::Hosts(_) => match by_chain(asked_for) {
+                    Err(error) if !is_about_name(&error) => Err(error),
+                    _ => name.check(end_entity),
+                },
             };
             match &verdict {
-                // It is looked at last.
-                Err(rustls::Error::InvalidCertificate(
-                    CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-                )) if self.any_name => return Ok(()),
-                Err(rustls::Error::InvalidCertificate(
-                    CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-                )) => {}
+                Err(error) if is_about_name(error) && self.any_name => return Ok(()),
+                Err(error) if is_about_name(error) => {}
                 _ => return verdict,
             }
         }
         verdict
     }
+}
+
+/// Whether a certificate is good, but for another name.
+fn is_about_name(error: &rustls::Error) -> bool {
+    use CertificateError::{NotValidForName, NotValidForNameContext};
+    matches!(error, rustls::Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. }))
 }
 
 impl ServerCertVerifier for ServerJudge {

@@ -18,6 +18,7 @@ use rustls::{ClientConfig, NamedGroup, RootCertStore, SignatureScheme};
 use crate::ca::{CaOptions, Trusted};
 use crate::config::TlsVersions;
 use crate::crl::CrlOptions;
+use crate::expected_name::ExpectedName;
 use crate::handshake::{Handshake, HandshakeError};
 use crate::live::Live;
 use crate::peers::{Peers, SHOWN_BYTES_MAX, Shown, chain_of, revoke_by_crl};
@@ -40,7 +41,7 @@ pub struct TlsClientOptions {
     /// Accept any certificate.
     pub insecure_no_verify: bool,
     /// The names of which the certificate must have one; none: the one that the server is asked for by.
-    pub names: Vec<ServerName<'static>>,
+    pub names: Vec<ExpectedName>,
     /// A certificate may be for any name.
     pub any_name: bool,
     /// The certificate must be one of those in `cas` itself.
