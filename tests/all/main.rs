@@ -33,6 +33,7 @@ mod record_rules;
 mod reload;
 mod revoked_live;
 mod ring;
+mod run_file;
 mod sandbox;
 mod sandbox_files;
 mod server_drain;

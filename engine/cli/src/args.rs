@@ -44,6 +44,9 @@ pub(crate) enum Command {
     /// Try the server of a client's options step by step, and say what is wrong
     #[command(after_long_help = CHECK_EXAMPLES)]
     Check(Box<CheckOptions>),
+    /// Serve the tunnels of a configuration file of our own, in one process
+    #[command(after_long_help = RUN_EXAMPLES)]
+    Run(RunOptions),
     /// Serve the tunnels of a configuration file of stunnel's, or say what each of its lines becomes
     #[command(after_long_help = STUNNEL_EXAMPLES)]
     Stunnel(StunnelOptions),
@@ -90,6 +93,41 @@ Examples:
   sealane check --connect nfs.example.com:2049 --json | jq '.steps[] | select(.ok | not)'
 
 Exit status: 0 when an NFS server answered, 1 when something is wrong, 2 for a wrong command line.";
+
+const RUN_EXAMPLES: &str = "\
+The file is TOML. Its keys are the options of 'sealane client' and 'sealane server'. Those of the process stand first:
+connections-max, group, io, log-level, memory-max, sandbox, spin, user, workers; besides log-file and pid-file. A tunnel is a table:
+
+  workers = 2
+
+  [tunnels.home]
+  mode = \"client\"
+  listen = \"127.0.0.1:20049\"
+  connect = \"nfs.example.com:2049\"
+  ca-file = [\"/etc/sealane/ca.pem\"]
+
+Environment: SEALANE_WORKERS and the like override keys of the process, SEALANE_HOME__CONNECT and the like those of [tunnels.home].
+
+Examples:
+  sealane run --check /etc/sealane/sealane.toml
+  sealane run /etc/sealane/sealane.toml
+
+Exit status: 0 after SIGTERM or SIGINT, or when the file is well, 1 when the tunnels could not start, 2 for a wrong command line or file.";
+
+#[derive(Args, Debug)]
+pub(crate) struct RunOptions {
+    /// The configuration file
+    #[arg(value_name = "FILE")]
+    pub(crate) config: PathBuf,
+
+    /// Read the file, and what it names, say whether the tunnels could start, and do nothing else
+    #[arg(long, conflicts_with = "explain")]
+    pub(crate) check: bool,
+
+    /// Say which command line each tunnel is, and do nothing else
+    #[arg(long)]
+    pub(crate) explain: bool,
+}
 
 const STUNNEL_EXAMPLES: &str = "\
 Examples:

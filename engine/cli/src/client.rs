@@ -99,7 +99,7 @@ fn ocsp(options: &ClientOptions) -> Result<OcspOptions, ConfigError> {
 }
 
 /// What is accepted here is plain text, and carried on with our certificate: only for this host, unless asked for.
-fn check_listener(options: &ClientOptions) -> Result<(), ConfigError> {
+pub(crate) fn check_listener(options: &ClientOptions) -> Result<(), ConfigError> {
     let address = options.listen.ip();
     if address.to_canonical().is_loopback() {
         return Ok(());

@@ -1,6 +1,7 @@
 //! What the fuzz target of the command line runs: from arguments to what a tunnel would be started with. Nothing is
 //! bound, no file is read: a name of a file stands for a text that is here, or is itself the text.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use sealane_proto::fuzzing::Script;
 use sealane_relay::{Endpoint, PemSource, TunnelConfig};
 
 use crate::args::{Cli, ClientOptions, Command, TunnelOptions};
-use crate::{client, dialect, log, server, usage_error};
+use crate::{client, dialect, log, run, server, usage_error};
 
 /// A certificate, its key and its authority; the same that the handshake's targets use.
 const LEAF: &str = include_str!("../../relay/src/fuzzing/certificates/leaf.pem");
@@ -45,14 +46,17 @@ pub fn command_line(data: &[u8]) {
     }
 }
 
-/// Whatever a file of stunnel's says, it is refused in one line, or its services are command lines as above.
+/// Whatever a file says, in each of the dialects and as one of our own, it is refused in one line, or its services are command lines as above.
 ///
 /// The input is the file.
 ///
 /// # Panics
 /// When that is not so.
 pub fn stunnel_file(data: &[u8]) {
-    for services in dialect::services(data) {
+    let own = str::from_utf8(data).ok().map(|text| run::plan(text, &BTreeMap::new()));
+    let own = own.map(|plan| plan.map_err(|wrong| wrong.to_string()));
+    let own = own.map(|plan| plan.map(|plan| plan.services.into_iter().map(|service| service.arguments).collect()));
+    for services in dialect::services(data).into_iter().chain(own) {
         let services = match services {
             Ok(services) => services,
             Err(why) => {
@@ -82,7 +86,7 @@ fn judge(command: Command) {
         }
         Command::Server(options) => (server::config(&options, pem), options.tunnel),
         // Its file is another target's.
-        Command::Stunnel(_) | Command::EfsProxy(_) => return,
+        Command::Run(_) | Command::Stunnel(_) | Command::EfsProxy(_) => return,
         Command::Demo(options) => return assert!((1..=1024).contains(&options.passes)),
         Command::Bench(options) => {
             let windows = u64::from(options.rounds) * 12;

@@ -22,10 +22,12 @@ mod local;
 mod log;
 mod manners;
 mod ocsp;
+mod run;
 mod sandbox;
 mod server;
 mod tls;
 mod tunnel;
+mod tunnels;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;
@@ -66,6 +68,7 @@ pub fn main() -> ExitCode {
         Command::Bench(options) => bench::run(&options),
         Command::Check(options) => check::run(&options),
         Command::Stunnel(options) => dialect::run(&options),
+        Command::Run(options) => run::run(&options),
         Command::EfsProxy(options) => dialect::efs_proxy::run(&options),
     };
     ended(done, |error| {

@@ -128,14 +128,19 @@ fn printable(text: &str) -> String {
     line
 }
 
-/// The gist of what clap says on several lines: the error and its details, without usage and hints; and which help says
-/// more.
-pub(crate) fn in_one_line(text: &str, command: Option<&str>) -> String {
+/// What clap says on several lines: the error and its details in one, without usage and hints.
+pub(crate) fn gist(text: &str) -> String {
     let gist = text.split("\n\nUsage:").next().unwrap_or(text);
     let gist = gist.split("\n\nFor more information").next().unwrap_or(gist);
     let words: Vec<&str> = gist.split_whitespace().collect();
     let line = words.join(" ");
-    let line = printable(line.strip_prefix("error: ").unwrap_or(&line));
+    printable(line.strip_prefix("error: ").unwrap_or(&line))
+}
+
+/// The gist of what clap says on several lines: the error and its details, without usage and hints; and which help says
+/// more.
+pub(crate) fn in_one_line(text: &str, command: Option<&str>) -> String {
+    let line = gist(text);
     match command {
         Some(command) => format!("{line} (see 'sealane {command} --help')"),
         None => format!("{line} (see 'sealane --help')"),

@@ -12,9 +12,10 @@ use crate::dialect::keys::Fate;
 use crate::dialect::lines::{Entry, Lines, Place, Section, Wrong};
 use crate::dialect::program::{Foreground, Program, level, path};
 use crate::dialect::stunnel::{at, explain, serve};
-use crate::dialect::translate::{Done, Plan, Scribe, Service, listen, server, yes};
+use crate::dialect::translate::{Done, Plan, Scribe, listen, server, yes};
 use crate::log::{Form, LogFile, Outlets};
 use crate::manners::PidFile;
+use crate::tunnels::Service;
 
 /// What efs-proxy looks at, and what is followed besides.
 const KEYS: [&str; 11] =

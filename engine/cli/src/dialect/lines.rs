@@ -10,6 +10,15 @@ pub(crate) struct Place {
     pub(crate) column: usize,
 }
 
+impl Place {
+    /// Of the character that begins at `at`.
+    pub(crate) fn of(text: &str, at: usize) -> Self {
+        let before = text.get(..at).unwrap_or(text);
+        let column = before.rsplit('\n').next().map_or(0, |last| last.chars().count()) + 1;
+        Self { line: before.matches('\n').count() + 1, column }
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.line, self.column)
@@ -61,9 +70,7 @@ impl Lines {
     pub(crate) fn parse(text: &[u8]) -> Result<Self, Wrong> {
         let text = std::str::from_utf8(text).map_err(|error| {
             let good = String::from_utf8_lossy(text.get(..error.valid_up_to()).unwrap_or_default()).into_owned();
-            let column = good.rsplit('\n').next().map_or(0, |last| last.chars().count()) + 1;
-            let place = Place { line: good.matches('\n').count() + 1, column };
-            Wrong { place, what: "a byte that is not UTF-8".into() }
+            Wrong { place: Place::of(&good, good.len()), what: "a byte that is not UTF-8".into() }
         })?;
         let mut lines = Self::default();
         for (index, written) in text.trim_start_matches(BYTE_ORDER_MARK).split('\n').enumerate() {

@@ -3,7 +3,7 @@
 mod agreement;
 pub(crate) mod efs_proxy;
 pub(crate) mod keys;
-mod lines;
+pub(crate) mod lines;
 mod names;
 mod program;
 mod stunnel;

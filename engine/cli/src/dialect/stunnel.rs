@@ -5,17 +5,15 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use clap::Parser;
-use sealane_io::sandbox::Policy;
-use sealane_relay::{ConfigError, PemSource, TunnelConfig};
+use sealane_relay::ConfigError;
 
-use crate::args::{Cli, Command, StunnelOptions, TunnelOptions};
+use crate::args::{Command, StunnelOptions};
 use crate::dialect::keys::{KEYS, Key};
 use crate::dialect::lines::{Lines, Wrong};
 use crate::dialect::program::{Foreground, Program};
-use crate::dialect::translate::{Plan, Service, translate};
+use crate::dialect::translate::{Plan, translate};
 use crate::manners::Manners;
-use crate::{check, client, log, server, tunnel};
+use crate::{check, log, tunnels};
 
 /// Runs the tunnels of the file until it is told to stop; or says what each of its lines becomes.
 ///
@@ -53,27 +51,22 @@ pub(super) fn serve(file: &Path, plan: &Plan) -> Result<()> {
     for note in &plan.notes {
         tracing::debug!("{}:{}: {} = {}: {}", file.display(), note.place, note.key, note.value, note.becomes);
     }
-    let mut all: Option<(TunnelOptions, Policy)> = None;
-    let mut configs = Vec::new();
-    for service in &plan.services {
-        let (config, policy, options) = of_service(service, plan)?;
-        configs.push(config);
-        all = Some(match all {
-            None => (options, policy),
-            Some((options, others)) => (options, joined(others, policy)),
-        });
-    }
-    let (options, mut policy) = all.context("no service")?;
     let manners = Manners { detaches: *foreground == Foreground::No, pid_file: pid_file.clone() };
-    policy.remade.extend(outlets.remade().map(Path::to_path_buf));
-    policy.removed.extend(pid_file.iter().map(|file| file.path.clone()));
-    // What listens there may be started anew, and is then connected to again.
-    policy.names |= outlets.syslog.is_some();
-    tunnel::serve(options.resources(), configs, &policy, &manners, false)
+    tunnels::serve(&plan.services, &shared(plan), outlets, manners)
 }
 
 pub(super) fn at(file: &Path, wrong: &Wrong) -> ConfigError {
     ConfigError(format!("{}:{wrong}", file.display()))
+}
+
+/// The options that all services have in common.
+fn shared(plan: &Plan) -> Vec<String> {
+    let Program { level, user, group, .. } = &plan.program;
+    let mut words = vec!["--log-level".into(), (*level).into()];
+    for (option, value) in [("--user", user), ("--group", group)] {
+        words.extend(value.iter().flat_map(|value| [option.into(), value.clone()]));
+    }
+    words
 }
 
 /// Tries the servers of all clients' services.
@@ -81,73 +74,13 @@ fn check_all(plan: &Plan) -> Result<()> {
     log::start("error")?;
     let mut wrong = None;
     for service in &plan.services {
-        let Command::Client(options) = command(service, plan)? else { continue };
+        let Command::Client(options) = service.command(&shared(plan))? else { continue };
         writeln!(io::stdout(), "[{}]", service.name).context("standard output")?;
         if let Err(error) = check::explain_client(&options) {
             wrong = wrong.or(Some(error.context(format!("[{}]", service.name))));
         }
     }
     wrong.map_or(Ok(()), Err)
-}
-
-/// A service as a command line.
-fn command(service: &Service, plan: &Plan) -> Result<Command, ConfigError> {
-    let mut words = vec!["sealane".to_string()];
-    words.extend(service.arguments.iter().cloned());
-    words.extend(["--log-level".into(), plan.program.level.into()]);
-    for (option, value) in [("--user", &plan.program.user), ("--group", &plan.program.group)] {
-        words.extend(value.iter().flat_map(|value| [option.into(), value.clone()]));
-    }
-    let parsed = Cli::try_parse_from(&words);
-    let parsed = parsed
-        .map_err(|error| ConfigError(format!("[{}]: {}", service.name, log::in_one_line(&error.to_string(), None))))?;
-    Ok(parsed.command)
-}
-
-/// What a service is told, what it needs, and the options that all share.
-fn of_service(service: &Service, plan: &Plan) -> Result<(TunnelConfig, Policy, TunnelOptions)> {
-    let within = || format!("[{}]", service.name);
-    match command(service, plan)? {
-        Command::Client(options) => {
-            if options.insecure_no_verify {
-                tracing::warn!(
-                    "[{}]: the server is NOT verified: there is no verify, verifyChain or verifyPeer",
-                    service.name
-                );
-            }
-            if options.no_tls {
-                tracing::info!(
-                    "[{}]: there is NO TLS: anybody on the network can read and change the files",
-                    service.name
-                );
-            }
-            let config = client::config(&options, PemSource::File).with_context(within)?;
-            Ok((config, client::policy(&options).with_context(within)?, options.tunnel))
-        }
-        Command::Server(options) => {
-            let config = server::config(&options, PemSource::File).with_context(within)?;
-            let policy = server::policy(&options, &config).with_context(within)?;
-            Ok((config, policy, options.tunnel))
-        }
-        _ => Err(ConfigError(within() + ": neither a client nor a server").into()),
-    }
-}
-
-/// What two tunnels need.
-fn joined(one: Policy, mut other: Policy) -> Policy {
-    other.files.extend(one.files);
-    other.readable.extend(one.readable);
-    other.readable.sort();
-    other.readable.dedup();
-    other.connect_ports.extend(one.connect_ports);
-    other.connect_ports.sort_unstable();
-    other.connect_ports.dedup();
-    other.bind_ports.extend(one.bind_ports);
-    Policy {
-        names: one.names || other.names,
-        privileged_ports: one.privileged_ports || other.privileged_ports,
-        ..other
-    }
 }
 
 /// What becomes of each key, as the rows of a table in Markdown.

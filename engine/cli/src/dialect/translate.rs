@@ -7,6 +7,7 @@ use crate::dialect::agreement;
 use crate::dialect::keys::{self, Fate, Key, Scope};
 use crate::dialect::lines::{Entry, Lines, Place, Section, Wrong};
 use crate::dialect::program::{Program, program};
+use crate::tunnels::Service;
 
 /// What became of a line.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -17,14 +18,6 @@ pub(crate) struct Note {
     pub(crate) fate: Fate,
     /// Options of ours, or why it changes nothing.
     pub(crate) becomes: String,
-}
-
-/// A section that is a tunnel.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Service {
-    pub(crate) name: String,
-    /// As behind `sealane`, beginning with `client` or `server`.
-    pub(crate) arguments: Vec<String>,
 }
 
 /// What a whole file becomes.
