@@ -90,6 +90,7 @@ pub(crate) fn policy(
         remade: Vec::new(),
         removed: Vec::new(),
         names: is_name(connect) || others.iter().any(is_name),
+        system_log: false,
         connect_ports,
         bind_ports,
         privileged_ports: source_port == SourcePort::Privileged,

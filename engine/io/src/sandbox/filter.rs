@@ -9,6 +9,8 @@ use seccompiler::{
     apply_filter, apply_filter_all_threads,
 };
 
+use super::Policy;
+
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// Calls that are allowed whatever their arguments. Files and TCP ports are Landlock's.
@@ -146,9 +148,9 @@ fn one_of(argument: u8, values: &[u64]) -> Result<Vec<SeccompRule>, seccompiler:
     values.iter().map(rule).collect()
 }
 
-/// TCP and UDP; with `names` what these, and interfaces, are looked up with. Landlock judges TCP, but not what looks like it: MPTCP, SCTP and
+/// TCP and UDP; where names are looked up, what these, and interfaces, are looked up with; datagrams to the system log. Landlock judges TCP, but not what looks like it: MPTCP, SCTP and
 /// SMC are protocols of the same families, SCTP also that of a sequenced socket that asks for none.
-fn sockets(names: bool) -> Result<Vec<SeccompRule>, seccompiler::Error> {
+fn sockets(policy: &Policy) -> Result<Vec<SeccompRule>, seccompiler::Error> {
     let mut rules = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
         let kinds = [(libc::SOCK_STREAM, libc::IPPROTO_TCP), (libc::SOCK_DGRAM, libc::IPPROTO_UDP)];
@@ -160,9 +162,17 @@ fn sockets(names: bool) -> Result<Vec<SeccompRule>, seccompiler::Error> {
             ])?);
         }
     }
-    for family in [libc::AF_NETLINK, libc::AF_UNIX].into_iter().filter(|_| names) {
+    for family in [libc::AF_NETLINK, libc::AF_UNIX].into_iter().filter(|_| policy.names) {
         rules.push(SeccompRule::new(vec![
             condition(0, SeccompCmpOp::Eq, family as u64)?,
+            condition(2, SeccompCmpOp::Eq, 0)?,
+        ])?);
+    }
+    if policy.system_log {
+        // What starts programs for whoever asks, systemd or a container engine, is asked by streams.
+        rules.push(SeccompRule::new(vec![
+            condition(0, SeccompCmpOp::Eq, libc::AF_UNIX as u64)?,
+            condition(1, SeccompCmpOp::MaskedEq(SOCKET_KIND), libc::SOCK_DGRAM as u64)?,
             condition(2, SeccompCmpOp::Eq, 0)?,
         ])?);
     }
@@ -176,12 +186,12 @@ fn not_equal(argument: u8, value: libc::c_int) -> Result<SeccompRule, seccompile
     Ok(SeccompRule::new(vec![condition(argument, SeccompCmpOp::Ne, value as u64)?])?)
 }
 
-fn allowed(names: bool, removes: bool) -> Result<Rules, seccompiler::Error> {
+fn allowed(policy: &Policy) -> Result<Rules, seccompiler::Error> {
     let mut rules: Rules = ALLOWED.iter().chain(ALLOWED_BY_ARCHITECTURE).map(|call| (*call, Vec::new())).collect();
-    if removes {
+    if !policy.removed.is_empty() {
         rules.extend(REMOVAL.iter().map(|call| (*call, Vec::new())));
     }
-    rules.insert(libc::SYS_socket, sockets(names)?);
+    rules.insert(libc::SYS_socket, sockets(policy)?);
     // Not one whose other end could be anybody's, as that of datagrams can.
     let connected = condition(1, SeccompCmpOp::MaskedEq(SOCKET_KIND), libc::SOCK_STREAM as u64)?;
     rules.insert(libc::SYS_socketpair, vec![SeccompRule::new(vec![connected])?]);
@@ -220,11 +230,11 @@ fn program(rules: Rules, otherwise: SeccompAction, matched: SeccompAction) -> Re
 
 const NOT_IMPLEMENTED: SeccompAction = SeccompAction::Errno(libc::ENOSYS as u32);
 
-/// From now on this thread, and those that it starts, have the allowed calls only, with `names` also those that look names up, with
-/// `removes` those that remove files; returns how many these are.
-pub(super) fn install(names: bool, removes: bool) -> Result<usize, String> {
+/// From now on this thread, and those that it starts, have the allowed calls only, and of those what
+/// `policy` needs; returns how many these are.
+pub(super) fn install(policy: &Policy) -> Result<usize, String> {
     let install = || {
-        let rules = allowed(names, removes)?;
+        let rules = allowed(policy)?;
         let calls = rules.len();
         apply_filter(&program(rules, NOT_IMPLEMENTED, SeccompAction::Allow)?)?;
         Ok::<_, seccompiler::Error>(calls)

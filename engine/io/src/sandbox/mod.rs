@@ -49,6 +49,8 @@ pub struct Policy {
     pub removed: Vec<PathBuf>,
     /// Whether names are looked up, or the interfaces of addresses: by local sockets, too.
     pub names: bool,
+    /// Whether the system log is written to: by datagrams to a local socket.
+    pub system_log: bool,
     /// TCP ports that may be connected to.
     pub connect_ports: Vec<u16>,
     /// TCP ports that outgoing connections may be bound to; 0 is "one of the kernel's choice".
@@ -180,7 +182,7 @@ pub fn enter(policy: &Policy) -> Result<Option<Report>, SandboxError> {
     unless_hard(setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(failed("setrlimit(RLIMIT_CORE)")))?;
     unless_hard(prctl::set_dumpable(false).map_err(failed("prctl(PR_SET_DUMPABLE)")))?;
     unless_hard(prctl::set_no_new_privs().map_err(failed("prctl(PR_SET_NO_NEW_PRIVS)")))?;
-    let confine = || (confine::with_landlock(policy), filter::install(policy.names, !policy.removed.is_empty()));
+    let confine = || (confine::with_landlock(policy), filter::install(policy));
     let report = report(policy, keeps_groups, refused, unreadable_files, confine);
     if policy.demand == Demand::On {
         let missing = report.missing();
