@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -496,4 +497,60 @@ fn the_address_is_bound_before_the_pid_file_is_written_and_before_anything_is_as
         length.is_some_and(|length| length > 50_000_000) && line.contains("PROT_READ|PROT_WRITE")
     };
     assert!(text.lines().position(is_pool).unwrap() > listens, "{text}");
+}
+
+/// Starts the program with a /dev of its own, in which the system log is ours.
+fn with_own_dev(dev: &Path, conf: &str) -> Helped {
+    let script = format!(
+        "set -e; for f in null zero urandom; do touch {0}/$f; mount --bind /dev/$f {0}/$f; done; ln -sf /proc/self/fd {0}/fd; \
+         mount --rbind {0} /dev; exec \"$@\"",
+        dev.display()
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c", &script, "sh"]).arg(called("stunnel")).arg(conf);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0).env_remove("RUST_LOG");
+    Helped(command.spawn().unwrap())
+}
+
+#[test]
+fn the_system_log_has_its_lines_and_a_new_one_has_them_too() {
+    if !is_root() {
+        return not_run("drop_in::the_system_log_has_its_lines", "it takes root");
+    }
+    let mount = Mount::new();
+    let conf = mount.write("quiet", 1, "verify = 0\n");
+    let text = fs::read_to_string(&conf).unwrap();
+    fs::write(&conf, format!("debug = local3.info\nservice = nfs-tunnel\n{text}")).unwrap();
+    // A socket's name has 107 bytes at most.
+    let dev = std::env::temp_dir().join(format!("sealane-dev-{}", std::process::id()));
+    fs::create_dir_all(&dev).unwrap();
+    let log = || {
+        let _ = fs::remove_file(dev.join("log"));
+        let log = UnixDatagram::bind(dev.join("log")).unwrap();
+        log.set_read_timeout(Some(SOON)).unwrap();
+        log
+    };
+    let line = |log: &UnixDatagram, what: &str| loop {
+        let mut bytes = [0; 4096];
+        let count = log.recv(&mut bytes).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let line = String::from_utf8_lossy(&bytes[..count]).into_owned();
+        if line.contains(what) {
+            return line;
+        }
+    };
+    let first = log();
+    let mut child = with_own_dev(&dev, &conf);
+    mount.probe();
+    let said_of = line(&first, "listening on ");
+    // local3 (19) and notice (5); the name; the process.
+    assert!(said_of.starts_with(&format!("<{}>", 19 * 8 + 5)), "{said_of}");
+    assert!(said_of.contains(&format!("nfs-tunnel[{}]: LOG5[main]: listening on ", child.id())), "{said_of}");
+    // syslogd is started anew.
+    drop(first);
+    let second = log();
+    signal(child.id(), "USR2");
+    line(&second, "active connections: 0");
+    signal_group(child.id(), "TERM");
+    assert!(end(&mut child, Duration::from_secs(1)).success());
+    fs::remove_dir_all(&dev).unwrap();
 }
