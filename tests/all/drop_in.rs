@@ -554,3 +554,21 @@ fn the_system_log_has_its_lines_and_a_new_one_has_them_too() {
     assert!(end(&mut child, Duration::from_secs(1)).success());
     fs::remove_dir_all(&dev).unwrap();
 }
+
+#[test]
+fn twelve_at_once_are_all_ready() {
+    let echo = echo_server();
+    let mounts: Vec<_> = (0..12).map(|_| Mount::new()).collect();
+    let confs: Vec<_> = mounts.iter().map(|mount| mount.write("quiet", echo, "")).collect();
+    let mut children: Vec<_> = confs.iter().map(|conf| helped("efs-proxy", &[conf])).collect();
+    for mount in &mounts {
+        eventually("it listens", || TcpStream::connect(("127.0.0.1", mount.port)).is_ok());
+        assert!(mount.is_carried());
+    }
+    for (mount, child) in mounts.iter().zip(&mut children) {
+        assert_eq!(mount.pid(), Some(child.id()));
+        signal_group(child.id(), "TERM");
+        assert!(end(child, SOON).success());
+        assert_eq!(mount.pid(), None);
+    }
+}

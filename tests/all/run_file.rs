@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -132,4 +133,47 @@ fn a_file_is_checked_before_it_is_served() {
     }
     let out = run(&["/no/such.toml"]).output().unwrap();
     assert!(String::from_utf8_lossy(&out.stderr).contains("/no/such.toml: No such file"));
+}
+
+/// Starts the program as systemd does for a socket that it listens on: descriptor 3.
+fn activated(listener: TcpListener, words: &[&str]) -> Process {
+    let mut command = Command::new("sh");
+    let script = "exec 3<&0 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\"";
+    command.args(["-c", script]).arg(binary()).args(words).env_remove("RUST_LOG");
+    Process::start(command.stdin(OwnedFd::from(listener)))
+}
+
+#[test]
+fn a_socket_that_was_passed_is_served() {
+    let both = Both::new("", "");
+    let listener = TcpListener::bind(("127.0.0.1", both.client)).unwrap();
+    // Somebody has connected before the tunnel was started.
+    let mut early = TcpStream::connect(("127.0.0.1", both.client)).unwrap();
+    let mut process = activated(listener, &["run", &both.file("sealane.toml")]);
+    early.set_read_timeout(Some(SOON)).unwrap();
+    early.write_all(b"early").unwrap();
+    let mut back = [0; 5];
+    early.read_exact(&mut back).unwrap_or_else(|error| panic!("{error}: {}", process.output()));
+    assert!(both.is_carried());
+    process.signal("TERM");
+    assert!(process.wait().success());
+    // One tunnel, one socket: it is that one's, wherever it listens.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let words = ["client", "--listen", "127.0.0.1:1", "--connect", "127.0.0.1:2", "--insecure-no-verify"];
+    let process = activated(listener, &words);
+    process.wait_for(&format!("listening on 127.0.0.1:{port}, tunnel to 127.0.0.1:2"));
+    drop(process);
+    // Two tunnels, and a socket that is neither's.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut process = activated(listener, &["run", &both.file("sealane.toml")]);
+    assert_eq!(process.wait().code(), Some(2));
+    process.wait_for("a socket was passed (LISTEN_FDS) that listens on 127.0.0.1:");
+    // Something else was passed.
+    let mut command = Command::new("sh");
+    let script = "exec 3</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\"";
+    command.args(["-c", script]).arg(binary()).args(words).env_remove("RUST_LOG");
+    let mut process = Process::start(command.stdin(Stdio::null()));
+    assert_eq!(process.wait().code(), Some(1));
+    process.wait_for("descriptor 3 (LISTEN_FDS): ");
 }

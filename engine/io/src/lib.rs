@@ -5,6 +5,7 @@
 
 #![warn(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::string_slice)]
 
+pub mod activation;
 pub mod daemon;
 mod epoll;
 mod fence;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -37,6 +38,20 @@ impl Listener {
         socket.set_reuse_address(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        Ok(Self { inner: socket.into() })
+    }
+
+    /// One that was passed to this process.
+    ///
+    /// # Errors
+    /// It does not listen for TCP connections.
+    pub(crate) fn passed(descriptor: OwnedFd) -> io::Result<Self> {
+        let socket = socket2::Socket::from(descriptor);
+        let is_tcp = socket.protocol()? == Some(socket2::Protocol::TCP) && socket.is_listener()?;
+        if !is_tcp || socket.local_addr()?.as_socket().is_none() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it does not listen for TCP connections"));
+        }
         socket.set_nonblocking(true)?;
         Ok(Self { inner: socket.into() })
     }

@@ -10,6 +10,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use sealane_io::activation::Passed;
 use sealane_io::files::DirectoryWatch;
 use sealane_io::host::{self, Throttling};
 use sealane_io::net::{Accepted, Acceptor, Listener};
@@ -20,7 +21,7 @@ use sealane_proto::tls::Role;
 
 use crate::addresses::Addresses;
 use crate::care;
-use crate::config::{IoChoice, Mode, Resources, TunnelConfig};
+use crate::config::{ConfigError, IoChoice, Mode, Resources, TunnelConfig};
 use crate::connections::Connections;
 use crate::counters::Counters;
 use crate::error::{NoUring, StartError};
@@ -161,9 +162,10 @@ struct Door {
 }
 
 impl Door {
-    fn open(config: TunnelConfig) -> Result<Self, StartError> {
+    fn open(config: TunnelConfig, listener: Option<Listener>) -> Result<Self, StartError> {
         let address = config.listen;
-        let listener = Listener::bind(address).map_err(|source| StartError::Listen { address, source })?;
+        let bind = || Listener::bind(address).map_err(|source| StartError::Listen { address, source });
+        let listener = listener.map_or_else(bind, Ok)?;
         config.outgoing.source_port.check().map_err(StartError::SourcePort)?;
         // Only a client's tunnel is in the way of the dirty pages of this host.
         if config.mode.role() == Role::Client
@@ -174,6 +176,28 @@ impl Door {
         let watched = (!config.watched.is_empty()).then(|| DirectoryWatch::new(&config.watched));
         let watch = watched.transpose().map_err(StartError::Watch)?;
         Ok(Self { listener, watch, config: Arc::new(config) })
+    }
+}
+
+/// What was passed to this process, for each tunnel: what listens on its address, or else each in its turn.
+fn passed_to(configs: &[TunnelConfig]) -> Result<Vec<Option<Listener>>, StartError> {
+    let mut passed = Passed::take().map_err(|source| StartError::Io { op: "socket activation", source })?;
+    let mut listeners: Vec<_> = configs.iter().map(|config| passed.at(config.listen)).collect();
+    let without = listeners.iter().filter(|listener| listener.is_none()).count();
+    if passed.count() == without {
+        for (listener, config) in listeners.iter_mut().zip(configs).filter(|(listener, _)| listener.is_none()) {
+            *listener = passed.first().map(|(address, listener)| {
+                tracing::info!("the socket that was passed for {} listens on {address}", config.listen);
+                listener
+            });
+        }
+    }
+    match passed.first() {
+        Some((address, _)) => {
+            Err(ConfigError(format!("a socket was passed (LISTEN_FDS) that listens on {address}: no tunnel does"))
+                .into())
+        }
+        None => Ok(listeners),
     }
 }
 
@@ -213,7 +237,9 @@ impl Tunnels {
     /// The first thing that the host or a limit refuses.
     pub fn bind(resources: Resources, configs: Vec<TunnelConfig>) -> Result<Bound, StartError> {
         let layout = resources.memory.layout()?;
-        let doors: Result<Vec<_>, _> = configs.into_iter().map(Door::open).collect();
+        let passed = passed_to(&configs)?;
+        let doors: Result<Vec<_>, _> =
+            configs.into_iter().zip(passed).map(|(config, listener)| Door::open(config, listener)).collect();
         let doors = doors?;
         if let Err(error) = host::raise_open_files() {
             tracing::debug!("raising the limit of open files: {error}");
