@@ -4,6 +4,8 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -176,4 +178,52 @@ fn a_socket_that_was_passed_is_served() {
     let mut process = Process::start(command.stdin(Stdio::null()));
     assert_eq!(process.wait().code(), Some(1));
     process.wait_for("descriptor 3 (LISTEN_FDS): ");
+}
+
+#[test]
+fn a_supervisor_hears_how_it_is() {
+    for (is_abstract, io) in [(false, "uring"), (true, "epoll")] {
+        let both = Both::new(&format!("io = \"{io}\""), "");
+        let name = format!("sealane-notify-{}-{io}", std::process::id());
+        let path = std::env::temp_dir().join(&name);
+        let address = match is_abstract {
+            true => SocketAddr::from_abstract_name(&name).unwrap(),
+            false => SocketAddr::from_pathname(&path).unwrap(),
+        };
+        let socket = UnixDatagram::bind_addr(&address).unwrap();
+        socket.set_read_timeout(Some(SOON)).unwrap();
+        let heard = || {
+            let mut bytes = [0; 4096];
+            let count = socket.recv(&mut bytes).unwrap();
+            String::from_utf8_lossy(&bytes[..count]).into_owned()
+        };
+        let mut command = run(&[&both.file("sealane.toml")]);
+        command.env("WATCHDOG_USEC", "200000");
+        match is_abstract {
+            true => command.env("NOTIFY_SOCKET", format!("@{name}")),
+            false => command.env("NOTIFY_SOCKET", &path),
+        };
+        let mut process = Process::start(&mut command);
+        assert_eq!(heard(), "READY=1\nSTATUS=serving", "{}", process.output());
+        // Ready is when it serves.
+        TcpStream::connect(("127.0.0.1", both.client)).unwrap();
+        let began = now();
+        for _ in 0..5 {
+            assert_eq!(heard(), "WATCHDOG=1");
+        }
+        assert!(now() - began >= Duration::from_millis(350), "twice in the time");
+        process.signal("HUP");
+        let mut all = Vec::new();
+        while all.last().is_none_or(|last: &String| !last.starts_with("READY=1")) {
+            let one = heard();
+            if one != "WATCHDOG=1" {
+                all.push(one);
+            }
+        }
+        assert!(all.len() == 2 && all[0].starts_with("RELOADING=1\nMONOTONIC_USEC="), "{all:?}");
+        process.signal("TERM");
+        assert!(process.wait().success());
+        while heard() != "STOPPING=1\nSTATUS=stopping" {}
+        let _ = fs::remove_file(path);
+    }
 }

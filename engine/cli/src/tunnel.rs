@@ -8,6 +8,7 @@ use sealane_io::daemon;
 use sealane_io::net::SourcePort;
 use sealane_io::rt;
 use sealane_io::sandbox::{Policy, forbid_new_rings};
+use sealane_io::supervisor::Supervisor;
 use sealane_io::{KeepAlive, SocketOptions, Uring, host};
 use sealane_relay::{DriverKind, Memory, Mode, Resources, Timeouts, TunnelConfig, Tunnels};
 
@@ -41,6 +42,7 @@ pub(crate) fn serve(
     // Until they are taken over, they would end the process.
     host::ignore_requests();
     let bound = Tunnels::bind(resources, configs)?;
+    let supervisor = Supervisor::from_environment().context("NOTIFY_SOCKET")?;
     let detached = manners.detaches.then(daemon::detach).transpose().context("going on in the background")?;
     if manners.pid_file.is_some() {
         rt::hold_stop_signals().context("sigprocmask")?;
@@ -76,7 +78,7 @@ pub(crate) fn serve(
     if let Some(detached) = detached {
         detached.ready();
     }
-    let signal = tunnels.run(log::reopen).context("the accept loop")?;
+    let signal = tunnels.run(log::reopen, supervisor).context("the accept loop")?;
     let totals: Vec<String> =
         counters.all().filter(|(_, total)| *total > 0).map(|(name, total)| format!("{name}={total}")).collect();
     tracing::info!("stopped by {signal}; {}", if totals.is_empty() { "nothing came".into() } else { totals.join(" ") });

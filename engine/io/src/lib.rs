@@ -21,6 +21,7 @@ pub mod sandbox;
 pub mod secret;
 mod socket;
 mod stream;
+pub mod supervisor;
 pub mod syslog;
 mod uring;
 

@@ -4,6 +4,7 @@
 use std::future::pending;
 use std::io;
 use std::pin::pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use sealane_io::rt::{self, Either, Requests};
 use sealane_trust::validity;
 
 use crate::config::{Mode, TunnelConfig};
+use crate::reports::Reports;
 use crate::status::Stapled;
 use crate::tls_config::TlsConfigError;
 use crate::tls_server::TlsServer;
@@ -28,6 +30,7 @@ pub(crate) async fn run(
     config: Arc<TunnelConfig>,
     mut hangups: Option<Requests>,
     mut changes: Option<DirectoryChanges>,
+    reports: Rc<Reports>,
 ) {
     warn_of_expiry(&config.mode);
     loop {
@@ -50,7 +53,7 @@ pub(crate) async fn run(
                 continue;
             }
         };
-        match reload(&config.mode).await {
+        match reports.reloading(reload(&config.mode)).await {
             Ok(()) => {
                 tracing::info!("{why}: certificates, keys, CAs and CRLs were read again, for new connections");
                 judge_live(&config.mode).await;

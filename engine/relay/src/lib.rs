@@ -39,6 +39,7 @@ mod peers;
 mod plain;
 mod prepare;
 mod proxy_protocol;
+mod reports;
 mod server_judge;
 mod session;
 #[doc(hidden)]

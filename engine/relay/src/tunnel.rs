@@ -15,6 +15,7 @@ use sealane_io::files::DirectoryWatch;
 use sealane_io::host::{self, Throttling};
 use sealane_io::net::{Accepted, Acceptor, Listener};
 use sealane_io::rt::{self, Either, Receiver, Request, Sender};
+use sealane_io::supervisor::Supervisor;
 use sealane_io::{Driver, Epoll, PoolLayout, Uring};
 
 use sealane_proto::tls::Role;
@@ -25,6 +26,7 @@ use crate::config::{ConfigError, IoChoice, Mode, Resources, TunnelConfig};
 use crate::connections::Connections;
 use crate::counters::Counters;
 use crate::error::{NoUring, StartError};
+use crate::reports::Reports;
 use crate::throttle::{Loudness, Throttle};
 use crate::worker::{self, Assigned, Context, Place, STOP_MAX, WorkerError};
 
@@ -271,12 +273,13 @@ impl Tunnels {
     }
 
     /// Serves until SIGTERM, SIGINT or SIGQUIT, whose name it returns; then ends the sessions, within a second. SIGHUP has the
-    /// files of certificates, keys, CAs and CRLs read again, SIGUSR1 calls `reopen`, SIGUSR2 lists the sessions in the log.
+    /// files of certificates, keys, CAs and CRLs read again, SIGUSR1 calls `reopen`, SIGUSR2 lists the sessions in the log. The
+    /// supervisor hears of all that.
     ///
     /// # Errors
     /// The reactor or the signal handlers could not be set up, or every worker has died.
-    pub fn run(self, reopen: fn()) -> io::Result<&'static str> {
-        self.run_until(rt::stop_signal(), Some(reopen))
+    pub fn run(self, reopen: fn(), supervisor: Supervisor) -> io::Result<&'static str> {
+        self.run_until(rt::stop_signal(), Some((reopen, supervisor)))
     }
 
     /// The same until `stop` is done or every other end of it is gone.
@@ -293,11 +296,18 @@ impl Tunnels {
         )
     }
 
-    /// With `reopen` signals are for these tunnels.
-    fn run_until<T>(self, stop: impl Future<Output = io::Result<T>>, reopen: Option<fn()>) -> io::Result<T> {
+    /// With `process` signals are for these tunnels.
+    fn run_until<T>(
+        self,
+        stop: impl Future<Output = io::Result<T>>,
+        process: Option<(fn(), Supervisor)>,
+    ) -> io::Result<T> {
         let Self { doors, resources, counters, connections, addresses, workers, .. } = self;
         rt::run_on_reactor(async {
-            if let Some(reopen) = reopen {
+            let is_process = process.is_some();
+            let reports = Rc::new(Reports::default());
+            if let Some((reopen, supervisor)) = process {
+                reports.begin(supervisor);
                 answer(Request::Reopen, reopen)?;
                 answer(Request::List, move || connections.list())?;
             }
@@ -307,13 +317,13 @@ impl Tunnels {
             let (failing, mut failed) = rt::queue(1);
             for (tunnel, (door, addresses)) in doors.into_iter().zip(addresses).enumerate() {
                 let acceptor = door.listener.register()?;
-                let hangups = reopen.map(|_| rt::requests(Request::Reload)).transpose()?;
+                let hangups = is_process.then(|| rt::requests(Request::Reload)).transpose()?;
                 let changes = door.watch.map(DirectoryWatch::register).transpose()?;
                 let config = door.config;
                 if let Mode::Client(mode) = &config.mode {
                     rt::spawn(mode.tls.now().answer_workers());
                 }
-                rt::spawn(care::run(Arc::clone(&config), hangups, changes));
+                rt::spawn(care::run(Arc::clone(&config), hangups, changes, Rc::clone(&reports)));
                 let (entrance, hand_out) = (Entrance { config, addresses, tunnel }, Rc::clone(&hand_out));
                 let failing = failing.clone();
                 rt::spawn(async move {
@@ -322,10 +332,13 @@ impl Tunnels {
                 });
             }
             drop(failing);
+            let watched = Rc::clone(&hand_out);
+            rt::spawn(Rc::clone(&reports).ready(move || watched.borrow().is_served()));
             let stopped = match rt::race(stop, failed.next()).await {
                 Either::Left(stopped) => stopped,
                 Either::Right(why) => Err(why.unwrap_or_else(|| io::Error::other("nothing is accepted"))),
             };
+            reports.stopping();
             let threads = hand_out.borrow_mut().stop();
             let started = rt::now();
             while !threads.iter().all(thread::JoinHandle::is_finished) && rt::now() - started < STOP_MAX + STOP_GRACE {
@@ -464,6 +477,11 @@ impl HandOut {
             self.complain(&format!("{peer}: reset, its worker does not take it"));
         }
         Ok(())
+    }
+
+    /// Whether each worker is there.
+    fn is_served(&self) -> bool {
+        self.workers.iter().all(|worker| !worker.queue.is_closed())
     }
 
     /// Lets the workers end their sessions; nobody gets a connection any more.
