@@ -42,5 +42,6 @@ mod server_far_ends;
 mod server_limits;
 mod spin;
 mod stunnel_files;
+mod units;
 mod verdicts;
 mod windows;
