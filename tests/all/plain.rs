@@ -116,6 +116,33 @@ fn a_side_that_fails_resets_the_other() {
 }
 
 #[test]
+fn a_send_that_waits_ends_with_the_other_side() {
+    for driver in DRIVERS {
+        // Neither side reads what the other has to say, until the one that says it goes.
+        let Joined { mut client, server: _server, sealane } = join(driver, &[]);
+        client.set_nonblocking(true).unwrap();
+        let full = |stream: &mut TcpStream| {
+            let mut silent = 0;
+            while silent < 20 {
+                match stream.write(&call(2, &[0; 1 << 16])) {
+                    Ok(_) => silent = 0,
+                    Err(_) => silent += 1,
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        full(&mut client);
+        reset(client);
+        sealane.wait_for("closed: ");
+        let Joined { client: _client, mut server, sealane } = join(driver, &[]);
+        server.set_nonblocking(true).unwrap();
+        full(&mut server);
+        reset(server);
+        sealane.wait_for("closed: ");
+    }
+}
+
+#[test]
 fn nobody_waits_for_a_server_that_is_not_there() {
     for driver in DRIVERS {
         let sealane = start(driver, free_port(), &["--retry-timeout", "1"]);

@@ -38,6 +38,8 @@ pub(crate) async fn run<S: Stream>(parts: Parts<S::Socket>) -> Ended {
         Err(ended) => return ended,
     };
     let shared = Shared::new(client, server, Box::new(NoKeys), Version::Tls13, config, counters, &surroundings);
+    // A failure ends both sockets at once, and with them a send that waits: there is no alert that would have to follow.
+    shared.wire_busy.set(true);
     let Surroundings { lender, stop, .. } = surroundings;
     let carry = async |from: Side| {
         if let Err(error) = Direction::new(&shared, from, lender.clone(), peer).run().await {
