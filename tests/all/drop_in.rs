@@ -284,7 +284,7 @@ fn without_tls_efs_proxy_carries_plain_text_and_needs_no_directory() {
     );
     let text = fs::read_to_string(&conf).unwrap().replace("/stunnel.pid", "/none/stunnel.pid");
     fs::write(&conf, text + "s3_unheard_of = 1\nlog_format = json").unwrap();
-    let mut child = helped("efs-proxy", &[&conf, "--no-direct-s3-read", "--unheard-of"]);
+    let mut child = helped("efs-proxy", &[&conf, "--no-direct-s3-read", "--unheard-of", "of"]);
     mount.probe();
     assert!(mount.is_carried());
     signal_group(child.id(), "TERM");
@@ -317,7 +317,8 @@ fn what_a_file_of_efs_proxys_becomes_is_explained() {
     let without = explained(&[]);
     assert!(without.contains(&format!("{listen}--no-tls\n")), "{without}");
     assert!(without.contains("CAfile = ca.pem\n    ignored with notice: not without --tls"), "{without}");
-    let unverified = mount.write("yes", 2049, "verify = 0\ncheckHost = fs.test\n");
+    let unverified = "verify = 0\ndebug = loud\ncheckHost = 10.0.0.1\ncheckHost = fs.test\ncheckHost = other.test\nOCSPaia = perhaps\n";
+    let unverified = mount.write("yes", 2049, unverified);
     assert_eq!(unverified, conf);
     assert!(explained(&["--tls"]).contains(&format!("{listen}--sni fs.test --insecure-no-verify\n")));
 }
@@ -381,7 +382,9 @@ fn the_log_goes_where_the_file_says_and_is_opened_anew() {
         assert_eq!(fs::metadata(&log).unwrap().mode() & 0o777, 0o644, "it was there");
         fs::rename(&log, mount.file("old.log")).unwrap();
         signal(child.id(), "USR1");
-        eventually("it is opened anew", || read("stunnel.log").contains("LOG5[main]: Log file reopened"));
+        eventually("it is opened anew", || {
+            read("stunnel.log").contains("LOG5[main]: SIGUSR1: the log file is opened anew")
+        });
         assert_eq!(fs::metadata(&log).unwrap().mode() & 0o777, 0o640);
         let before = read("old.log");
         signal(child.id(), "USR2");
@@ -571,4 +574,36 @@ fn twelve_at_once_are_all_ready() {
         assert!(end(child, SOON).success());
         assert_eq!(mount.pid(), None);
     }
+}
+
+#[test]
+fn relative_names_are_those_of_the_directory_that_it_was_started_in() {
+    let mount = Mount::new();
+    let conf = mount.write("quiet", 1, "verify = 0\n");
+    let text = fs::read_to_string(&conf).unwrap().replace(&mount.file("stunnel.pid"), "stunnel.pid");
+    fs::write(&conf, format!("output = x.log\nsyslog = no\n{text}")).unwrap();
+    let mut command = Command::new(called("stunnel"));
+    command.arg("conf").current_dir(&mount.directory).stdin(Stdio::null()).stderr(Stdio::null()).process_group(0);
+    let mut child = Helped(command.spawn().unwrap());
+    mount.probe();
+    let read = || fs::read_to_string(mount.file("x.log")).unwrap_or_default();
+    eventually("it is written", || read().contains("listening on "));
+    fs::rename(mount.file("x.log"), mount.file("old.log")).unwrap();
+    signal(child.id(), "USR1");
+    eventually("it is opened anew", || read().contains("SIGUSR1: the log file is opened anew"));
+    // Now it cannot be.
+    fs::rename(mount.file("x.log"), mount.file("last.log")).unwrap();
+    fs::create_dir(mount.file("x.log")).unwrap();
+    signal(child.id(), "USR1");
+    let last = || fs::read_to_string(mount.file("last.log")).unwrap();
+    eventually("that is said", || last().contains("sealane: x.log: Is a directory"));
+    signal_group(child.id(), "TERM");
+    assert!(end(&mut child, Duration::from_secs(1)).success());
+    assert_eq!(mount.pid(), None, "it has gone");
+    // What is no file stays what it is.
+    let text = fs::read_to_string(&conf).unwrap().replace("pid = stunnel.pid", "pid = x.log");
+    fs::write(&conf, text.replace("output = x.log\n", "")).unwrap();
+    let out = Command::new(called("stunnel")).arg("conf").current_dir(&mount.directory).output().unwrap();
+    let text = String::from_utf8(out.stderr).unwrap();
+    assert!(out.status.code() == Some(1) && text.contains("the pid file x.log: there is something else"), "{text}");
 }

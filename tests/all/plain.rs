@@ -116,6 +116,42 @@ fn a_side_that_fails_resets_the_other() {
 }
 
 #[test]
+fn what_a_server_said_before_its_end_arrives_whoever_speaks_to_it_then() {
+    for driver in DRIVERS {
+        let Joined { mut client, mut server, sealane } = join(driver, &[]);
+        let last = reply(1, &[7; 100_000]);
+        server.write_all(&last).unwrap();
+        drop(server);
+        std::thread::sleep(Duration::from_millis(100));
+        // The server has gone: these are answered by a reset.
+        for xid in 2..6 {
+            let _ = client.write_all(&call(xid, b"too late"));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let mut got = vec![0; last.len()];
+        client.read_exact(&mut got).unwrap_or_else(|error| panic!("{driver}: {error}: {}", sealane.process.output()));
+        assert!(got == last, "{driver}");
+        drop(client);
+        sealane.wait_for("closed: ");
+    }
+}
+
+#[test]
+fn what_is_no_rpc_and_falls_silent_is_cut_off_and_not_ended() {
+    for driver in DRIVERS {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let sealane = start(driver, listener.local_addr().unwrap().port(), &["--half-close-timeout", "1"]);
+        let mut client = sealane.connect_and_say(b"GET / HTTP/1.0\r\n\r\n");
+        let (mut server, _) = listener.accept().unwrap();
+        server.read_exact(&mut [0; 18]).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        server.write_all(b"HTTP/1.0 200 OK\r\nhalf of").unwrap();
+        expect_reset(&mut client, SOON);
+        sealane.wait_for("server side: the stream was cut off");
+    }
+}
+
+#[test]
 fn a_send_that_waits_ends_with_the_other_side() {
     for driver in DRIVERS {
         // Neither side reads what the other has to say, until the one that says it goes.

@@ -89,7 +89,7 @@ fn the_log_can_go_to_a_file() {
     eventually("it is written", || read().contains(" INFO opened: TLS 1.3"));
     fs::rename(&log, both.file("old.log")).unwrap();
     process.signal("USR1");
-    eventually("it is opened anew", || read().contains("Log file reopened"));
+    eventually("it is opened anew", || read().contains("SIGUSR1: the log file is opened anew"));
     process.signal("TERM");
     assert!(process.wait().success());
     assert_eq!(process.output(), "");
@@ -226,4 +226,12 @@ fn a_supervisor_hears_how_it_is() {
         while heard() != "STOPPING=1\nSTATUS=stopping" {}
         let _ = fs::remove_file(path);
     }
+}
+
+#[test]
+fn a_supervisor_that_is_not_there_is_no_reason_not_to_start() {
+    let both = Both::new("", "");
+    let process = Process::start(run(&[&both.file("sealane.toml")]).env("NOTIFY_SOCKET", "/no/such/socket"));
+    assert!(both.is_carried(), "{}", process.output());
+    process.wait_for("NOTIFY_SOCKET: No such file or directory");
 }

@@ -76,7 +76,7 @@ pub(crate) fn begin() -> Result<()> {
 /// Opens the file anew, if lines go to one: it may have been given another name.
 pub(crate) fn reopen() {
     outlets::reopen();
-    tracing::info!("Log file reopened");
+    tracing::info!("SIGUSR1: the log file is opened anew");
 }
 
 /// Waits, not for long, until standard error has taken what was logged.

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use sealane_io::sandbox::Account;
 
 /// How a process behaves.
@@ -15,6 +15,8 @@ pub(crate) struct Manners {
     /// Whether it goes on in the background once it listens.
     pub(crate) detaches: bool,
     pub(crate) pid_file: Option<PidFile>,
+    /// Whether it is in another program's place.
+    pub(crate) is_another: bool,
 }
 
 /// The file that has the process's number in it, and the end of a line.
@@ -32,6 +34,10 @@ impl PidFile {
     /// It cannot be written, unless its directory is not there and it may be missing.
     pub(crate) fn write(&self, account: Option<&Account>) -> Result<Option<Written>> {
         let Self { path, is_needed } = self;
+        let there = fs::symlink_metadata(path);
+        if there.is_ok_and(|there| !there.is_file() && !there.is_symlink()) {
+            bail!("the pid file {}: there is something else by that name", path.display());
+        }
         let number = process::id();
         // Whoever reads it finds the old number or the new one, and never half of it.
         let mut name = path.file_name().unwrap_or_default().to_os_string();

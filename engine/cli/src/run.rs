@@ -58,7 +58,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
     };
     log::start_to(&plan.level, &outlets)?;
     let pid_file = plan.pid_file.clone().map(|path| PidFile { path, is_needed: true });
-    tunnels::serve(&plan.services, &plan.shared, &outlets, Manners { detaches: false, pid_file })
+    tunnels::serve(&plan.services, &plan.shared, &outlets, Manners { pid_file, ..Manners::default() })
 }
 
 /// What a file comes to.

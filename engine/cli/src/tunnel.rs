@@ -42,7 +42,7 @@ pub(crate) fn serve(
     // Until they are taken over, they would end the process.
     host::ignore_requests();
     let bound = Tunnels::bind(resources, configs)?;
-    let supervisor = Supervisor::from_environment().context("NOTIFY_SOCKET")?;
+    let supervisor = supervisor(manners);
     let detached = manners.detaches.then(daemon::detach).transpose().context("going on in the background")?;
     if manners.pid_file.is_some() {
         rt::hold_stop_signals().context("sigprocmask")?;
@@ -83,6 +83,17 @@ pub(crate) fn serve(
         counters.all().filter(|(_, total)| *total > 0).map(|(name, total)| format!("{name}={total}")).collect();
     tracing::info!("stopped by {signal}; {}", if totals.is_empty() { "nothing came".into() } else { totals.join(" ") });
     Ok(())
+}
+
+/// Whoever supervises this process. In another program's place nobody expects it to speak to the one of its parent.
+fn supervisor(manners: &Manners) -> Supervisor {
+    if manners.is_another {
+        return Supervisor::default();
+    }
+    Supervisor::from_environment().unwrap_or_else(|error| {
+        tracing::warn!("NOTIFY_SOCKET: {error}: nobody hears how this process is");
+        Supervisor::default()
+    })
 }
 
 impl TunnelOptions {

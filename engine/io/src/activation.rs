@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -34,10 +34,13 @@ impl Passed {
         }
         let count = variable("LISTEN_FDS").unwrap_or(0).clamp(0, MOST);
         let listeners = (FIRST..FIRST + count).map(|number| {
-            // SAFETY: whoever has started this process gives it these, and nobody here has touched them: that was the first call.
-            let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
             let explained =
                 |error: io::Error| io::Error::new(error.kind(), format!("descriptor {number} (LISTEN_FDS): {error}"));
+            // SAFETY: it is only looked at; that there is none, or another kind, is an answer.
+            let there = unsafe { BorrowedFd::borrow_raw(number) };
+            Listener::check(&there).map_err(explained)?;
+            // SAFETY: it listens, which nothing that this process has opened does: it was passed, and this is the first call.
+            let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
             fcntl(&descriptor, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(|error| explained(error.into()))?;
             let listener = Listener::passed(descriptor).map_err(explained)?;
             Ok((listener.local_address()?, listener))

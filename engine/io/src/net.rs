@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -42,16 +42,25 @@ impl Listener {
         Ok(Self { inner: socket.into() })
     }
 
-    /// One that was passed to this process.
+    /// Whether this could be one.
     ///
     /// # Errors
     /// It does not listen for TCP connections.
+    pub(crate) fn check(descriptor: &impl AsFd) -> io::Result<()> {
+        let socket = socket2::SockRef::from(descriptor);
+        let is_tcp = socket.protocol()? == Some(socket2::Protocol::TCP) && socket.is_listener()?;
+        if is_tcp && socket.local_addr()?.as_socket().is_some() {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "it does not listen for TCP connections"))
+    }
+
+    /// One that was passed to this process, and was looked at.
+    ///
+    /// # Errors
+    /// What fcntl says.
     pub(crate) fn passed(descriptor: OwnedFd) -> io::Result<Self> {
         let socket = socket2::Socket::from(descriptor);
-        let is_tcp = socket.protocol()? == Some(socket2::Protocol::TCP) && socket.is_listener()?;
-        if !is_tcp || socket.local_addr()?.as_socket().is_none() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it does not listen for TCP connections"));
-        }
         socket.set_nonblocking(true)?;
         Ok(Self { inner: socket.into() })
     }

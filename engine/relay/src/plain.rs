@@ -16,7 +16,7 @@ use crate::counters::Counters;
 use crate::error::{SessionError, Side};
 use crate::keys::KeySchedule;
 use crate::lending::{Lender, Loan, Terms};
-use crate::session::{Ended, Shared, Surroundings, adopt};
+use crate::session::{Ended, Shared, Surroundings, adopt, discard_rest};
 use crate::watch::Flow;
 
 /// The parts of a session before it runs.
@@ -47,6 +47,9 @@ pub(crate) async fn run<S: Stream>(parts: Parts<S::Socket>) -> Ended {
         }
     };
     shared.run_both(carry(Side::Plain), carry(Side::Tls), stop.wait(), std::future::pending()).await;
+    if !shared.is_failing() && !shared.plain_ended.get() {
+        discard_rest(&shared, &lender, &stop).await;
+    }
     shared.end_in_plain()
 }
 
@@ -76,6 +79,8 @@ struct Direction<'s, S: Stream> {
     peer: SocketAddr,
     loan: Option<Loan>,
     want_big: bool,
+    /// Its side has said that no more comes.
+    has_ended: bool,
 }
 
 /// Whether another turn follows.
@@ -86,7 +91,16 @@ enum Turn {
 
 impl<'s, S: Stream> Direction<'s, S> {
     fn new(shared: &'s Shared<S>, from: Side, lender: Lender, peer: SocketAddr) -> Self {
-        Self { shared, from, scanner: RecordScanner::new(), lender, peer, loan: None, want_big: false }
+        Self {
+            shared,
+            from,
+            scanner: RecordScanner::new(),
+            lender,
+            peer,
+            loan: None,
+            want_big: false,
+            has_ended: false,
+        }
     }
 
     fn source(&self) -> &'s S {
@@ -122,7 +136,8 @@ impl<'s, S: Stream> Direction<'s, S> {
             return Ok(());
         }
         match self.from {
-            Side::Plain => self.shared.note_end_of_plain(),
+            Side::Plain if self.has_ended => self.shared.note_end_of_plain(),
+            Side::Plain => {}
             Side::Tls => self.shared.peer_closed.set(true),
         }
         self.target().socket().shutdown_write();
@@ -162,7 +177,11 @@ impl<'s, S: Stream> Direction<'s, S> {
                 lay_out(&mut loan.buffer, count)?;
                 let (sent, buffer) = shared.send(self.to(), loan.buffer).await;
                 loan.buffer = buffer;
-                sent.map_err(Shared::<S>::io_error(self.to(), "send"))?;
+                match sent {
+                    // A server that has ended may take no more: what it said before that is still to arrive.
+                    Err(_) if self.from == Side::Plain && shared.peer_closed.get() => return Ok(Turn::Last),
+                    done => done.map_err(Shared::<S>::io_error(self.to(), "send"))?,
+                }
                 self.passed_on(count);
                 if let Terms::Keep = loan.terms {
                     self.loan = Some(loan);
@@ -170,7 +189,10 @@ impl<'s, S: Stream> Direction<'s, S> {
                 Ok(Turn::Next)
             }
             Received::End if self.is_inside() => Err(SessionError::Truncated { side: self.from }),
-            Received::End => Ok(Turn::Last),
+            Received::End => {
+                self.has_ended = true;
+                Ok(Turn::Last)
+            }
             Received::Nothing => {
                 drop(loan);
                 self.want_big = self.scanner.record_bytes_left() > RECORD_PLAIN_BYTES_MAX;
@@ -230,7 +252,7 @@ impl<'s, S: Stream> Direction<'s, S> {
             Some(Either::Right(())) => Ok(Turn::Next),
             // It has not even been told of the end: what came before that is still on its way to it.
             None if is_sending.get().is_sending => Ok(Turn::Next),
-            None if !self.is_inside() && owes == 0 => Ok(Turn::Last),
+            None if shared.is_rpc() && !self.is_inside() && owes == 0 => Ok(Turn::Last),
             None => Err(SessionError::Truncated { side: self.from }),
         }
     }

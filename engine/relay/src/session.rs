@@ -634,7 +634,7 @@ pub(crate) async fn run<S: Stream>(parts: Parts<S::Socket>) -> Ended {
 
 /// Reads what a plain side still says that was told the end of its stream, until it has acknowledged all it was sent:
 /// closing a socket with unread bytes resets it, and what is not acknowledged by then is gone.
-async fn discard_rest<S: Stream>(shared: &Shared<S>, lender: &Lender, stop: &Broadcast) {
+pub(crate) async fn discard_rest<S: Stream>(shared: &Shared<S>, lender: &Lender, stop: &Broadcast) {
     let started = rt::now();
     let limit = shared.config.timeouts.half_close;
     while !shared.plain.socket().is_acknowledged() && !stop.is_set() && rt::now() - started < limit {

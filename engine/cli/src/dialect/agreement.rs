@@ -30,14 +30,15 @@ pub(super) fn versions(settings: &Settings<'_>, words: &mut Words<'_>) -> Done<(
             _ => tls_13 &= version >= 13,
         }
     }
+    let (mut no_tls_12, mut no_tls_13) = (false, false);
     for entry in settings.all("options") {
         let (is_set, name) = match entry.value.strip_prefix('-') {
             Some(name) => (false, name),
             None => (true, entry.value.as_str()),
         };
         match name.trim_start_matches("SSL_OP_") {
-            "NO_TLSv1_2" => tls_12 &= !is_set,
-            "NO_TLSv1_3" => tls_13 &= !is_set,
+            "NO_TLSv1_2" => no_tls_12 = is_set,
+            "NO_TLSv1_3" => no_tls_13 = is_set,
             _ => {
                 words.ignore(entry, "an option of OpenSSL, which is not here");
                 continue;
@@ -45,6 +46,7 @@ pub(super) fn versions(settings: &Settings<'_>, words: &mut Words<'_>) -> Done<(
         }
         entries.push(entry);
     }
+    (tls_12, tls_13) = (tls_12 && !no_tls_12, tls_13 && !no_tls_13);
     let allowed = match (tls_12, tls_13) {
         (true, true) => "1.2-1.3",
         (true, false) => "1.2",

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use rustls::pki_types::DnsName;
 
 use crate::args::EfsProxyOptions;
 use crate::dialect::keys::Fate;
@@ -57,11 +58,12 @@ pub(crate) fn translate(lines: &Lines, tls: bool) -> Done<Plan> {
     for entry in lines.global.iter().chain(lines.sections.iter().flat_map(|section| &section.entries)) {
         if !scribe.has(entry) {
             let is_known = KEYS.iter().any(|known| is(entry, known));
-            scribe.note(
-                entry,
-                Fate::Ignored,
-                if is_known { "not without --tls" } else { "efs-proxy does not obey it" },
-            );
+            let why = match is_known {
+                true if tls => "it changes nothing here",
+                true => "not without --tls",
+                false => "efs-proxy does not obey it",
+            };
+            scribe.note(entry, Fate::Ignored, why);
         }
     }
     Ok(Plan { program, services, notes: scribe.notes() })
@@ -72,7 +74,9 @@ fn program(entries: &[Entry], scribe: &mut Scribe) -> Done<Program> {
     let (mut log_level, mut file, mut pid_file) = ("warn", None, None);
     for entry in entries {
         if is(entry, "debug") {
-            (_, log_level) = level(entry)?;
+            // What it means elsewhere is no reason not to mount.
+            let Ok((_, level)) = level(entry) else { continue };
+            log_level = level;
             scribe.note(entry, Fate::Supported, format!("--log-level {log_level}"));
         } else if is(entry, "output") {
             file = path(entry).map(|path| LogFile { path, overwrites: false });
@@ -115,23 +119,22 @@ fn service(section: &Section, global: &[Entry], tls: bool, scribe: &mut Scribe) 
     }
     let ca = last("CAfile");
     let names: Vec<_> = all("checkHost").collect();
-    match ca {
-        Some(ca) => {
-            say(ca, &["--ca-file", &ca.value]);
-            names.iter().for_each(|name| say(name, &["--server-name", &name.value]));
-        }
-        None => names.iter().for_each(|name| say(name, &["--sni", &name.value])),
+    if let Some(ca) = ca {
+        say(ca, &["--ca-file", &ca.value]);
+        names.iter().for_each(|name| say(name, &["--server-name", &name.value]));
     }
-    // Who is asked for: a helper names it where it connects to an address.
-    if let (Some(sni), true) = (last("sni"), ca.is_some() || names.is_empty()) {
-        say(sni, &["--sni", &sni.value]);
+    // Who is asked for: a helper names it where it connects to an address. Nobody is asked for by one.
+    let unverified = names.iter().copied().filter(|_| ca.is_none());
+    let is_name = |entry: &&Entry| DnsName::try_from(entry.value.as_str()).is_ok() && entry.value != "off";
+    if let Some(name) = last("sni").into_iter().chain(unverified).find(is_name) {
+        say(name, &["--sni", &name.value]);
     }
     if let (Some(cert), Some(key)) = (last("cert"), last("key")) {
         say(cert, &["--cert", &cert.value]);
         say(key, &["--key", &key.value]);
     }
     if let (Some(aia), Some(_)) = (last("OCSPaia"), ca)
-        && yes(aia)?
+        && yes(aia).unwrap_or(false)
     {
         say(aia, &["--ocsp", "hard", "--ocsp-chain"]);
     }

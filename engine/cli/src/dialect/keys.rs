@@ -173,7 +173,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("reset", Service, Ignored, "an error is a RST in any case: NFS clients wait for ever after a FIN"),
     key("retry", Service, Ignored, "it is about exec"),
     key("securityLevel", Service, Ignored, "what is spoken is above level 2: 112 bits"),
-    key("requireCert", Service, Supported, "--client-cert required"),
+    key("requireCert", Service, Supported, "--client-cert required; yes with nothing to verify it by is refused"),
     key(
         "setgid",
         Both,
@@ -196,7 +196,7 @@ pub(crate) const KEYS: &[Key] = &[
         "socket",
         Service,
         Mapped,
-        "SO_KEEPALIVE, TCP_KEEPIDLE, SO_RCVBUF, SO_SNDBUF and SO_BINDTODEVICE; others are as this program has them",
+        "SO_KEEPALIVE, TCP_KEEPIDLE, SO_RCVBUF and SO_SNDBUF; SO_BINDTODEVICE is refused, but for lo with a loopback address; others are as this program has them",
     ),
     key("sslVersion", Service, Mapped, "TLSv1.2 or TLSv1.3 (--tls); all is both; older ones are refused"),
     key("sslVersionMax", Service, Mapped, "TLSv1.2 or TLSv1.3 (--tls); older ones are refused"),

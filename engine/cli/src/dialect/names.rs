@@ -30,10 +30,9 @@ pub(crate) fn called(name: &OsStr, words: impl IntoIterator<Item = OsString>) ->
 
 /// `efs-proxy FILE [--tls]`, and more that is for other things than a tunnel: unknown words must not keep a mount from being made.
 fn as_efs_proxy(words: &[OsString]) -> Result<()> {
-    let mut files = words.iter().filter(|word| !word.to_string_lossy().starts_with('-'));
-    match (files.next(), files.next()) {
-        (Some(file), None) => efs_proxy::serve_file(Path::new(file), words.iter().any(|word| word == "--tls")),
-        _ => bail!(ConfigError("usage: efs-proxy FILE [--tls]".into())),
+    match words.iter().find(|word| !word.to_string_lossy().starts_with('-')) {
+        Some(file) => efs_proxy::serve_file(Path::new(file), words.iter().any(|word| word == "--tls")),
+        None => bail!(ConfigError("usage: efs-proxy FILE [--tls]".into())),
     }
 }
 

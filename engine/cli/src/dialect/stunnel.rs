@@ -51,7 +51,7 @@ pub(super) fn serve(file: &Path, plan: &Plan) -> Result<()> {
     for note in &plan.notes {
         tracing::debug!("{}:{}: {} = {}: {}", file.display(), note.place, note.key, note.value, note.becomes);
     }
-    let manners = Manners { detaches: *foreground == Foreground::No, pid_file: pid_file.clone() };
+    let manners = Manners { detaches: *foreground == Foreground::No, pid_file: pid_file.clone(), is_another: true };
     tunnels::serve(&plan.services, &shared(plan), outlets, manners)
 }
 

@@ -282,28 +282,46 @@ struct Verification {
     required: bool,
 }
 
+/// Line by line, as stunnel does it: a later one takes back what an earlier one wanted.
 fn verification_of(settings: &Settings<'_>) -> Done<Verification> {
     let mut wanted = Verification::default();
-    if let Some(entry) = settings.last("verify") {
-        wanted = match entry.value.as_str() {
-            "0" => Verification::default(),
-            "1" => Verification { chain: true, ..Verification::default() },
-            "2" => Verification { chain: true, peer: false, required: true },
-            "3" => Verification { chain: true, peer: true, required: true },
-            "4" => Verification { chain: false, peer: true, required: true },
-            _ => return wrong(entry, "0 to 4"),
-        };
-    }
-    for (name, is_peer) in [("verifyChain", false), ("verifyPeer", true)] {
-        if let Some(is_yes) = settings.is_yes(name)? {
-            *(if is_peer { &mut wanted.peer } else { &mut wanted.chain }) = is_yes;
-            wanted.required |= is_yes;
+    for (entry, key) in &settings.lines {
+        match key.name {
+            "verify" => {
+                wanted = match entry.value.as_str() {
+                    "0" => Verification::default(),
+                    "1" => Verification { chain: true, ..Verification::default() },
+                    "2" => Verification { chain: true, peer: false, required: true },
+                    "3" => Verification { chain: true, peer: true, required: true },
+                    "4" => Verification { chain: false, peer: true, required: true },
+                    _ => return wrong(entry, "0 to 4"),
+                }
+            }
+            "verifyChain" => {
+                wanted.chain = yes(entry)?;
+                wanted.required |= wanted.chain;
+            }
+            "verifyPeer" => {
+                wanted.peer = yes(entry)?;
+                wanted.required |= wanted.peer;
+            }
+            "requireCert" => wanted.required = yes(entry)?,
+            _ => {}
         }
     }
-    if let Some(is_yes) = settings.is_yes("requireCert")? {
-        wanted.required = is_yes || wanted.peer || (wanted.chain && settings.last("verify").is_none());
-    }
     Ok(wanted)
+}
+
+/// A server is asked for by the name that is connected to, whatever names its certificate may be for.
+fn asked_for(settings: &Settings<'_>, names: &[&Entry]) -> Vec<String> {
+    let connect = settings.last("connect").and_then(|connect| host_and_port(connect).ok());
+    let host = connect.map_or("", |(host, _)| host);
+    let is_name = !host.is_empty() && host.parse::<IpAddr>().is_err();
+    let is_same = names.first().is_none_or(|first| first.value.eq_ignore_ascii_case(host));
+    match settings.last("sni") {
+        None if is_name && !is_same => vec!["--sni".into(), host.into()],
+        _ => Vec::new(),
+    }
 }
 
 fn verification(settings: &Settings<'_>, is_client: bool, words: &mut Words<'_>) -> Done<()> {
@@ -314,6 +332,12 @@ fn verification(settings: &Settings<'_>, is_client: bool, words: &mut Words<'_>)
     let names: Vec<_> = settings.all("checkHost").chain(settings.all("checkIP")).collect();
     if let (true, false, Some(asking)) = (is_verified, has_cas, asking) {
         return wrong(asking, "it takes 'CAfile' or 'CApath'");
+    }
+    if let (false, true, false, Some(entry)) = (is_client, wanted.required, is_verified, settings.last("requireCert")) {
+        return wrong(
+            entry,
+            "whatever certificate is shown: it takes 'verifyChain = yes' or 'verifyPeer = yes' besides",
+        );
     }
     if let (false, Some(name)) = (is_verified, names.first()) {
         return wrong(name, "it takes 'verifyChain = yes' or 'verifyPeer = yes'");
@@ -333,6 +357,7 @@ fn verification(settings: &Settings<'_>, is_client: bool, words: &mut Words<'_>)
             for name in &names {
                 words.say(name, &["--server-name", &name.value]);
             }
+            words.words.extend(asked_for(settings, &names));
             if names.is_empty() {
                 words.words.push("--any-server-name".into());
             }
@@ -475,11 +500,12 @@ fn others(settings: &Settings<'_>, is_client: bool, words: &mut Words<'_>) -> Do
             _ => return wrong(entry, "none: the server sees this host's address"),
         }
     }
-    settings.all("socket").try_for_each(|entry| socket(entry, is_client, words))
+    let is_local = settings.last("accept").map(accepted_at).transpose()?.is_some_and(|at| at.ip().is_loopback());
+    settings.all("socket").try_for_each(|entry| socket(entry, is_client, is_local, words))
 }
 
 /// `a|l|r:OPTION=VALUE`, of the listener, the accepted or the connected socket.
-fn socket(entry: &Entry, is_client: bool, words: &mut Words<'_>) -> Done<()> {
+fn socket(entry: &Entry, is_client: bool, is_local: bool, words: &mut Words<'_>) -> Done<()> {
     let parts = entry.value.split_once(':').and_then(|(side, rest)| Some((side, rest.split_once('=')?)));
     let Some((side @ ("a" | "l" | "r"), (option, value))) = parts else {
         return wrong(entry, "a:OPTION=VALUE, l:OPTION=VALUE or r:OPTION=VALUE");
@@ -492,6 +518,12 @@ fn socket(entry: &Entry, is_client: bool, words: &mut Words<'_>) -> Done<()> {
         ("TCP_KEEPIDLE", _) if side != "a" => words.say(entry, &["--keepalive", value]),
         ("SO_RCVBUF", true) => words.say(entry, &["--receive-buffer", value]),
         ("SO_SNDBUF", true) => words.say(entry, &["--send-buffer", value]),
+        ("SO_BINDTODEVICE", _) if side == "a" && value == "lo" && is_local => {
+            words.ignore(entry, "what is accepted on a loopback address comes from there");
+        }
+        ("SO_BINDTODEVICE", _) if side != "l" => {
+            return wrong(entry, "sockets are bound to addresses, not to devices: give 'accept' or 'local' one");
+        }
         _ => words.ignore(entry, "as this program has it"),
     }
     Ok(())
@@ -525,9 +557,14 @@ mod tests {
             ("verify = 2\nCAfile = ca.pem", "--ca-file ca.pem --any-server-name --ocsp off"),
             (
                 "verifyChain = yes\nCAfile = ca.pem\ncheckHost = a\ncheckHost = b",
-                "--ca-file ca.pem --server-name a --server-name b --ocsp off",
+                "--ca-file ca.pem --server-name a --server-name b --sni nfs.test --ocsp off",
             ),
-            ("verifyChain = yes\nCApath = cas\ncheckIP = 10.0.0.1", "--ca-dir cas --server-name 10.0.0.1 --ocsp off"),
+            (
+                "verifyChain = yes\nCApath = cas\ncheckIP = 10.0.0.1",
+                "--ca-dir cas --server-name 10.0.0.1 --sni nfs.test --ocsp off",
+            ),
+            ("verifyChain = no\nverify = 2\nCAfile = ca.pem", "--ca-file ca.pem --any-server-name --ocsp off"),
+            ("verify = 2\nverifyChain = no\nCAfile = ca.pem", "--insecure-no-verify --ocsp off"),
             ("verify = 4\nCAfile = peer.pem", "--ca-file peer.pem --any-server-name --trusted-only --ocsp off"),
         ] {
             assert_eq!(arguments(&format!("[a]\n{CLIENT}{lines}")), format!("{HEAD} {wanted}"), "{lines}");
@@ -557,6 +594,14 @@ mod tests {
             ("[a]\nclient = yes", "1:1: [a] has no 'accept'"),
             ("[a]\naccept = 0", "[host:]port, with a port from 1 to 65535"),
             ("[a]\naccept = 1\nconnect = 2", "1:1: [a] is a server's and has no 'cert'"),
+            (
+                "[a]\naccept = 1\nconnect = 2\ncert = c\nrequireCert = yes",
+                "5:15: requireCert = yes: whatever certificate",
+            ),
+            (
+                "[a]\naccept = 1\nconnect = 2\ncert = c\nsocket = a:SO_BINDTODEVICE=lo",
+                "5:10: socket = a:SO_BINDTODEVICE=lo: ",
+            ),
             ("[a]\naccept = 1\nconnect = 2\nconnect = 3", "4:11: connect = 3: there is one connect already"),
             ("[a]\naccept = 1\nconnect = 2\nclient = yes\nPSKsecrets = x", "pre-shared keys are not supported"),
             ("[a]\naccept = 1\nconnect = 2\nclient = yes\nlibwrap = yes", "/etc/hosts.allow is not looked at"),

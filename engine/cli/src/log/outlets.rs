@@ -99,9 +99,14 @@ impl Opened {
     fn write_to_all(&mut self, line: &[u8]) -> io::Result<()> {
         if let Some((file, path)) = &mut self.file
             && REOPEN.swap(false, Ordering::Relaxed)
-            && let Ok(opened) = open(path, false)
         {
-            *file = opened;
+            match open(path, false) {
+                Ok(opened) => *file = opened,
+                // Whoever looks for lines finds this one where they are.
+                Err(error) => {
+                    let _ = writeln!(file, "sealane: {}: {error}: the log goes on in this file", path.display());
+                }
+            }
         }
         if let Some(syslog) = &self.syslog {
             let (severity, text) = stunnel::without_time(line);

@@ -1,5 +1,7 @@
 //! Landlock: which files and TCP ports there are for this process, however it asks for them.
 
+use std::path::{Path, PathBuf};
+
 use landlock::{
     ABI, Access, AccessFs, AccessNet, LandlockStatus, NetPort, PathBeneath, PathFd, Ruleset, RulesetAttr,
     RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
@@ -25,6 +27,16 @@ pub(super) fn with_landlock(policy: &Policy) -> Result<i32, String> {
     }
 }
 
+/// Where a file is, by its name and where links lead.
+fn directories_of(file: &Path) -> Vec<PathBuf> {
+    let directory = |file: &Path| match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+        _ => PathBuf::from("."),
+    };
+    let real = file.canonicalize().ok();
+    [Some(file), real.as_deref()].into_iter().flatten().map(directory).collect()
+}
+
 fn restrict(policy: &Policy) -> Result<landlock::RestrictionStatus, RulesetError> {
     let mut rules = Ruleset::default()
         .handle_access(AccessFs::from_all(RESTRICTED))?
@@ -40,7 +52,7 @@ fn restrict(policy: &Policy) -> Result<landlock::RestrictionStatus, RulesetError
     let written = AccessFs::MakeReg | AccessFs::WriteFile;
     let removed = AccessFs::ReadFile | AccessFs::RemoveFile;
     for (files, access) in [(&policy.remade, written), (&policy.removed, removed)] {
-        for directory in files.iter().filter_map(|file| file.parent()) {
+        for directory in files.iter().flat_map(|file| directories_of(file)) {
             let Ok(directory) = PathFd::new(directory) else { continue };
             rules = rules.add_rule(PathBeneath::new(directory, access))?;
         }
