@@ -13,9 +13,9 @@ use sealane_proto::limits::{BUFFER_BIG_BYTES, BUFFER_BIG_SLICES, BUFFER_SMALL_BY
 use sealane_proto::tls::Role;
 
 use crate::addresses::PerAddress;
+use crate::draining::Drain;
 use crate::live::Live;
 use crate::proxy_protocol::ProxyProtocol;
-use crate::session::Drain;
 use crate::tls_client::TlsClient;
 use crate::tls_server::TlsServer;
 

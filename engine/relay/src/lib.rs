@@ -17,6 +17,7 @@ mod config;
 mod connections;
 mod counters;
 mod crl;
+mod draining;
 mod error;
 mod expected_name;
 mod explain;

@@ -10,9 +10,10 @@ use sealane_proto::limits::RECORD_PLAIN_BYTES_MAX;
 use sealane_proto::rpc::{RecordScanner, is_reply};
 use sealane_proto::tls::{AlertDescription, ContentType, Role, Sealer, Version, key_update};
 
+use crate::draining::Drain;
 use crate::error::{SessionError, Side};
 use crate::lending::{Lender, Loan, Terms};
-use crate::session::{Drain, Shared};
+use crate::session::Shared;
 use crate::watch::Flow;
 
 /// How long a stream that is not RPC must be silent before a TLS 1.2 close_notify may cut off its answers.
