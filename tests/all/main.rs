@@ -41,6 +41,7 @@ mod server_ends;
 mod server_far_ends;
 mod server_limits;
 mod spin;
+mod stop;
 mod stunnel_files;
 mod units;
 mod verdicts;

@@ -96,7 +96,7 @@ Exit status: 0 when an NFS server answered, 1 when something is wrong, 2 for a w
 
 const RUN_EXAMPLES: &str = "\
 The file is TOML. Its keys are the options of 'sealane client' and 'sealane server'. Those of the process stand first:
-connections-max, group, io, log-level, memory-max, sandbox, spin, user, workers; besides log-file and pid-file. A tunnel is a table:
+connections-max, drain, group, io, log-level, memory-max, sandbox, spin, user, workers; besides log-file and pid-file. A tunnel is a table:
 
   workers = 2
 
@@ -548,6 +548,11 @@ pub(crate) struct TunnelOptions {
     /// Time for the peer's close_notify after ours, in seconds
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "5", help_heading = "Network")]
     pub(crate) close_timeout: Duration,
+
+    /// Time for calls under way to be answered when the tunnel is told to stop, in seconds; no new ones are taken. 0: none. A second
+    /// signal ends it at once
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds_or_off, default_value = "5", help_heading = "Network")]
+    pub(crate) drain: Duration,
 
     /// Time that a half-closed connection may be silent, in seconds; where it owes replies, as --silence-timeout says
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "60", help_heading = "Network")]

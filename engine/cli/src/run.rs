@@ -24,8 +24,8 @@ use crate::manners::{Manners, PidFile};
 use crate::tunnels::{self, Service};
 
 /// Options of the process: each tunnel's command line has them, and all have the same.
-const OF_PROCESS: [&str; 9] =
-    ["connections-max", "group", "io", "log-level", "memory-max", "sandbox", "spin", "user", "workers"];
+const OF_PROCESS: [&str; 10] =
+    ["connections-max", "drain", "group", "io", "log-level", "memory-max", "sandbox", "spin", "user", "workers"];
 /// Keys of the process that are no options of a tunnel.
 const OWN: [&str; 3] = ["log-file", "pid-file", "tunnels"];
 /// Which end of TLS a tunnel is.

@@ -112,6 +112,7 @@ impl TunnelOptions {
             handshake: self.handshake_timeout,
             retry: self.retry_timeout,
             close: self.close_timeout,
+            leave: self.drain,
             half_close: self.half_close_timeout,
             silence: self.silence_timeout,
             stall: self.stall_timeout,

@@ -1,11 +1,12 @@
 //! Sessions that are to end as soon as nothing is outstanding: why, since when, and who says so.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sealane_io::Stream;
-use sealane_io::rt;
+use sealane_io::rt::{self, Broadcast, Either};
 use sealane_proto::tls::{Role, TlsError};
 
 use crate::config::RevokedLive;
@@ -17,6 +18,14 @@ use crate::session::Shared;
 /// What a session that was to end for a revocation has beyond its times, before it is ended.
 const DRAIN_GRACE: Duration = Duration::from_millis(500);
 
+/// How long a session that began when the tunnel was stopping already waits for its first exchange: whoever was accepted is
+/// served.
+const FIRST_EXCHANGE_MAX: Duration = Duration::from_secs(1);
+const FIRST_EXCHANGE_TICK: Duration = Duration::from_millis(5);
+
+/// How often a wait looks at its conditions when no signal comes.
+pub(crate) const TICK: Duration = Duration::from_millis(50);
+
 /// Why a session takes no more calls.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Drain {
@@ -24,6 +33,8 @@ pub(crate) enum Drain {
     KeyUsedUp,
     /// The peer's certificate was revoked.
     Revoked,
+    /// The tunnel stops.
+    Leaving,
 }
 
 impl Drain {
@@ -33,6 +44,7 @@ impl Drain {
             (Self::KeyUsedUp, _) => "the TLS 1.2 key was used up",
             (Self::Revoked, Role::Client) => "the server's certificate was revoked",
             (Self::Revoked, Role::Server) => "the client's certificate was revoked",
+            (Self::Leaving, _) => "the tunnel stops",
         }
     }
 
@@ -41,6 +53,7 @@ impl Drain {
         match self {
             Self::KeyUsedUp => SessionError::Tls(TlsError::KeyExhausted),
             Self::Revoked => SessionError::Revoked(role),
+            Self::Leaving => SessionError::Stopped,
         }
     }
 }
@@ -76,8 +89,30 @@ impl<S: Stream> Shared<S> {
         rt::now() >= (began + owed).max(closed) + times.close
     }
 
+    /// Hears of what has the session end at a boundary. Returns when one of these was to end it, and has not.
+    pub(crate) async fn hear(&self, shown: Option<Arc<Shown>>, peer: SocketAddr, leave: &Broadcast) -> SessionError {
+        match rt::race(self.heed(shown, peer), self.leave(leave)).await {
+            Either::Left(error) => error,
+            Either::Right(never) => match never {},
+        }
+    }
+
+    /// Hears of it when the tunnel stops: it ends what has not ended by itself in time.
+    pub(crate) async fn leave(&self, leave: &Broadcast) -> Infallible {
+        let is_late = leave.is_set();
+        leave.wait().await;
+        let since = rt::now();
+        let has_exchanged = || self.out.bytes.get() > 0 && self.back.bytes.get() > 0;
+        while is_late && !has_exchanged() && rt::now() - since < FIRST_EXCHANGE_MAX {
+            rt::sleep(FIRST_EXCHANGE_TICK).await;
+        }
+        self.begin_drain(Drain::Leaving);
+        self.wake_outbound.set();
+        std::future::pending().await
+    }
+
     /// Hears of it when what the peer has `shown` is revoked. Returns when that was to end the session, and has not.
-    pub(crate) async fn heed(&self, shown: Option<Arc<Shown>>, peer: SocketAddr) -> SessionError {
+    async fn heed(&self, shown: Option<Arc<Shown>>, peer: SocketAddr) -> SessionError {
         let Some(shown) = shown else { return std::future::pending().await };
         let why = shown.revoked().await;
         let who = peer_of(self.role());

@@ -491,13 +491,16 @@ pub(crate) struct Parts<Socket> {
 #[derive(Clone)]
 pub(crate) struct Surroundings {
     pub(crate) lender: Lender,
+    /// Set when no more calls are to be taken.
+    pub(crate) leave: Rc<Broadcast>,
+    /// Set when all is to end.
     pub(crate) stop: Rc<Broadcast>,
     pub(crate) spinning: Rc<Spinning>,
 }
 
 impl Surroundings {
     pub(crate) fn new(pool: Pool, spinning: Spinning) -> Self {
-        Self { lender: Lender::new(pool), stop: Rc::default(), spinning: Rc::new(spinning) }
+        Self { lender: Lender::new(pool), leave: Rc::default(), stop: Rc::default(), spinning: Rc::new(spinning) }
     }
 }
 
@@ -523,7 +526,7 @@ pub(crate) async fn run<S: Stream>(parts: Parts<S::Socket>) -> Ended {
         Err(ended) => return ended,
     };
     let shared = Shared::new(plain, tls, keys, facts.version, config, counters, &surroundings);
-    let Surroundings { lender, stop, .. } = surroundings;
+    let Surroundings { lender, leave, stop, .. } = surroundings;
     let mut outbound = OutboundHalf::new(&shared, sealer, lender.clone(), peer);
     let mut inbound = InboundHalf::new(&shared, inbound, lender.clone(), peer);
     let out = async {
@@ -536,7 +539,7 @@ pub(crate) async fn run<S: Stream>(parts: Parts<S::Socket>) -> Ended {
             shared.fail(error);
         }
     };
-    shared.run_both(out, back, stop.wait(), shared.heed(shown, peer)).await;
+    shared.run_both(out, back, stop.wait(), shared.hear(shown, peer, &leave)).await;
     let (sealer, at_boundary, lost) = outbound.into_parts();
     drop(inbound);
     if !shared.is_failing() && !shared.plain_ended.get() {

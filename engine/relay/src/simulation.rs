@@ -117,6 +117,7 @@ impl Stage {
             sessions_of_all: Arc::default(),
             addresses,
             connections: Connections::default(),
+            hurry: Arc::default(),
             throttling: None,
         };
         let worker = Worker::new(pool.clone(), &context);
@@ -149,6 +150,11 @@ impl Stage {
         };
         let Ended { failure, drained, .. } = session::run::<S>(parts).await;
         Outcome { failure, drained }
+    }
+
+    /// Has every connection end as soon as nothing is outstanding.
+    pub fn leave(&self) {
+        self.worker.surroundings.leave.set();
     }
 
     /// Tells every connection that the tunnel stops.

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use sealane_io::activation::Passed;
 use sealane_io::files::DirectoryWatch;
 use sealane_io::host::{self, Throttling};
 use sealane_io::net::{Accepted, Acceptor, Listener};
-use sealane_io::rt::{self, Either, Receiver, Request, Sender};
+use sealane_io::rt::{self, Broadcast, Either, Receiver, Request, Sender};
 use sealane_io::supervisor::Supervisor;
 use sealane_io::{Driver, Epoll, PoolLayout, Uring};
 
@@ -67,6 +67,7 @@ struct Common<'c> {
     resources: Resources,
     counters: &'c Arc<Counters>,
     connections: &'c Connections,
+    hurry: &'c Arc<AtomicBool>,
     /// Each tunnel, and who has connections through it.
     tunnels: Vec<(Arc<TunnelConfig>, Addresses)>,
     layout: PoolLayout,
@@ -124,6 +125,7 @@ impl Common<'_> {
             sessions_of_all: Arc::clone(sessions_of_all),
             addresses: addresses.clone(),
             connections: self.connections.clone(),
+            hurry: Arc::clone(self.hurry),
             throttling: self.throttling.clone(),
         };
         let contexts: Vec<_> = self.tunnels.iter().map(context).collect();
@@ -218,6 +220,7 @@ pub struct Tunnels {
     resources: Resources,
     counters: Arc<Counters>,
     connections: Connections,
+    hurry: Arc<AtomicBool>,
     addresses: Vec<Addresses>,
     workers: Vec<WorkerHandle>,
     driver: DriverKind,
@@ -272,14 +275,14 @@ impl Tunnels {
         Arc::clone(&self.counters)
     }
 
-    /// Serves until SIGTERM, SIGINT or SIGQUIT, whose name it returns; then ends the sessions, within a second. SIGHUP has the
-    /// files of certificates, keys, CAs and CRLs read again, SIGUSR1 calls `reopen`, SIGUSR2 lists the sessions in the log. The
+    /// Serves until SIGTERM, SIGINT or SIGQUIT, whose name it returns. By then nothing more is accepted, calls under way are given
+    /// their time, unless a second signal comes, and the sessions that are left end within a second. SIGHUP has the files of certificates, keys, CAs and CRLs read again, SIGUSR1 calls `reopen`, SIGUSR2 lists the sessions in the log. The
     /// supervisor hears of all that.
     ///
     /// # Errors
     /// The reactor or the signal handlers could not be set up, or every worker has died.
     pub fn run(self, reopen: fn(), supervisor: Supervisor) -> io::Result<&'static str> {
-        self.run_until(rt::stop_signal(), Some((reopen, supervisor)))
+        self.run_until(rt::stop_signal(), rt::stop_signal(), Some((reopen, supervisor)))
     }
 
     /// The same until `stop` is done or every other end of it is gone.
@@ -292,29 +295,34 @@ impl Tunnels {
                 stop.next().await;
                 Ok(())
             },
+            std::future::ready(()),
             None,
         )
     }
 
-    /// With `process` signals are for these tunnels.
-    fn run_until<T>(
+    /// Once it is to `stop`, `hurry` has it stop at once. With `process` signals are for these tunnels.
+    fn run_until<T, H>(
         self,
         stop: impl Future<Output = io::Result<T>>,
+        hurry: impl Future<Output = H>,
         process: Option<(fn(), Supervisor)>,
     ) -> io::Result<T> {
-        let Self { doors, resources, counters, connections, addresses, workers, .. } = self;
+        let Self { doors, resources, counters, connections, hurry: at_once, addresses, workers, .. } = self;
         rt::run_on_reactor(async {
             let is_process = process.is_some();
             let reports = Rc::new(Reports::default());
             if let Some((reopen, supervisor)) = process {
                 reports.begin(supervisor);
                 answer(Request::Reopen, reopen)?;
+                let connections = connections.clone();
                 answer(Request::List, move || connections.list())?;
             }
             let (complaints, refusals) = (Throttle::new(1), Throttle::new(1));
             let hand_out = HandOut { resources, counters, workers, complaints, refusals };
             let hand_out = Rc::new(RefCell::new(hand_out));
             let (failing, mut failed) = rt::queue(1);
+            let closing = Rc::new(Broadcast::default());
+            let leave_max = doors.iter().map(|door| door.config.timeouts.leave).max().unwrap_or_default();
             for (tunnel, (door, addresses)) in doors.into_iter().zip(addresses).enumerate() {
                 let acceptor = door.listener.register()?;
                 let hangups = is_process.then(|| rt::requests(Request::Reload)).transpose()?;
@@ -325,10 +333,12 @@ impl Tunnels {
                 }
                 rt::spawn(care::run(Arc::clone(&config), hangups, changes, Rc::clone(&reports)));
                 let (entrance, hand_out) = (Entrance { config, addresses, tunnel }, Rc::clone(&hand_out));
-                let failing = failing.clone();
+                let (failing, closing) = (failing.clone(), Rc::clone(&closing));
                 rt::spawn(async move {
-                    // Whoever hears of the first failure ends them all.
-                    let _ = failing.try_send(accept(&acceptor, &entrance, &hand_out).await);
+                    if let Either::Left(why) = rt::race(accept(&acceptor, &entrance, &hand_out), closing.wait()).await {
+                        // Whoever hears of the first failure ends them all.
+                        let _ = failing.try_send(why);
+                    }
                 });
             }
             drop(failing);
@@ -339,10 +349,26 @@ impl Tunnels {
                 Either::Right(why) => Err(why.unwrap_or_else(|| io::Error::other("nothing is accepted"))),
             };
             reports.stopping();
+            // Nobody who comes now is served; the port is free for whoever comes next.
+            closing.set();
+            let count = connections.count();
+            if is_process && count > 0 && !leave_max.is_zero() {
+                let seconds = leave_max.as_secs_f64();
+                tracing::info!(
+                    "stopping: {count} connections end when their calls are answered, after {seconds} s in any case"
+                );
+            }
             let threads = hand_out.borrow_mut().stop();
-            let started = rt::now();
-            while !threads.iter().all(thread::JoinHandle::is_finished) && rt::now() - started < STOP_MAX + STOP_GRACE {
-                rt::sleep(STOP_TICK).await;
+            let ended = async |most: Duration| {
+                let started = rt::now();
+                while !threads.iter().all(thread::JoinHandle::is_finished) && rt::now() - started < most {
+                    rt::sleep(STOP_TICK).await;
+                }
+            };
+            let most = STOP_MAX + STOP_GRACE;
+            if let Either::Right(_) = rt::race(ended(leave_max + most), hurry).await {
+                at_once.store(true, Ordering::Relaxed);
+                ended(most).await;
             }
             stopped
         })?
@@ -392,8 +418,16 @@ impl Bound {
         let counters = Arc::default();
         let addresses: Vec<_> = doors.iter().map(|door| Addresses::of(&door.config.mode)).collect();
         let tunnels = doors.iter().map(|door| Arc::clone(&door.config)).zip(addresses.iter().cloned()).collect();
-        let connections = Connections::default();
-        let common = Common { resources, counters: &counters, connections: &connections, tunnels, layout, throttling };
+        let (connections, hurry) = (Connections::default(), Arc::default());
+        let common = Common {
+            resources,
+            counters: &counters,
+            connections: &connections,
+            hurry: &hurry,
+            tunnels,
+            layout,
+            throttling,
+        };
         let start = |driver| common.start_workers(driver);
         let (workers, driver, driver_reason) = match resources.io {
             // Not even probed: a host may end a process that tries.
@@ -408,7 +442,7 @@ impl Bound {
                 Err(error) => return Err(error),
             },
         };
-        Ok(Tunnels { doors, resources, counters, connections, addresses, workers, driver, driver_reason })
+        Ok(Tunnels { doors, resources, counters, connections, hurry, addresses, workers, driver, driver_reason })
     }
 }
 
