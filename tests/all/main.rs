@@ -22,6 +22,7 @@ mod ends;
 mod far_ends;
 mod faults;
 mod footprint;
+mod handover;
 mod identity;
 mod many;
 mod ocsp;

@@ -22,6 +22,7 @@ mod local;
 mod log;
 mod manners;
 mod ocsp;
+mod place;
 mod run;
 mod sandbox;
 mod server;

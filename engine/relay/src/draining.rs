@@ -18,10 +18,9 @@ use crate::session::Shared;
 /// What a session that was to end for a revocation has beyond its times, before it is ended.
 const DRAIN_GRACE: Duration = Duration::from_millis(500);
 
-/// How long a session that began when the tunnel was stopping already waits for its first exchange: whoever was accepted is
-/// served.
-const FIRST_EXCHANGE_MAX: Duration = Duration::from_secs(1);
-const FIRST_EXCHANGE_TICK: Duration = Duration::from_millis(5);
+/// How long a session waits for its first call when the tunnel stops: whoever was accepted is served.
+const FIRST_CALL_MAX: Duration = Duration::from_secs(1);
+const FIRST_CALL_TICK: Duration = Duration::from_millis(5);
 
 /// How often a wait looks at its conditions when no signal comes.
 pub(crate) const TICK: Duration = Duration::from_millis(50);
@@ -99,12 +98,14 @@ impl<S: Stream> Shared<S> {
 
     /// Hears of it when the tunnel stops: it ends what has not ended by itself in time.
     pub(crate) async fn leave(&self, leave: &Broadcast) -> Infallible {
-        let is_late = leave.is_set();
         leave.wait().await;
-        let since = rt::now();
-        let has_exchanged = || self.out.bytes.get() > 0 && self.back.bytes.get() > 0;
-        while is_late && !has_exchanged() && rt::now() - since < FIRST_EXCHANGE_MAX {
-            rt::sleep(FIRST_EXCHANGE_TICK).await;
+        let (since, most) = (rt::now(), FIRST_CALL_MAX.min(self.config.timeouts.leave / 2));
+        let client = match self.role() {
+            Role::Client => &self.out,
+            Role::Server => &self.back,
+        };
+        while client.bytes.get() == 0 && rt::now() - since < most {
+            rt::sleep(FIRST_CALL_TICK).await;
         }
         self.begin_drain(Drain::Leaving);
         self.wake_outbound.set();

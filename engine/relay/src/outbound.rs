@@ -311,7 +311,9 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
             let replies = if is_server { shared.replies_owed() } else { shared.replies_due() };
             // It may be another one by now.
             let why = shared.drain().unwrap_or(why);
-            if time >= times.most_for_callbacks(why) && replies == 0 {
+            // What a server's end did not take, nobody will answer.
+            let is_left = !is_server && shared.peer_closed.get();
+            if is_left || time >= times.most_for_callbacks(why) && replies == 0 {
                 break;
             }
             if time >= times.most_to_drain(why) || !shared.is_rpc() {

@@ -54,7 +54,8 @@ pub(super) fn serve(file: &Path, plan: &Plan) -> Result<()> {
     for note in &plan.notes {
         tracing::debug!("{}:{}: {} = {}: {}", file.display(), note.place, note.key, note.value, note.becomes);
     }
-    let manners = Manners { detaches: *foreground == Foreground::No, pid_file: pid_file.clone(), is_another: true };
+    let manners =
+        Manners { detaches: *foreground == Foreground::No, pid_file: pid_file.clone(), is_another: true, place: None };
     tunnels::serve(&plan.services, &shared(plan), outlets, manners)
 }
 
