@@ -234,7 +234,8 @@ fn a_closed_standard_error_is_no_reason_to_end() {
 fn a_standard_error_that_nobody_reads_stops_nothing() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     for driver in DRIVERS {
-        let mut command = server_command(driver, listener.local_addr().unwrap().port(), &["--workers", "1"]);
+        let mut command =
+            server_command(driver, listener.local_addr().unwrap().port(), &["--workers", "1", "--drain", "0"]);
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         // Read as far as the port, and no further.
         let mut log = BufReader::with_capacity(1, child.stderr.take().unwrap());

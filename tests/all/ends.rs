@@ -517,10 +517,10 @@ fn what_was_sent_before_close_notify_arrives_though_the_client_goes_on_writing()
 }
 
 #[test]
-fn sigterm_tells_both_sides() {
+fn without_a_drain_sigterm_tells_both_sides() {
     for driver in DRIVERS {
         for at_boundary in [true, false] {
-            let joined = join(driver, &rustls::version::TLS13, &[]);
+            let joined = join(driver, &rustls::version::TLS13, &["--drain", "0"]);
             let Joined { mut sealane, mut client, mut peer, .. } = joined;
             let text = call(1, &[1; 1000]);
             let sent = if at_boundary { text.len() } else { 700 };
@@ -539,10 +539,11 @@ fn sigterm_tells_both_sides() {
 }
 
 #[test]
-fn sigterm_ends_it_at_once_and_cleanly() {
+fn without_a_drain_sigterm_ends_it_at_once_and_cleanly() {
     for driver in DRIVERS {
         for signal in ["TERM", "INT"] {
-            let Joined { mut sealane, mut client, mut peer, .. } = join(driver, &rustls::version::TLS13, &[]);
+            let joined = join(driver, &rustls::version::TLS13, &["--drain", "0"]);
+            let Joined { mut sealane, mut client, mut peer, .. } = joined;
             client.write_all(&call(1, b"x")).unwrap();
             peer.read(45);
             let started = now();

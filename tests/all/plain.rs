@@ -209,7 +209,7 @@ fn its_clocks_run_and_its_end_is_within_a_second() {
         expect_reset(&mut client, SOON);
         expect_reset(&mut server, SOON);
         sealane.wait_for("nothing for 1 s (--idle-timeout)");
-        let Joined { mut client, mut server, mut sealane } = join(driver, &[]);
+        let Joined { mut client, mut server, mut sealane } = join(driver, &["--drain", "0"]);
         let started = now();
         sealane.process.signal("TERM");
         assert!(sealane.process.wait().success());
