@@ -73,7 +73,7 @@ pub(crate) fn translate(lines: &Lines) -> Done<Plan> {
     };
     let mut services = Vec::new();
     for section in &lines.sections {
-        services.push(service(section, &defaults, &mut scribe)?);
+        services.extend(services_of(section, &defaults, &mut scribe)?);
     }
     Ok(Plan { program, services, notes: scribe.notes() })
 }
@@ -155,7 +155,8 @@ impl Words<'_> {
     }
 }
 
-fn service(section: &Section, defaults: &[Known<'_>], scribe: &mut Scribe) -> Done<Service> {
+/// What a section comes to: a service for each address that it is to accept at.
+fn services_of(section: &Section, defaults: &[Known<'_>], scribe: &mut Scribe) -> Done<Vec<Service>> {
     let own: Vec<_> = section.entries.iter().map(known).collect::<Done<_>>()?;
     if let Some((entry, _)) = own.iter().find(|(_, key)| key.scope == Scope::Global) {
         let what = format!("{} is about the whole program: it belongs before the first [service]", entry.key);
@@ -168,7 +169,7 @@ fn service(section: &Section, defaults: &[Known<'_>], scribe: &mut Scribe) -> Do
         let mode = if is_client { "sealane client" } else { "sealane server" };
         words.scribe.note(client, Fate::Supported, mode);
     }
-    addresses(section, &settings, is_client, &mut words)?;
+    let addresses = addresses(section, &settings, is_client, &mut words)?;
     identity(section, &settings, is_client, &mut words)?;
     verification(&settings, is_client, &mut words)?;
     revocation(&settings, is_client, &mut words)?;
@@ -182,7 +183,11 @@ fn service(section: &Section, defaults: &[Known<'_>], scribe: &mut Scribe) -> Do
             refuse_or_ignore(entry, key, scribe)?;
         }
     }
-    Ok(Service { name: section.name.clone(), arguments: words })
+    let service = |address: Vec<String>| {
+        let (mode, rest) = words.split_at(1);
+        Service { name: section.name.clone(), arguments: [mode, &address, rest].concat() }
+    };
+    Ok(addresses.into_iter().map(service).collect())
 }
 
 fn only_one<'f>(settings: &Settings<'f>, name: &str, section: &Section) -> Done<&'f Entry> {
@@ -191,23 +196,37 @@ fn only_one<'f>(settings: &Settings<'f>, name: &str, section: &Section) -> Done<
         return Err(Wrong { place: section.at, what: format!("[{}] has no '{name}'", section.name) });
     };
     match all.next() {
-        Some(second) => wrong(second, format!("there is one {name} already, and only one is served")),
+        Some(second) => wrong(
+            second,
+            format!("there is one {name} already: what an NFS client has opened is known to one server only"),
+        ),
         None => Ok(first),
     }
 }
 
-fn addresses(section: &Section, settings: &Settings<'_>, is_client: bool, words: &mut Words<'_>) -> Done<()> {
-    let accept = only_one(settings, "accept", section)?;
-    words.say(accept, &["--listen", &accepted_at(accept)?.to_string()]);
-    if is_client {
-        words.words.extend(listen(accept)?.into_iter().skip(2));
+/// The words for each address that is listened at.
+fn addresses(
+    section: &Section,
+    settings: &Settings<'_>,
+    is_client: bool,
+    words: &mut Words<'_>,
+) -> Done<Vec<Vec<String>>> {
+    let mut all = Vec::new();
+    for accept in settings.all("accept") {
+        let mut address = listen(accept)?;
+        address.truncate(if is_client { 3 } else { 2 });
+        words.scribe.note(accept, Fate::Supported, address.join(" "));
+        all.push(address);
+    }
+    if all.is_empty() {
+        return Err(Wrong { place: section.at, what: format!("[{}] has no 'accept'", section.name) });
     }
     let connect = only_one(settings, "connect", section)?;
     words.say(connect, &["--connect", &server(connect)?]);
     if let Some(local) = settings.last("local") {
         words.say(local, &["--bind-address", &local.value]);
     }
-    Ok(())
+    Ok(all)
 }
 
 /// What a client's tunnel needs to be told that listens elsewhere than on loopback.
@@ -230,7 +249,7 @@ pub(super) fn server(connect: &Entry) -> Done<String> {
 /// `[host:]port`; an IPv6 address needs no brackets: the last colon separates.
 fn host_and_port(entry: &Entry) -> Done<(&str, u16)> {
     if entry.value.starts_with('/') {
-        return wrong(entry, "unix sockets are not served");
+        return wrong(entry, "unix sockets are not served: NFS goes over TCP");
     }
     let (host, port) = entry.value.rsplit_once(':').unwrap_or(("", &entry.value));
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
@@ -500,7 +519,8 @@ fn others(settings: &Settings<'_>, is_client: bool, words: &mut Words<'_>) -> Do
             _ => return wrong(entry, "none: the server sees this host's address"),
         }
     }
-    let is_local = settings.last("accept").map(accepted_at).transpose()?.is_some_and(|at| at.ip().is_loopback());
+    let accepted = settings.all("accept").map(accepted_at).collect::<Done<Vec<_>>>()?;
+    let is_local = accepted.iter().all(|at| at.ip().is_loopback());
     settings.all("socket").try_for_each(|entry| socket(entry, is_client, is_local, words))
 }
 
@@ -630,6 +650,20 @@ mod tests {
             assert_eq!(text.contains("--allow-non-loopback-listen"), ["20049", ":::20049"].contains(&accept), "{text}");
         }
         assert!(arguments("[a]\nclient=yes\naccept=1\nconnect = 2049").contains("--connect localhost:2049"));
+    }
+
+    #[test]
+    fn each_address_of_a_service_is_listened_at() {
+        let text = "[a]\nclient = yes\naccept = 127.0.0.1:1\naccept = :::2\nconnect = nfs.test:2049\n[b]\naccept = 3\nconnect = 4\ncert = c";
+        let plan = translate(&Lines::parse(text.as_bytes()).unwrap()).unwrap();
+        let begun: Vec<_> =
+            plan.services.iter().map(|service| (service.name.as_str(), service.arguments[..4].join(" "))).collect();
+        let wanted = [
+            ("a", "client --listen 127.0.0.1:1 --connect"),
+            ("a", "client --listen [::]:2 --allow-non-loopback-listen"),
+            ("b", "server --listen 0.0.0.0:3 --connect"),
+        ];
+        assert_eq!(begun, wanted.map(|(name, words)| (name, words.to_string())));
     }
 
     #[test]
