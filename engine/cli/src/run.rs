@@ -23,6 +23,10 @@ use crate::log::{self, LogFile, Outlets};
 use crate::manners::{Manners, PidFile};
 use crate::tunnels::{self, Service};
 
+mod keys;
+
+pub use keys::{Key, Kind, keys_of_process, keys_of_tunnel};
+
 /// Options of the process: each tunnel's command line has them, and all have the same.
 const OF_PROCESS: [&str; 9] =
     ["connections-max", "group", "io", "log-level", "memory-max", "sandbox", "spin", "user", "workers"];
