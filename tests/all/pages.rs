@@ -75,6 +75,26 @@ fn every_option_that_help_shows_is_on_its_page() {
     }
 }
 
+#[test]
+fn options_that_the_guides_name_are_there() {
+    let known: BTreeSet<String> = commands().iter().flat_map(|command| options(&help(&[command]))).collect();
+    // Of dpkg-divert and cargo.
+    let others = ["add", "rename", "release"];
+    for name in ["quick-start", "tuning", "troubleshooting", "configuration", "mount-helpers"] {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../docs/{name}.md"));
+        let text = fs::read_to_string(file).unwrap();
+        let words =
+            text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').filter_map(|word| word.strip_prefix("--"));
+        let mut count = 0;
+        for option in words.filter(|word| word.starts_with(|c: char| c.is_ascii_lowercase()) && !others.contains(word))
+        {
+            assert!(known.contains(option), "{name}: --{option}");
+            count += 1;
+        }
+        assert!(count > 2, "{name}: {count}");
+    }
+}
+
 /// The keys that a page has from `from` up to `to`.
 fn keys<'p>(page: &'p str, from: &str, to: &str) -> BTreeSet<&'p str> {
     let part = page.split_once(&format!("\n{from}\n")).unwrap().1.split_once(&format!("\n{to}\n")).unwrap().0;
