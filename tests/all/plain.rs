@@ -15,7 +15,7 @@ struct Joined {
     server: TcpStream,
 }
 
-fn start(driver: &str, connect: u16, args: &[&str]) -> Sealane {
+pub fn start(driver: &str, connect: u16, args: &[&str]) -> Sealane {
     // What the helper adds for TLS does not go with this.
     let mut command = std::process::Command::new(crate::support::sealane::binary());
     command.args(["client", "--listen", "127.0.0.1:0", "--io", driver, "--log-level", "debug", "--no-tls"]);

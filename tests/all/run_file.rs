@@ -18,6 +18,8 @@ use crate::support::sealane::binary;
 fn run(words: &[&str]) -> Command {
     let mut command = Command::new(binary());
     command.arg("run").args(words).stdin(Stdio::null()).env_remove("RUST_LOG");
+    // Each has its own control socket, unless its file names one.
+    command.env("RUNTIME_DIRECTORY", scratch("run-control"));
     command
 }
 

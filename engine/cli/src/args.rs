@@ -96,7 +96,7 @@ Exit status: 0 when an NFS server answered, 1 when something is wrong, 2 for a w
 
 const RUN_EXAMPLES: &str = "\
 The file is TOML. Its keys are the options of 'sealane client' and 'sealane server'. Those of the process stand first:
-connections-max, group, io, log-level, memory-max, sandbox, spin, user, workers; besides log-file and pid-file. A tunnel is a table:
+connections-max, drain, group, io, log-level, memory-max, sandbox, spin, user, workers; besides control-socket, log-file and pid-file. A tunnel is a table:
 
   workers = 2
 
@@ -111,6 +111,9 @@ Environment: SEALANE_WORKERS and the like override keys of the process, SEALANE_
 Examples:
   sealane run --check /etc/sealane/sealane.toml
   sealane run /etc/sealane/sealane.toml
+
+  A new version of the program, or of the file, goes on where the process that serves it is:
+      sealane run --replace --background /etc/sealane/sealane.toml
 
 Exit status: 0 after SIGTERM or SIGINT, or when the file is well, 1 when the tunnels could not start, 2 for a wrong command line or file.";
 
@@ -127,6 +130,15 @@ pub(crate) struct RunOptions {
     /// Say which command line each tunnel is, and do nothing else
     #[arg(long)]
     pub(crate) explain: bool,
+
+    /// Take the place of the process that serves the tunnels of this file: it goes on until this one is ready, nobody who connects
+    /// is refused meanwhile, and its connections end when their calls are answered (--drain)
+    #[arg(long, conflicts_with_all = ["check", "explain"])]
+    pub(crate) replace: bool,
+
+    /// Go on in the background once the tunnels serve
+    #[arg(long, conflicts_with_all = ["check", "explain"])]
+    pub(crate) background: bool,
 }
 
 const STUNNEL_EXAMPLES: &str = "\
@@ -548,6 +560,11 @@ pub(crate) struct TunnelOptions {
     /// Time for the peer's close_notify after ours, in seconds
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "5", help_heading = "Network")]
     pub(crate) close_timeout: Duration,
+
+    /// Time for calls under way to be answered when the tunnel is told to stop, in seconds; no new ones are taken. 0: none. A second
+    /// signal ends it at once
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds_or_off, default_value = "5", help_heading = "Network")]
+    pub(crate) drain: Duration,
 
     /// Time that a half-closed connection may be silent, in seconds; where it owes replies, as --silence-timeout says
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "60", help_heading = "Network")]

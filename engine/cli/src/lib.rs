@@ -23,6 +23,7 @@ mod local;
 mod log;
 mod manners;
 mod ocsp;
+mod place;
 mod run;
 mod sandbox;
 mod server;

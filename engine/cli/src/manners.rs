@@ -1,6 +1,6 @@
 //! What a process does besides serving, for whoever has started it: where it stays, and how it is found.
 
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -8,6 +8,11 @@ use std::process;
 
 use anyhow::{Context, Result, bail};
 use sealane_io::sandbox::Account;
+
+use crate::place::Place;
+
+/// The longest number of a process, and the end of its line.
+const PID_BYTES_MAX: u64 = 16;
 
 /// How a process behaves.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -17,6 +22,7 @@ pub(crate) struct Manners {
     pub(crate) pid_file: Option<PidFile>,
     /// Whether it is in another program's place.
     pub(crate) is_another: bool,
+    pub(crate) place: Option<Place>,
 }
 
 /// The file that has the process's number in it, and the end of a line.
@@ -62,6 +68,46 @@ impl PidFile {
                 Err(error).with_context(|| format!("the pid file {}", path.display()))
             }
         }
+    }
+}
+
+impl PidFile {
+    /// Opens the one that another process has written, whose place this one is to take; `None` if it has not.
+    ///
+    /// # Errors
+    /// It cannot be written to.
+    pub(crate) fn of_predecessor(&self) -> Result<Option<Inherited>> {
+        let path = self.path.clone();
+        if !fs::symlink_metadata(&path).is_ok_and(|there| there.is_file()) {
+            return Ok(None);
+        }
+        match OpenOptions::new().write(true).open(&path) {
+            Ok(file) => Ok(Some(Inherited { file, path })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("the pid file {}", path.display())),
+        }
+    }
+}
+
+/// A pid file with another process's number, which is opened before it may be written to: later no file can be.
+#[derive(Debug)]
+pub(crate) struct Inherited {
+    file: File,
+    path: PathBuf,
+}
+
+impl Inherited {
+    /// Puts our number in the place of the other one, in one write.
+    ///
+    /// # Errors
+    /// What write says.
+    pub(crate) fn write(mut self) -> io::Result<Written> {
+        let number = process::id().to_string();
+        let length = self.file.metadata()?.len().min(PID_BYTES_MAX) as usize;
+        // A shorter number leaves empty lines behind it, and no digits.
+        let text = format!("{number}{}", "\n".repeat(length.saturating_sub(number.len()).max(1)));
+        self.file.write_all(text.as_bytes())?;
+        Ok(Written { path: self.path })
     }
 }
 

@@ -21,6 +21,7 @@ use crate::dialect::keys::nearest;
 use crate::dialect::lines::{Place, Wrong};
 use crate::log::{self, LogFile, Outlets};
 use crate::manners::{Manners, PidFile};
+use crate::place;
 use crate::tunnels::{self, Service};
 
 mod keys;
@@ -28,10 +29,10 @@ mod keys;
 pub use keys::{Key, Kind, keys_of_process, keys_of_tunnel};
 
 /// Options of the process: each tunnel's command line has them, and all have the same.
-const OF_PROCESS: [&str; 9] =
-    ["connections-max", "group", "io", "log-level", "memory-max", "sandbox", "spin", "user", "workers"];
+const OF_PROCESS: [&str; 10] =
+    ["connections-max", "drain", "group", "io", "log-level", "memory-max", "sandbox", "spin", "user", "workers"];
 /// Keys of the process that are no options of a tunnel.
-const OWN: [&str; 3] = ["log-file", "pid-file", "tunnels"];
+const OWN: [&str; 4] = ["control-socket", "log-file", "pid-file", "tunnels"];
 /// Which end of TLS a tunnel is.
 const MODE: &str = "mode";
 /// What the names of variables that override a file begin with.
@@ -62,7 +63,9 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
     };
     log::start_to(&plan.level, &outlets)?;
     let pid_file = plan.pid_file.clone().map(|path| PidFile { path, is_needed: true });
-    tunnels::serve(&plan.services, &plan.shared, &outlets, Manners { pid_file, ..Manners::default() })
+    let place = Some(place::Place::of(file, plan.control_socket.clone(), options.replace));
+    let manners = Manners { detaches: options.background, pid_file, place, ..Manners::default() };
+    tunnels::serve(&plan.services, &plan.shared, &outlets, manners)
 }
 
 /// What a file comes to.
@@ -72,6 +75,7 @@ pub(crate) struct Plan {
     /// The options that all have in common.
     pub(crate) shared: Vec<String>,
     level: String,
+    control_socket: Option<PathBuf>,
     log_file: Option<PathBuf>,
     pid_file: Option<PathBuf>,
 }
@@ -140,6 +144,7 @@ pub(crate) fn plan(text: &str, variables: &BTreeMap<String, String>) -> Done<Pla
         }
     };
     (plan.pid_file, plan.log_file) = (path("pid-file")?, path("log-file")?);
+    plan.control_socket = path("control-socket")?;
     let tunnels = match table.get("tunnels") {
         None => return Err(source.wrong(0..0, "no tunnel: one begins with [tunnels.NAME]")),
         Some(tunnels) => match tunnels.get_ref().as_table().filter(|all| !all.is_empty()) {
@@ -359,7 +364,7 @@ mod tests {
              keepalive = 1_0\nack-timeout = 2.5\nwatch = true\ntrusted-only = false\n\n[tunnels.\"the door\"]\nmode = \"server\"\n\
              listen = \"0.0.0.0:2049\"\nconnect = \"127.0.0.1:12049\"\ncert = \"c\"\nkey = \"k\"\nallow = \"dns:a.test\"\n"
         );
-        let Plan { services, shared, level, pid_file, log_file } = planned(&text, &[]).unwrap();
+        let Plan { services, shared, level, pid_file, log_file, .. } = planned(&text, &[]).unwrap();
         assert_eq!((level.as_str(), pid_file, log_file), ("debug", Some("/run/x.pid".into()), None));
         assert_eq!(shared.join(" "), "--log-level debug --memory-max 64M --workers 2");
         let lines: Vec<_> =

@@ -4,16 +4,19 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use sealane_io::activation::Passed;
 use sealane_io::daemon;
+use sealane_io::handover::{ControlSocket, Inheritance, Predecessor};
 use sealane_io::net::SourcePort;
 use sealane_io::rt;
 use sealane_io::sandbox::{Policy, forbid_new_rings};
 use sealane_io::supervisor::Supervisor;
 use sealane_io::{KeepAlive, SocketOptions, Uring, host};
-use sealane_relay::{DriverKind, Memory, Mode, Resources, Timeouts, TunnelConfig, Tunnels};
+use sealane_relay::{DriverKind, Memory, Mode, Process, Resources, Stop, Timeouts, TunnelConfig, Tunnels};
 
 use crate::args::{self, TunnelOptions};
-use crate::manners::Manners;
+use crate::manners::{Inherited, Manners, Written};
+use crate::place::{Claimed, Place};
 use crate::{log, sandbox};
 
 /// More threads than this do not help one NFS mount.
@@ -41,13 +44,29 @@ pub(crate) fn serve(
     let Memory { bytes_max, connections_max, workers } = resources.memory;
     // Until they are taken over, they would end the process.
     host::ignore_requests();
-    let bound = Tunnels::bind(resources, configs)?;
-    let supervisor = supervisor(manners);
+    let Start { mut predecessor, passed, control, supervisor } = Start::of(manners)?;
+    let bound = Tunnels::bind(resources, configs, passed)?;
     let detached = manners.detaches.then(daemon::detach).transpose().context("going on in the background")?;
-    if manners.pid_file.is_some() {
+    if manners.pid_file.is_some() || manners.place.is_some() {
         rt::hold_stop_signals().context("sigprocmask")?;
     }
-    let _pid_file = manners.pid_file.as_ref().map(|file| file.write(policy.account.as_ref())).transpose()?;
+    let mut tidy = Tidy::default();
+    let control = match (control, &manners.place) {
+        (None, Some(place)) => place.claim()?.map(|(control, claimed)| {
+            tidy.control = Some(claimed);
+            control
+        }),
+        (inherited, _) => inherited,
+    };
+    let inherited = match (&predecessor, &manners.pid_file) {
+        (Some(_), Some(file)) => file.of_predecessor()?,
+        _ => None,
+    };
+    if inherited.is_none()
+        && let Some(file) = &manners.pid_file
+    {
+        tidy.pid_file = file.write(policy.account.as_ref())?;
+    }
     let is_filtered = sandbox::enter(policy)?;
     log::begin()?;
     if probe {
@@ -75,14 +94,56 @@ pub(crate) fn serve(
         tracing::info!("listening on {address}, {kind} {}; {shared}", config.connect);
     }
     let counters = tunnels.counters();
+    if let Some(predecessor) = &mut predecessor {
+        predecessor.replace().context("the process whose place this one takes does not let go")?;
+        tidy.control = manners.place.as_ref().map(|place| Claimed(place.path.clone()));
+        tidy.pid_file = tidy.pid_file.or(inherited.map(Inherited::write).transpose().context("the pid file")?);
+    }
+    // By now it may end.
+    drop(predecessor);
     if let Some(detached) = detached {
         detached.ready();
     }
-    let signal = tunnels.run(log::reopen, supervisor).context("the accept loop")?;
+    let stop = tunnels.run(Process { reopen: log::reopen, supervisor, control }).context("the accept loop")?;
+    if let (Stop::Replaced { .. }, Some(claimed)) = (stop, tidy.control.take()) {
+        claimed.leave();
+    }
     let totals: Vec<String> =
         counters.all().filter(|(_, total)| *total > 0).map(|(name, total)| format!("{name}={total}")).collect();
-    tracing::info!("stopped by {signal}; {}", if totals.is_empty() { "nothing came".into() } else { totals.join(" ") });
+    tracing::info!("stopped by {stop}; {}", if totals.is_empty() { "nothing came".into() } else { totals.join(" ") });
     Ok(())
+}
+
+/// What a process begins with: its own, or that of the one whose place it takes.
+struct Start {
+    predecessor: Option<Predecessor>,
+    passed: Passed,
+    control: Option<ControlSocket>,
+    supervisor: Supervisor,
+}
+
+impl Start {
+    fn of(manners: &Manners) -> Result<Self> {
+        let found = manners.place.as_ref().map(Place::predecessor).transpose()?.flatten();
+        let own = || supervisor(manners);
+        Ok(match found {
+            Some((predecessor, Inheritance { control, passed, supervisor })) => {
+                let supervisor = if supervisor.is_there() { supervisor } else { own() };
+                Self { predecessor: Some(predecessor), passed, control: Some(control), supervisor }
+            }
+            None => {
+                let passed = Passed::take().context("socket activation")?;
+                Self { predecessor: None, passed, control: None, supervisor: own() }
+            }
+        })
+    }
+}
+
+/// What a process leaves in the file system is removed when this is dropped.
+#[derive(Default)]
+struct Tidy {
+    pid_file: Option<Written>,
+    control: Option<Claimed>,
 }
 
 /// Whoever supervises this process. In another program's place nobody expects it to speak to the one of its parent.
@@ -112,6 +173,7 @@ impl TunnelOptions {
             handshake: self.handshake_timeout,
             retry: self.retry_timeout,
             close: self.close_timeout,
+            leave: self.drain,
             half_close: self.half_close_timeout,
             silence: self.silence_timeout,
             stall: self.stall_timeout,

@@ -67,6 +67,7 @@ pub(crate) fn serve(services: &[Service], shared: &[String], outlets: &Outlets, 
     let Together { configs, mut policy, options } = together(services, shared)?;
     policy.remade.extend(outlets.remade().map(Path::to_path_buf));
     policy.removed.extend(manners.pid_file.iter().map(|file| file.path.clone()));
+    policy.removed.extend(manners.place.iter().map(|place| place.path.clone()));
     // What listens there may be started anew, and is then connected to again.
     policy.system_log = outlets.syslog.is_some();
     tunnel::serve(options.resources(), configs, &policy, &manners, false)

@@ -1,4 +1,5 @@
-//! Listening sockets that somebody else has made: systemd's socket activation (sd_listen_fds(3)).
+//! Listening sockets that somebody else has made: systemd's socket activation (sd_listen_fds(3)), or a process whose place this
+//! one takes ([`crate::handover`]).
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,6 +19,8 @@ const MOST: RawFd = 1024;
 #[derive(Default)]
 pub struct Passed {
     listeners: Vec<(SocketAddr, Listener)>,
+    /// Whether there may be others than are wanted.
+    pub(crate) is_any: bool,
 }
 
 impl Passed {
@@ -33,7 +36,7 @@ impl Passed {
             return Ok(Self::default());
         }
         let count = variable("LISTEN_FDS").unwrap_or(0).clamp(0, MOST);
-        let listeners = (FIRST..FIRST + count).map(|number| {
+        let descriptors = (FIRST..FIRST + count).map(|number| {
             let explained =
                 |error: io::Error| io::Error::new(error.kind(), format!("descriptor {number} (LISTEN_FDS): {error}"));
             // SAFETY: it is only looked at; that there is none, or another kind, is an answer.
@@ -42,10 +45,25 @@ impl Passed {
             // SAFETY: it listens, which nothing that this process has opened does: it was passed, and this is the first call.
             let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
             fcntl(&descriptor, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(|error| explained(error.into()))?;
-            let listener = Listener::passed(descriptor).map_err(explained)?;
+            Ok(descriptor)
+        });
+        Self::of(descriptors)
+    }
+
+    /// Those whose descriptors these are.
+    pub(crate) fn of(descriptors: impl Iterator<Item = io::Result<OwnedFd>>) -> io::Result<Self> {
+        let listeners = descriptors.map(|descriptor| {
+            let descriptor = descriptor?;
+            Listener::check(&descriptor)?;
+            let listener = Listener::passed(descriptor)?;
             Ok((listener.local_address()?, listener))
         });
-        Ok(Self { listeners: listeners.collect::<io::Result<_>>()? })
+        Ok(Self { listeners: listeners.collect::<io::Result<_>>()?, is_any: false })
+    }
+
+    /// Whether it is no mistake that nobody wants what is left.
+    pub fn may_be_left(&self) -> bool {
+        self.is_any
     }
 
     /// The one that listens on `address`.

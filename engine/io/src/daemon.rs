@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::io::{self, PipeReader, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
+use nix::sys::stat::fstat;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid};
 
@@ -12,16 +13,26 @@ const READY: u8 = 0;
 
 /// A process in the background, for which the one that made it still waits.
 #[derive(Debug)]
-pub struct Detached(());
+pub struct Detached {
+    /// Where standard error goes from then on; else to nobody.
+    journal: Option<OwnedFd>,
+}
 
-/// Goes on as another process, in a session of its own, without standard input and output. The one that has called this does not
-/// return from it: it passes on what the other one writes to standard error until that is [`Detached::ready`], and ends then, with
+/// Whether standard error is the journal's (`JOURNAL_STREAM`, systemd.exec(5)).
+fn is_in_journal() -> bool {
+    let Ok(there) = fstat(io::stderr()) else { return false };
+    std::env::var("JOURNAL_STREAM").is_ok_and(|name| name == format!("{}:{}", there.st_dev, there.st_ino))
+}
+
+/// Goes on as another process, in a session of its own, without standard input and output, nor standard error but for the
+/// journal's. The one that has called this does not return from it: it passes on what the other one writes to standard error until that is [`Detached::ready`], and ends then, with
 /// 0, or with it, with its status. To be called while there is only one thread.
 ///
 /// # Errors
 /// A step that failed, before there were two.
 pub fn detach() -> io::Result<Detached> {
     let nothing = File::options().read(true).write(true).open("/dev/null")?;
+    let journal = is_in_journal().then(|| io::stderr().as_fd().try_clone_to_owned()).transpose()?;
     let (said, says) = io::pipe()?;
     // SAFETY: there is only one thread, so the child may do what it likes.
     match unsafe { fork() }? {
@@ -37,7 +48,7 @@ pub fn detach() -> io::Result<Detached> {
             dup2_stdout(nothing.as_fd())?;
             // When the other process has ended, nobody reads it any more.
             dup2_stderr(says.as_fd())?;
-            Ok(Detached(()))
+            Ok(Detached { journal })
         }
     }
 }
@@ -47,6 +58,10 @@ impl Detached {
     pub fn ready(self) {
         // If it is gone, nobody waits.
         let _ = io::stderr().write_all(&[READY]);
+        if let Some(journal) = self.journal {
+            // The pipe to that process has its descriptor still if this fails.
+            let _ = dup2_stderr(journal);
+        }
     }
 }
 

@@ -10,6 +10,7 @@ pub mod daemon;
 mod epoll;
 mod fence;
 pub mod files;
+pub mod handover;
 pub mod host;
 pub mod http;
 pub mod net;

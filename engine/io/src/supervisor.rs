@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -31,6 +32,20 @@ impl Supervisor {
         let is_ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
         let watchdog = number("WATCHDOG_USEC").filter(|time| is_ours && *time > 0).map(Duration::from_micros);
         Ok(Self { socket: Some(socket), watchdog })
+    }
+
+    /// What it takes for another process to speak to the same one: the socket, and how often it wants to hear something.
+    pub(crate) fn parts(&self) -> Option<(BorrowedFd<'_>, Option<Duration>)> {
+        self.socket.as_ref().map(|socket| (socket.as_fd(), self.watchdog))
+    }
+
+    pub(crate) fn from_parts(socket: OwnedFd, watchdog: Option<Duration>) -> Self {
+        Self { socket: Some(UnixDatagram::from(socket)), watchdog }
+    }
+
+    /// Whether there is one.
+    pub fn is_there(&self) -> bool {
+        self.socket.is_some()
     }
 
     /// Says something, in lines `NAME=value`; whether it is heard is another matter.

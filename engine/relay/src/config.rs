@@ -13,9 +13,9 @@ use sealane_proto::limits::{BUFFER_BIG_BYTES, BUFFER_BIG_SLICES, BUFFER_SMALL_BY
 use sealane_proto::tls::Role;
 
 use crate::addresses::PerAddress;
+use crate::draining::Drain;
 use crate::live::Live;
 use crate::proxy_protocol::ProxyProtocol;
-use crate::session::Drain;
 use crate::tls_client::TlsClient;
 use crate::tls_server::TlsServer;
 
@@ -125,6 +125,8 @@ pub struct Timeouts {
     pub half_close: Duration,
     /// For answers to callbacks, when a TLS 1.2 key is used up; where an NFS server owes replies, as above.
     pub drain: Duration,
+    /// For calls under way when the tunnel stops. Zero: none.
+    pub leave: Duration,
     /// For the next byte of an NFS server that owes replies; longer than a COMMIT or a delegation recall can lawfully take,
     /// and than the client's own time-outs. Zero: for ever.
     pub silence: Duration,
@@ -146,6 +148,7 @@ impl Timeouts {
         close: Duration::from_secs(5),
         half_close: Duration::from_secs(60),
         drain: Duration::from_secs(5),
+        leave: Duration::from_secs(5),
         silence: Duration::from_secs(180),
         stall: Duration::from_secs(180),
         idle: Duration::ZERO,
@@ -154,11 +157,22 @@ impl Timeouts {
 }
 
 impl Timeouts {
-    /// For what is owed when a connection drains. Whose certificate was revoked is given no more time for owing a reply.
+    /// For what is owed when a connection drains. Whose certificate was revoked is given no more time for owing a reply, nor is
+    /// anybody when the tunnel stops.
     pub(crate) fn most_to_drain(&self, why: Drain) -> Duration {
         match why {
             Drain::KeyUsedUp => self.drain.max(self.reply()),
             Drain::Revoked => self.drain,
+            Drain::Leaving => self.leave,
+        }
+    }
+
+    /// For answers to callbacks when a connection drains, where nothing else is owed.
+    pub(crate) fn most_for_callbacks(&self, why: Drain) -> Duration {
+        match why {
+            Drain::KeyUsedUp | Drain::Revoked => self.drain,
+            // The client's answer may be behind calls that are not taken, and its connection is to end well.
+            Drain::Leaving => self.drain.min(self.leave / 2),
         }
     }
 

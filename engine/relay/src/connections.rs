@@ -39,6 +39,11 @@ impl Connections {
         Listed { connections: self.clone(), number }
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.sessions().all.len()
+    }
+
     /// Says which there are.
     pub(crate) fn list(&self) {
         // Nobody waits for the log.

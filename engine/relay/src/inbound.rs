@@ -11,9 +11,10 @@ use sealane_proto::limits::{BUFFER_SMALL_BYTES, RECORD_PLAIN_BYTES_MAX};
 use sealane_proto::rpc::{RecordError, RecordScanner, is_reply};
 use sealane_proto::tls::{Inbound, Pieces, Progress, Role, TlsError, Version, Window};
 
+use crate::draining::Drain;
 use crate::error::{SessionError, Side};
 use crate::lending::{Lender, Loan, Terms};
-use crate::session::{Drain, Shared};
+use crate::session::Shared;
 use crate::watch::Flow;
 
 /// How often a wait for the end looks at its conditions.

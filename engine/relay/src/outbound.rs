@@ -10,15 +10,14 @@ use sealane_proto::limits::RECORD_PLAIN_BYTES_MAX;
 use sealane_proto::rpc::{RecordScanner, is_reply};
 use sealane_proto::tls::{AlertDescription, ContentType, Role, Sealer, Version, key_update};
 
+use crate::draining::{Drain, TICK};
 use crate::error::{SessionError, Side};
 use crate::lending::{Lender, Loan, Terms};
-use crate::session::{Drain, Shared};
+use crate::session::Shared;
 use crate::watch::Flow;
 
 /// How long a stream that is not RPC must be silent before a TLS 1.2 close_notify may cut off its answers.
 const QUIET: Duration = Duration::from_millis(500);
-/// How often a wait looks at its conditions when no signal comes.
-const TICK: Duration = Duration::from_millis(50);
 
 /// Sends what the plain side says. The only one that seals, so the only one that sends alerts and key updates.
 pub(crate) struct OutboundHalf<'s, S: Stream> {
@@ -310,11 +309,13 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
             let time = shared.draining_for();
             // The NFS server may take its time, the NFS client's answer to a callback may be behind calls that are not taken.
             let replies = if is_server { shared.replies_owed() } else { shared.replies_due() };
-            if time >= times.drain && replies == 0 {
-                break;
-            }
             // It may be another one by now.
             let why = shared.drain().unwrap_or(why);
+            // What a server's end did not take, nobody will answer.
+            let is_left = !is_server && shared.peer_closed.get();
+            if is_left || time >= times.most_for_callbacks(why) && replies == 0 {
+                break;
+            }
             if time >= times.most_to_drain(why) || !shared.is_rpc() {
                 return Err(why.error(shared.role()));
             }

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use sealane_io::rt::{self, Either};
 use sealane_io::{Buffer, Control, Received, Stream};
 use sealane_proto::limits::RECORD_PLAIN_BYTES_MAX;
-use sealane_proto::rpc::RecordScanner;
+use sealane_proto::rpc::{RecordScanner, is_reply};
 use sealane_proto::tls::{TrafficKey, Version};
 
 use crate::config::TunnelConfig;
 use crate::counters::Counters;
+use crate::draining::{Drain, TICK};
 use crate::error::{SessionError, Side};
 use crate::keys::KeySchedule;
 use crate::lending::{Lender, Loan, Terms};
@@ -40,18 +41,21 @@ pub(crate) async fn run<S: Stream>(parts: Parts<S::Socket>) -> Ended {
     let shared = Shared::new(client, server, Box::new(NoKeys), Version::Tls13, config, counters, &surroundings);
     // A failure ends both sockets at once, and with them a send that waits: there is no alert that would have to follow.
     shared.wire_busy.set(true);
-    let Surroundings { lender, stop, .. } = surroundings;
+    let Surroundings { lender, leave, stop, .. } = surroundings;
     let carry = async |from: Side| {
         if let Err(error) = Direction::new(&shared, from, lender.clone(), peer).run().await {
             shared.fail(error);
         }
     };
-    shared.run_both(carry(Side::Plain), carry(Side::Tls), stop.wait(), std::future::pending()).await;
+    shared.run_both(carry(Side::Plain), carry(Side::Tls), stop.wait(), shared.hear(None, peer, &leave)).await;
     if !shared.is_failing() && !shared.plain_ended.get() {
         discard_rest(&shared, &lender, &stop).await;
     }
     shared.end_in_plain()
 }
+
+/// What says how long a fragment of a record is (RFC 5531 section 11).
+const RECORD_MARK_BYTES: usize = 4;
 
 /// There is nothing to be sealed.
 struct NoKeys;
@@ -127,7 +131,11 @@ impl<'s, S: Stream> Direction<'s, S> {
     /// Until its side has ended, or the other direction has, and this one has no more to say.
     async fn run(&mut self) -> Result<(), SessionError> {
         while !self.shared.is_failing() {
-            if let Turn::Last = self.turn().await? {
+            let turn = match self.shared.drain() {
+                Some(why) if self.from == Side::Plain => self.drain(why).await?,
+                _ => self.turn().await?,
+            };
+            if let Turn::Last = turn {
                 break;
             }
         }
@@ -137,7 +145,7 @@ impl<'s, S: Stream> Direction<'s, S> {
         }
         match self.from {
             Side::Plain if self.has_ended => self.shared.note_end_of_plain(),
-            Side::Plain => {}
+            Side::Plain => self.shared.closed.set(Some(rt::now())),
             Side::Tls => self.shared.peer_closed.set(true),
         }
         self.target().socket().shutdown_write();
@@ -145,6 +153,50 @@ impl<'s, S: Stream> Direction<'s, S> {
         self.shared.wake_outbound.set();
         self.shared.wake_inbound.set();
         Ok(())
+    }
+
+    /// Takes no new call of the client's, but the rest of one that has begun, and its replies, until nothing is outstanding.
+    async fn drain(&mut self, why: Drain) -> Result<Turn, SessionError> {
+        let shared = self.shared;
+        if !shared.is_rpc() {
+            // A stream without boundaries cannot be ended at one.
+            return Err(why.error(shared.role()));
+        }
+        if self.is_inside() {
+            return self.turn().await;
+        }
+        self.loan = None;
+        let times = &shared.config.timeouts;
+        let is_answered = shared.replies_due() == 0;
+        let is_over = shared.draining_for() >= times.most_for_callbacks(why);
+        if shared.peer_closed.get() || is_answered && (is_over || shared.replies_owed() == 0) {
+            return Ok(Turn::Last);
+        }
+        let mut head = [0; 12];
+        let socket = shared.plain.socket();
+        let there = if socket.is_gone() { Ok(0) } else { socket.peek(&mut head) };
+        match there {
+            Ok(0) => self.turn().await,
+            // The bytes are there, but a driver may not have heard of it: without this it could spin.
+            Ok(count) if count == head.len() && is_reply(&head) == Some(true) => {
+                shared.plain.readable().await.map_err(Shared::<S>::io_error(Side::Plain, "poll"))?;
+                self.turn().await
+            }
+            _ => {
+                rt::race(shared.wake_outbound.wait(), rt::sleep(TICK)).await;
+                Ok(Turn::Next)
+            }
+        }
+    }
+
+    /// What may be received at once: of a client from whom nothing new is taken, the rest of its record, or the four bytes that
+    /// tell how long the next one is.
+    fn bytes_max(&self) -> usize {
+        match (self.from, self.shared.drain()) {
+            (Side::Plain, Some(_)) if self.is_inside() => self.scanner.record_bytes_left(),
+            (Side::Plain, Some(_)) => RECORD_MARK_BYTES,
+            _ => usize::MAX,
+        }
     }
 
     /// Receives once and sends it.
@@ -161,7 +213,7 @@ impl<'s, S: Stream> Direction<'s, S> {
                 self.lender.lend(self.want_big, self.target().socket())?
             }
         };
-        let room = loan.buffer.capacity().min(loan.bytes_max().max(1));
+        let room = loan.buffer.capacity().min(loan.bytes_max().max(1)).min(self.bytes_max().max(1));
         lay_out(&mut loan.buffer, room)?;
         let patience = loan.patience();
         let (received, buffer) = source.receive(loan.buffer, patience).await;
@@ -231,6 +283,9 @@ impl<'s, S: Stream> Direction<'s, S> {
         if self.from == Side::Tls {
             self.shared.back.note(&self.scanner, &self.shared.out);
             self.shared.counters.plain_sent_bytes_total.add(count as u64);
+            if self.shared.drain().is_some() {
+                self.shared.wake_outbound.set();
+            }
         }
     }
 
@@ -243,6 +298,10 @@ impl<'s, S: Stream> Direction<'s, S> {
         };
         let waiting = rt::race(self.source().readable(), wake.wait());
         let first = match (other_ended, owes) {
+            // It was told that nothing more comes, and owes nothing.
+            (false, _) if self.from == Side::Tls && shared.closed.get().is_some() => {
+                rt::timeout(times.close, waiting).await
+            }
             (false, _) => Some(waiting.await),
             (true, 0) => rt::timeout(times.half_close, waiting).await,
             (true, _) => rt::timeout(times.reply(), waiting).await,

@@ -14,6 +14,8 @@ pub(crate) struct Reports {
     supervisor: OnceCell<Supervisor>,
     /// So many tunnels are reading their files again.
     reloading: Cell<usize>,
+    /// Another process is the one that it hears of.
+    is_replaced: Cell<bool>,
 }
 
 impl Reports {
@@ -24,7 +26,9 @@ impl Reports {
     }
 
     fn say(&self, lines: &str) {
-        if let Some(supervisor) = self.supervisor.get() {
+        if let Some(supervisor) = self.supervisor.get()
+            && !self.is_replaced.get()
+        {
             supervisor.say(lines);
         }
     }
@@ -43,6 +47,7 @@ impl Reports {
     pub(crate) async fn reloading<T>(&self, reload: impl Future<Output = T>) -> T {
         if self.reloading.replace(self.reloading.get() + 1) == 0
             && let Some(supervisor) = self.supervisor.get()
+            && !self.is_replaced.get()
         {
             supervisor.say_reloading();
         }
@@ -52,6 +57,17 @@ impl Reports {
             self.say(READY);
         }
         done
+    }
+
+    /// Whoever hears them.
+    pub(crate) fn supervisor(&self) -> Option<&Supervisor> {
+        self.supervisor.get().filter(|supervisor| supervisor.is_there())
+    }
+
+    /// Says which process is the one to be supervised from now on: this one says nothing more.
+    pub(crate) fn replaced(&self, pid: u32) {
+        self.say(&format!("MAINPID={pid}"));
+        self.is_replaced.set(true);
     }
 
     /// Says that nothing new is served any more.

@@ -15,12 +15,12 @@ use sealane_io::rt::{self, Broadcast, Either, Rouser, Signal};
 use sealane_io::{Buffer, Control, Patience, Pool, Received, Stream};
 use sealane_proto::outstanding::{Outstanding, Passing};
 use sealane_proto::rpc::RecordScanner;
-use sealane_proto::tls::{ContentType, Role, Sealer, TlsError, Version};
+use sealane_proto::tls::{ContentType, Role, Sealer, Version};
 
-use crate::config::{RevokedLive, TunnelConfig};
+use crate::config::TunnelConfig;
 use crate::counters::Counters;
+use crate::draining::Drain;
 use crate::error::{SessionError, Side};
-use crate::explain::peer_of;
 use crate::handshake::Established;
 use crate::inbound::InboundHalf;
 use crate::keys::KeySchedule;
@@ -32,9 +32,6 @@ use crate::watch::{self, Flow, SideFacts, Watch};
 
 /// How often a direction whose send waits looks at the other side.
 const WATCH_TICK: Duration = Duration::from_millis(250);
-
-/// What a session that was to end for a revocation has beyond its times, before it is ended.
-const DRAIN_GRACE: Duration = Duration::from_millis(500);
 
 /// How often it is looked whether anything has gone over a connection, in the time that it may be idle.
 const IDLE_LOOKS: u32 = 10;
@@ -71,34 +68,6 @@ impl Seen {
     }
 }
 
-/// Why a session takes no more calls.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Drain {
-    /// TLS 1.2: a key is used up.
-    KeyUsedUp,
-    /// The peer's certificate was revoked.
-    Revoked,
-}
-
-impl Drain {
-    /// Why the session ends, on our end of TLS.
-    pub(crate) fn reason(self, role: Role) -> &'static str {
-        match (self, role) {
-            (Self::KeyUsedUp, _) => "the TLS 1.2 key was used up",
-            (Self::Revoked, Role::Client) => "the server's certificate was revoked",
-            (Self::Revoked, Role::Server) => "the client's certificate was revoked",
-        }
-    }
-
-    /// What it comes to where a session cannot end well.
-    pub(crate) fn error(self, role: Role) -> SessionError {
-        match self {
-            Self::KeyUsedUp => SessionError::Tls(TlsError::KeyExhausted),
-            Self::Revoked => SessionError::Revoked(role),
-        }
-    }
-}
-
 /// What the two directions share.
 pub(crate) struct Shared<S: Stream> {
     pub(crate) plain: S,
@@ -128,7 +97,7 @@ pub(crate) struct Shared<S: Stream> {
     /// TLS 1.2: a renegotiation is to be refused.
     pub(crate) renegotiation_due: Cell<bool>,
     /// Why the session is to end as soon as nothing is outstanding, and since when.
-    drain: Cell<Option<(Drain, Instant)>>,
+    pub(crate) drain: Cell<Option<(Drain, Instant)>>,
     /// close_notify was received, or is not awaited any longer.
     pub(crate) peer_closed: Cell<bool>,
     /// The plain side ended its direction.
@@ -231,36 +200,6 @@ impl<S: Stream> Shared<S> {
         if !seen.not_rpc.replace(true) {
             tracing::warn!(%peer, "the {who}'s stream is not ONC RPC; relaying it as it is");
         }
-    }
-
-    /// Has the session end as soon as nothing is outstanding.
-    pub(crate) fn begin_drain(&self, why: Drain) {
-        if self.drain().is_none_or(|before| before != why && why == Drain::Revoked) {
-            self.drain.set(Some((why, rt::now())));
-        }
-    }
-
-    /// Why the session is to end as soon as nothing is outstanding, if it is.
-    pub(crate) fn drain(&self) -> Option<Drain> {
-        self.drain.get().map(|(why, _)| why)
-    }
-
-    /// For how long the session has been draining.
-    pub(crate) fn draining_for(&self) -> Duration {
-        self.drain.get().map_or(Duration::ZERO, |(_, began)| rt::now() - began)
-    }
-
-    /// Whether the peer of a drained session owes a reply that would still be taken.
-    pub(crate) fn still_owes(&self) -> bool {
-        self.replies_due() > 0 && !self.calls_held_back.get()
-    }
-
-    /// Whether a drained peer has had its time to close: what it owes has its own before that.
-    pub(crate) fn has_waited_for_close(&self) -> bool {
-        let (Some((why, began)), Some(closed)) = (self.drain.get(), self.closed.get()) else { return false };
-        let times = &self.config.timeouts;
-        let owed = if self.still_owes() { times.most_to_drain(why) } else { Duration::ZERO };
-        rt::now() >= (began + owed).max(closed) + times.close
     }
 
     /// Whether a direction has failed and the other is to stop.
@@ -382,29 +321,6 @@ impl<S: Stream> Shared<S> {
             let is_whole = !self.peer_closed.get() && !self.plain_ended.get();
             self.is_resting.set(is_whole && plain.is_at_rest() && tls.is_at_rest());
         }
-    }
-
-    /// Hears of it when what the peer has `shown` is revoked. Returns when that was to end the session, and has not.
-    async fn heed(&self, shown: Option<Arc<Shown>>, peer: SocketAddr) -> SessionError {
-        let Some(shown) = shown else { return std::future::pending().await };
-        let why = shown.revoked().await;
-        let who = peer_of(self.role());
-        self.counters.connections_revoked_total.add(1);
-        match self.config.revoked_live {
-            RevokedLive::Log => {
-                tracing::warn!(%peer, "{who}'s certificate {why}; the connection goes on (--revoked-live log)");
-            }
-            RevokedLive::Close => {
-                tracing::warn!(%peer, "{who}'s certificate {why}; the connection ends when nothing is outstanding");
-                self.begin_drain(Drain::Revoked);
-                self.wake_outbound.set();
-                // Whatever a direction waits for by then.
-                let times = &self.config.timeouts;
-                rt::sleep(times.most_to_drain(Drain::Revoked) + times.close + DRAIN_GRACE).await;
-                return SessionError::Revoked(self.role());
-            }
-        }
-        std::future::pending().await
     }
 
     /// Returns when nothing has gone over the connection for as long as it may.
@@ -575,13 +491,16 @@ pub(crate) struct Parts<Socket> {
 #[derive(Clone)]
 pub(crate) struct Surroundings {
     pub(crate) lender: Lender,
+    /// Set when no more calls are to be taken.
+    pub(crate) leave: Rc<Broadcast>,
+    /// Set when all is to end.
     pub(crate) stop: Rc<Broadcast>,
     pub(crate) spinning: Rc<Spinning>,
 }
 
 impl Surroundings {
     pub(crate) fn new(pool: Pool, spinning: Spinning) -> Self {
-        Self { lender: Lender::new(pool), stop: Rc::default(), spinning: Rc::new(spinning) }
+        Self { lender: Lender::new(pool), leave: Rc::default(), stop: Rc::default(), spinning: Rc::new(spinning) }
     }
 }
 
@@ -607,7 +526,7 @@ pub(crate) async fn run<S: Stream>(parts: Parts<S::Socket>) -> Ended {
         Err(ended) => return ended,
     };
     let shared = Shared::new(plain, tls, keys, facts.version, config, counters, &surroundings);
-    let Surroundings { lender, stop, .. } = surroundings;
+    let Surroundings { lender, leave, stop, .. } = surroundings;
     let mut outbound = OutboundHalf::new(&shared, sealer, lender.clone(), peer);
     let mut inbound = InboundHalf::new(&shared, inbound, lender.clone(), peer);
     let out = async {
@@ -620,7 +539,7 @@ pub(crate) async fn run<S: Stream>(parts: Parts<S::Socket>) -> Ended {
             shared.fail(error);
         }
     };
-    shared.run_both(out, back, stop.wait(), shared.heed(shown, peer)).await;
+    shared.run_both(out, back, stop.wait(), shared.hear(shown, peer, &leave)).await;
     let (sealer, at_boundary, lost) = outbound.into_parts();
     drop(inbound);
     if !shared.is_failing() && !shared.plain_ended.get() {

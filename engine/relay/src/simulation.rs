@@ -1,10 +1,12 @@
 //! The worker's part of the relay for a simulated driver: what `tests/sim` drives. Nothing of the product calls it.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use sealane_io::rt::Broadcast;
 use sealane_io::{Driver, Pool, PoolLayout, Stream};
 
 use crate::addresses::Addresses;
@@ -27,22 +29,37 @@ pub struct Stage {
     pool: Pool,
 }
 
-/// What a peer has shown.
+/// What a peer has shown, and how its session alone is told that the tunnel stops.
 #[derive(Clone, Debug)]
-pub struct Credential(Arc<Shown>);
+pub struct Credential {
+    shown: Arc<Shown>,
+    leave: Rc<Broadcast>,
+    stop: Rc<Broadcast>,
+}
 
 impl Default for Credential {
     fn default() -> Self {
         let any = CertificateDer::from(vec![0]);
         let shown = Peers::default().enter(&[any], UnixTime::since_unix_epoch(Duration::ZERO), || None);
-        Self(shown.unwrap_or_else(|| unreachable!("a certificate was shown")))
+        let shown = shown.unwrap_or_else(|| unreachable!("a certificate was shown"));
+        Self { shown, leave: Rc::default(), stop: Rc::default() }
     }
 }
 
 impl Credential {
     /// It is revoked while its session lasts.
     pub fn revoke(&self) {
-        self.0.revoke("was revoked".into());
+        self.shown.revoke("was revoked".into());
+    }
+
+    /// Its session is to end as soon as nothing is outstanding.
+    pub fn leave(&self) {
+        self.leave.set();
+    }
+
+    /// Its session is to end.
+    pub fn stop(&self) {
+        self.stop.set();
     }
 }
 
@@ -95,7 +112,7 @@ impl Caller {
 pub struct Outcome {
     /// `None`: as both sides wanted it.
     pub failure: Option<SessionError>,
-    /// A TLS 1.2 key was used up, or the peer's certificate revoked.
+    /// A TLS 1.2 key was used up, the peer's certificate revoked, or the tunnel stopped.
     pub drained: bool,
 }
 
@@ -117,6 +134,7 @@ impl Stage {
             sessions_of_all: Arc::default(),
             addresses,
             connections: Connections::default(),
+            hurry: Arc::default(),
             throttling: None,
         };
         let worker = Worker::new(pool.clone(), &context);
@@ -137,15 +155,19 @@ impl Stage {
         established: Established,
         credential: Option<Credential>,
     ) -> Outcome {
+        let mut surroundings = self.worker.surroundings.clone();
+        if let Some(Credential { leave, stop, .. }) = &credential {
+            (surroundings.leave, surroundings.stop) = (Rc::clone(leave), Rc::clone(stop));
+        }
         let parts = Parts {
             plain,
             tls,
             peer,
             established,
-            shown: credential.map(|Credential(shown)| shown),
+            shown: credential.map(|credential| credential.shown),
             config: Arc::clone(&self.context.config),
             counters: Arc::clone(&self.context.counters),
-            surroundings: self.worker.surroundings.clone(),
+            surroundings,
         };
         let Ended { failure, drained, .. } = session::run::<S>(parts).await;
         Outcome { failure, drained }

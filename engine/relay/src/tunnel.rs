@@ -1,20 +1,22 @@
 //! Listening sockets, their workers, and who gets which connection.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use sealane_io::activation::Passed;
 use sealane_io::files::DirectoryWatch;
+use sealane_io::handover::ControlSocket;
 use sealane_io::host::{self, Throttling};
 use sealane_io::net::{Accepted, Acceptor, Listener};
-use sealane_io::rt::{self, Either, Receiver, Request, Sender};
+use sealane_io::rt::{self, Broadcast, Either, Receiver, Request, Sender};
 use sealane_io::supervisor::Supervisor;
 use sealane_io::{Driver, Epoll, PoolLayout, Uring};
 
@@ -27,6 +29,7 @@ use crate::connections::Connections;
 use crate::counters::Counters;
 use crate::error::{NoUring, StartError};
 use crate::reports::Reports;
+use crate::succession;
 use crate::throttle::{Loudness, Throttle};
 use crate::worker::{self, Assigned, Context, Place, STOP_MAX, WorkerError};
 
@@ -67,6 +70,7 @@ struct Common<'c> {
     resources: Resources,
     counters: &'c Arc<Counters>,
     connections: &'c Connections,
+    hurry: &'c Arc<AtomicBool>,
     /// Each tunnel, and who has connections through it.
     tunnels: Vec<(Arc<TunnelConfig>, Addresses)>,
     layout: PoolLayout,
@@ -124,6 +128,7 @@ impl Common<'_> {
             sessions_of_all: Arc::clone(sessions_of_all),
             addresses: addresses.clone(),
             connections: self.connections.clone(),
+            hurry: Arc::clone(self.hurry),
             throttling: self.throttling.clone(),
         };
         let contexts: Vec<_> = self.tunnels.iter().map(context).collect();
@@ -182,9 +187,14 @@ impl Door {
 }
 
 /// What was passed to this process, for each tunnel: what listens on its address, or else each in its turn.
-fn passed_to(configs: &[TunnelConfig]) -> Result<Vec<Option<Listener>>, StartError> {
-    let mut passed = Passed::take().map_err(|source| StartError::Io { op: "socket activation", source })?;
+fn passed_to(configs: &[TunnelConfig], mut passed: Passed) -> Result<Vec<Option<Listener>>, StartError> {
     let mut listeners: Vec<_> = configs.iter().map(|config| passed.at(config.listen)).collect();
+    if passed.may_be_left() {
+        while let Some((address, _)) = passed.first() {
+            tracing::info!("no tunnel listens on {address} any more");
+        }
+        return Ok(listeners);
+    }
     let without = listeners.iter().filter(|listener| listener.is_none()).count();
     if passed.count() == without {
         for (listener, config) in listeners.iter_mut().zip(configs).filter(|(listener, _)| listener.is_none()) {
@@ -212,12 +222,44 @@ pub struct Bound {
     throttling: Option<Arc<Throttling>>,
 }
 
+/// What the tunnels of a process share with whoever has started it.
+pub struct Process {
+    /// Opens its log anew.
+    pub reopen: fn(),
+    /// Whoever wants to hear how it is.
+    pub supervisor: Supervisor,
+    /// Where the process is found that is to be replaced.
+    pub control: Option<ControlSocket>,
+}
+
+/// Why tunnels have stopped.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Stop {
+    /// By a signal.
+    Signal(&'static str),
+    /// Another process has their sockets.
+    Replaced {
+        /// Its number.
+        pid: u32,
+    },
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Signal(name) => f.write_str(name),
+            Self::Replaced { pid } => write!(f, "process {pid}, which goes on in the place of this one"),
+        }
+    }
+}
+
 /// Tunnels that listen, and share their workers.
 pub struct Tunnels {
     doors: Vec<Door>,
     resources: Resources,
     counters: Arc<Counters>,
     connections: Connections,
+    hurry: Arc<AtomicBool>,
     addresses: Vec<Addresses>,
     workers: Vec<WorkerHandle>,
     driver: DriverKind,
@@ -230,16 +272,16 @@ impl Tunnels {
     /// # Errors
     /// The first thing that the host or a limit refuses.
     pub fn start(resources: Resources, config: TunnelConfig) -> Result<Self, StartError> {
-        Self::bind(resources, vec![config])?.start()
+        Self::bind(resources, vec![config], Passed::default())?.start()
     }
 
-    /// Does what may want privileges: all of them are bound, or none.
+    /// Does what may want privileges: all of them are bound, or none. What was `passed` to this process need not be.
     ///
     /// # Errors
     /// The first thing that the host or a limit refuses.
-    pub fn bind(resources: Resources, configs: Vec<TunnelConfig>) -> Result<Bound, StartError> {
+    pub fn bind(resources: Resources, configs: Vec<TunnelConfig>, passed: Passed) -> Result<Bound, StartError> {
         let layout = resources.memory.layout()?;
-        let passed = passed_to(&configs)?;
+        let passed = passed_to(&configs, passed)?;
         let doors: Result<Vec<_>, _> =
             configs.into_iter().zip(passed).map(|(config, listener)| Door::open(config, listener)).collect();
         let doors = doors?;
@@ -272,14 +314,16 @@ impl Tunnels {
         Arc::clone(&self.counters)
     }
 
-    /// Serves until SIGTERM, SIGINT or SIGQUIT, whose name it returns; then ends the sessions, within a second. SIGHUP has the
-    /// files of certificates, keys, CAs and CRLs read again, SIGUSR1 calls `reopen`, SIGUSR2 lists the sessions in the log. The
-    /// supervisor hears of all that.
+    /// Serves until SIGTERM, SIGINT or SIGQUIT comes, or another process has taken the place of this one; which. By then nothing
+    /// more is accepted, calls under way are given their time, unless a second signal comes, and the sessions that are left end
+    /// within a second. SIGHUP has the files of certificates, keys, CAs and CRLs read again, SIGUSR1 has the log opened anew,
+    /// SIGUSR2 lists the sessions in it. The supervisor hears of all that.
     ///
     /// # Errors
     /// The reactor or the signal handlers could not be set up, or every worker has died.
-    pub fn run(self, reopen: fn(), supervisor: Supervisor) -> io::Result<&'static str> {
-        self.run_until(rt::stop_signal(), Some((reopen, supervisor)))
+    pub fn run(self, process: Process) -> io::Result<Stop> {
+        let signal = async { rt::stop_signal().await.map(Stop::Signal) };
+        self.run_until(signal, rt::stop_signal(), Some(process))
     }
 
     /// The same until `stop` is done or every other end of it is gone.
@@ -290,33 +334,43 @@ impl Tunnels {
         self.run_until(
             async {
                 stop.next().await;
-                Ok(())
+                Ok(Stop::Signal("its owner"))
             },
+            std::future::ready(()),
             None,
         )
+        .map(drop)
     }
 
-    /// With `process` signals are for these tunnels.
-    fn run_until<T>(
+    /// Once it is to `stop`, `hurry` has it stop at once. With `process` signals are for these tunnels.
+    fn run_until<H>(
         self,
-        stop: impl Future<Output = io::Result<T>>,
-        process: Option<(fn(), Supervisor)>,
-    ) -> io::Result<T> {
-        let Self { doors, resources, counters, connections, addresses, workers, .. } = self;
+        stop: impl Future<Output = io::Result<Stop>>,
+        hurry: impl Future<Output = H>,
+        process: Option<Process>,
+    ) -> io::Result<Stop> {
+        let Self { doors, resources, counters, connections, hurry: at_once, addresses, workers, .. } = self;
         rt::run_on_reactor(async {
             let is_process = process.is_some();
             let reports = Rc::new(Reports::default());
-            if let Some((reopen, supervisor)) = process {
+            let mut control = None;
+            if let Some(Process { reopen, supervisor, control: socket }) = process {
                 reports.begin(supervisor);
+                control = socket.map(ControlSocket::register).transpose()?;
                 answer(Request::Reopen, reopen)?;
+                let connections = connections.clone();
                 answer(Request::List, move || connections.list())?;
             }
             let (complaints, refusals) = (Throttle::new(1), Throttle::new(1));
             let hand_out = HandOut { resources, counters, workers, complaints, refusals };
             let hand_out = Rc::new(RefCell::new(hand_out));
             let (failing, mut failed) = rt::queue(1);
+            let closing = Rc::new(Broadcast::default());
+            let mut acceptors = Vec::new();
+            let leave_max = doors.iter().map(|door| door.config.timeouts.leave).max().unwrap_or_default();
             for (tunnel, (door, addresses)) in doors.into_iter().zip(addresses).enumerate() {
-                let acceptor = door.listener.register()?;
+                let acceptor = Rc::new(door.listener.register()?);
+                acceptors.push(Rc::clone(&acceptor));
                 let hangups = is_process.then(|| rt::requests(Request::Reload)).transpose()?;
                 let changes = door.watch.map(DirectoryWatch::register).transpose()?;
                 let config = door.config;
@@ -325,24 +379,62 @@ impl Tunnels {
                 }
                 rt::spawn(care::run(Arc::clone(&config), hangups, changes, Rc::clone(&reports)));
                 let (entrance, hand_out) = (Entrance { config, addresses, tunnel }, Rc::clone(&hand_out));
-                let failing = failing.clone();
+                let (failing, closing) = (failing.clone(), Rc::clone(&closing));
                 rt::spawn(async move {
-                    // Whoever hears of the first failure ends them all.
-                    let _ = failing.try_send(accept(&acceptor, &entrance, &hand_out).await);
+                    if let Either::Left(why) = rt::race(accept(&acceptor, &entrance, &hand_out), closing.wait()).await {
+                        // Whoever hears of the first failure ends them all.
+                        let _ = failing.try_send(why);
+                    }
                 });
             }
             drop(failing);
             let watched = Rc::clone(&hand_out);
             rt::spawn(Rc::clone(&reports).ready(move || watched.borrow().is_served()));
-            let stopped = match rt::race(stop, failed.next()).await {
-                Either::Left(stopped) => stopped,
+            let mut successor = None;
+            let ready = succession::is_ready(control, &acceptors, reports.supervisor());
+            let stopped = match rt::race(rt::race(stop, ready), failed.next()).await {
+                Either::Left(Either::Left(stopped)) => stopped,
+                Either::Left(Either::Right((next, pid))) => {
+                    successor = Some(next);
+                    Ok(Stop::Replaced { pid })
+                }
                 Either::Right(why) => Err(why.unwrap_or_else(|| io::Error::other("nothing is accepted"))),
             };
-            reports.stopping();
+            // Nobody who comes now is served here; the port is free for whoever comes next.
+            closing.set();
+            drop(acceptors);
+            while failed.next().await.is_some() {}
+            match (&stopped, &mut successor) {
+                (Ok(Stop::Replaced { pid }), Some(successor)) => {
+                    reports.replaced(*pid);
+                    // It was there just now. If it is not any more, what it has been given is gone.
+                    if let Err(error) = successor.release().await {
+                        tracing::error!("process {pid} took over, and has ended: {error}");
+                    }
+                }
+                _ => reports.stopping(),
+            }
+            let count = connections.count();
+            if is_process && count > 0 && !leave_max.is_zero() {
+                let seconds = leave_max.as_secs_f64();
+                tracing::info!(
+                    "stopping: {count} connections end when their calls are answered, after {seconds} s in any case"
+                );
+            }
             let threads = hand_out.borrow_mut().stop();
-            let started = rt::now();
-            while !threads.iter().all(thread::JoinHandle::is_finished) && rt::now() - started < STOP_MAX + STOP_GRACE {
-                rt::sleep(STOP_TICK).await;
+            let ended = async |most: Duration| {
+                let started = rt::now();
+                while !threads.iter().all(thread::JoinHandle::is_finished) && rt::now() - started < most {
+                    rt::sleep(STOP_TICK).await;
+                }
+            };
+            let most = STOP_MAX + STOP_GRACE;
+            if let Either::Right(_) = rt::race(ended(leave_max + most), hurry).await {
+                at_once.store(true, Ordering::Relaxed);
+                ended(most).await;
+            }
+            if let Some(successor) = successor {
+                successor.has_begun().await;
             }
             stopped
         })?
@@ -392,8 +484,16 @@ impl Bound {
         let counters = Arc::default();
         let addresses: Vec<_> = doors.iter().map(|door| Addresses::of(&door.config.mode)).collect();
         let tunnels = doors.iter().map(|door| Arc::clone(&door.config)).zip(addresses.iter().cloned()).collect();
-        let connections = Connections::default();
-        let common = Common { resources, counters: &counters, connections: &connections, tunnels, layout, throttling };
+        let (connections, hurry) = (Connections::default(), Arc::default());
+        let common = Common {
+            resources,
+            counters: &counters,
+            connections: &connections,
+            hurry: &hurry,
+            tunnels,
+            layout,
+            throttling,
+        };
         let start = |driver| common.start_workers(driver);
         let (workers, driver, driver_reason) = match resources.io {
             // Not even probed: a host may end a process that tries.
@@ -408,7 +508,7 @@ impl Bound {
                 Err(error) => return Err(error),
             },
         };
-        Ok(Tunnels { doors, resources, counters, connections, addresses, workers, driver, driver_reason })
+        Ok(Tunnels { doors, resources, counters, connections, hurry, addresses, workers, driver, driver_reason })
     }
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sealane_io::host::Throttling;
@@ -47,6 +47,8 @@ pub(crate) struct Context {
     pub(crate) addresses: Addresses,
     /// Sessions of the process.
     pub(crate) connections: Connections,
+    /// Whoever is still there when the tunnels stop is given no more time.
+    pub(crate) hurry: Arc<AtomicBool>,
     /// Of the process, where that is limited.
     pub(crate) throttling: Option<Arc<Throttling>>,
 }
@@ -178,11 +180,17 @@ pub(crate) fn run<D: Driver<Link = Connection>>(
                 rt::spawn(serve_assigned::<D>(assigned, context.clone(), worker.clone()));
             }
         }
+        surroundings.leave.set();
+        let gone = async |most: Duration, hurry: &AtomicBool| {
+            let started = rt::now();
+            let is_in_time = || rt::now() - started < most && !hurry.load(Ordering::Relaxed);
+            while first.active.load(Ordering::Relaxed) > 0 && is_in_time() {
+                rt::sleep(STOP_TICK).await;
+            }
+        };
+        gone(first.config.timeouts.leave, &first.hurry).await;
         surroundings.stop.set();
-        let started = rt::now();
-        while first.active.load(Ordering::Relaxed) > 0 && rt::now() - started < STOP_MAX {
-            rt::sleep(STOP_TICK).await;
-        }
+        gone(STOP_MAX, &AtomicBool::new(false)).await;
     });
     if let Err(error) = served {
         let _ = ready.send(Err(WorkerError::Driver(error)));

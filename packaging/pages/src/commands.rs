@@ -10,7 +10,7 @@ use crate::page::Page;
 use crate::prose::{self, DESCRIPTION};
 
 /// What the program finds in its environment; what each command's own is stands in its help.
-pub(crate) const ENVIRONMENT: [(&str, &str); 11] = [
+pub(crate) const ENVIRONMENT: [(&str, &str); 12] = [
     (
         "RUST_LOG",
         "What is logged, in place of --log-level: a level, or levels of parts, as in info,sealane_relay=debug.",
@@ -36,8 +36,12 @@ pub(crate) const ENVIRONMENT: [(&str, &str); 11] = [
         "LISTEN_FDS, LISTEN_PID",
         "Sockets that were passed, as sd_listen_fds(3) has them: they are served in place of addresses to listen on.",
     ),
-    ("NOTIFY_SOCKET", "Where READY=1, RELOADING=1 and STOPPING=1 are said, as sd_notify(3) has it."),
+    ("NOTIFY_SOCKET", "Where READY=1, RELOADING=1, STOPPING=1 and MAINPID= are said, as sd_notify(3) has it."),
     ("WATCHDOG_USEC, WATCHDOG_PID", "Twice in that time WATCHDOG=1 is said as well, as long as all threads are there."),
+    (
+        "RUNTIME_DIRECTORY",
+        "Where the control socket of sealane-run(1) is, if not in /run/sealane; see sealane.toml(5).",
+    ),
     ("NO_COLOR", "If it is not empty, sealane-check(1) prints no colours on a terminal."),
     ("PATH", "Where sealane-bench(1) looks for an stunnel to compare with."),
 ];
@@ -51,7 +55,7 @@ const SIGNALS: [(&str, &str); 4] = [
     ("SIGUSR2", "The connections are listed in the log."),
     (
         "SIGTERM, SIGINT, SIGQUIT",
-        "Both sides of each connection are told, and the process ends within a second, with 0.",
+        "Nobody is accepted any more, calls under way have the time that --drain says to be answered, and the process ends, with 0; at once upon a second signal.",
     ),
 ];
 
@@ -60,7 +64,7 @@ const FILES: [(&str, &str); 3] = [
         "/etc/sealane/NAME.toml",
         "What sealane@NAME.service serves, by sealane-run(1); sealane.toml(5) says what may stand in it.",
     ),
-    ("/run/sealane", "A directory for pid files, which that service makes."),
+    ("/run/sealane", "A directory for pid files and control sockets, which that service makes."),
     ("/etc/stunnel/stunnel.conf", "What is served under the name stunnel if no file is named."),
 ];
 

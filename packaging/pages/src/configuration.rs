@@ -12,7 +12,7 @@ const EXAMPLE: &str = include_str!("example.toml");
 const DESCRIPTION: [&str; 3] = [
     "A file in TOML that sealane-run(1) is given. Keys of the process stand first; each tunnel is a table of its own, \
      [tunnels.NAME], and there is at least one. All tunnels share the threads and the memory of one process.",
-    "Each key, but for log-file, pid-file and mode, is an option of sealane-client(1) or sealane-server(1) without its --, and \
+    "Each key, but for control-socket, log-file, pid-file and mode, is an option of sealane-client(1) or sealane-server(1) without its --, and \
      takes what that takes. Where a text names another option, the key of that name is meant.",
     "An unknown key is an error, with its line and column and the nearest known key; so is a value that its option does not \
      take. sealane run --check FILE reads the file and all that it names and says whether the tunnels could start; sealane run \

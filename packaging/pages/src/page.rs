@@ -29,8 +29,9 @@ impl Page {
         let version = concat!("Sealane ", env!("CARGO_PKG_VERSION"));
         let title = name.to_uppercase();
         let mut roff = Roff::new();
-        roff.control("TH", [title.as_str(), section, "\"\"", version, "Sealane"]);
-        // Options and names of files are not to be cut in two, and without that lines would have wide gaps.
+        // Options and names of files are not to be cut in two: groff's macros go by HY, others by nh.
+        roff.control("nr", ["HY", "0"]).control("TH", [title.as_str(), section, "\"\"", version, "Sealane"]);
+        // Without hyphens lines would have wide gaps.
         self.roff(roff.control("nh", []).control("ad", ["l"]));
     }
 

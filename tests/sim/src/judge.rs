@@ -295,6 +295,7 @@ fn after_fault(
     let is_named = match (fault, failure) {
         (_, None) => true,
         (_, Some(SessionError::Tls(TlsError::KeyExhausted) | SessionError::Revoked(_))) => drained,
+        (_, Some(SessionError::Stopped)) if run.plan.leaves => drained,
         // One direction had ended: then the clock of a half-closed connection is the shorter one.
         (Fault::ServerSilent | Fault::HalfARecord | Fault::PathCut, Some(SessionError::Truncated { .. })) => true,
         (Fault::ServerSilent, Some(error)) => matches!(error, SessionError::Silent { .. }),

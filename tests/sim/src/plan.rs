@@ -42,6 +42,8 @@ pub(crate) struct Connection {
     pub(crate) oddity: Option<Fault>,
     /// When its TLS peer's certificate is revoked.
     pub(crate) revoked: Option<Duration>,
+    /// It is not: its tunnel stops instead.
+    pub(crate) leaves: bool,
     pub(crate) client: Behaviour,
     pub(crate) server: Behaviour,
 }
@@ -241,7 +243,7 @@ impl Connection {
         if client.close == Close::Said && (renounces || uses_up || not_rpc || must_be_done) {
             client.close = Close::Done;
         }
-        let mut connection = Self { secret, shakes_hands, fault, oddity, revoked: None, client, server };
+        let mut connection = Self { secret, shakes_hands, fault, oddity, revoked: None, leaves: false, client, server };
         connection.prepare_revocation(seed, index);
         connection.prepare_fault(random, role);
         connection.prepare_oddity(random, role);
@@ -260,6 +262,7 @@ impl Connection {
                 // Nobody says anything by then that would bring it about.
                 self.idle(random);
             }
+            self.leaves = random.chance(500);
         }
     }
 

@@ -81,6 +81,8 @@ faults! {
     KeyUsedUp
     /// A TLS peer's certificate was revoked while the connection lasted.
     Revoked
+    /// The tunnel of a connection stopped while it lasted.
+    Left
     /// A TLS peer was told by an alert what was wrong.
     AlertHeard
     PlainReset

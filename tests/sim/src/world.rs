@@ -209,7 +209,11 @@ async fn until_over(runs: &[Rc<Run>], stage: &Stage, network: &Network) {
 fn count_connections(runs: &[Rc<Run>], network: &Network) {
     for run in runs {
         if run.outcome.borrow().as_ref().is_some_and(|outcome| outcome.drained) {
-            network.count(if run.revoked.get().is_some() { Fault::Revoked } else { Fault::KeyUsedUp });
+            network.count(match run.revoked.get() {
+                Some(_) if run.plan.leaves => Fault::Left,
+                Some(_) => Fault::Revoked,
+                None => Fault::KeyUsedUp,
+            });
         }
         network.trace.borrow_mut().note(rt::now(), 99, 0, Event::Ended, run.said[0].borrow().len());
     }
@@ -299,7 +303,7 @@ fn start(index: usize, run: &Rc<Run>, plan: &Plan, stage: &Rc<Stage>, network: &
     });
 }
 
-/// A certificate that is revoked after a while.
+/// A certificate that is revoked after a while, or whose tunnel stops by then.
 fn revoked(after: Duration, run: &Rc<Run>, moments: Rc<Network>) -> Credential {
     let (credential, run) = (Credential::default(), Rc::downgrade(run));
     let revoked = credential.clone();
@@ -307,7 +311,12 @@ fn revoked(after: Duration, run: &Rc<Run>, moments: Rc<Network>) -> Credential {
         rt::sleep(after).await;
         if let Some(run) = run.upgrade().filter(|run| !run.is_over()) {
             run.revoked.set(Some(moments.moment(run.index)));
-            revoked.revoke();
+            if !run.plan.leaves {
+                return revoked.revoke();
+            }
+            revoked.leave();
+            rt::sleep(Timeouts::DEFAULT.leave).await;
+            revoked.stop();
         }
     });
     credential

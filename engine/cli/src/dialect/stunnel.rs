@@ -15,6 +15,9 @@ use crate::dialect::translate::{Plan, translate};
 use crate::manners::Manners;
 use crate::{check, log, tunnels};
 
+/// What calls under way are given when the process is told to stop: a mount helper waits for a second.
+const DRAIN_SECONDS: &str = "0.9";
+
 /// Runs the tunnels of the file until it is told to stop; or says what each of its lines becomes.
 ///
 /// # Errors
@@ -51,7 +54,8 @@ pub(super) fn serve(file: &Path, plan: &Plan) -> Result<()> {
     for note in &plan.notes {
         tracing::debug!("{}:{}: {} = {}: {}", file.display(), note.place, note.key, note.value, note.becomes);
     }
-    let manners = Manners { detaches: *foreground == Foreground::No, pid_file: pid_file.clone(), is_another: true };
+    let manners =
+        Manners { detaches: *foreground == Foreground::No, pid_file: pid_file.clone(), is_another: true, place: None };
     tunnels::serve(&plan.services, &shared(plan), outlets, manners)
 }
 
@@ -62,7 +66,7 @@ pub(super) fn at(file: &Path, wrong: &Wrong) -> ConfigError {
 /// The options that all services have in common.
 fn shared(plan: &Plan) -> Vec<String> {
     let Program { level, user, group, .. } = &plan.program;
-    let mut words = vec!["--log-level".into(), (*level).into()];
+    let mut words: Vec<String> = ["--log-level", level, "--drain", DRAIN_SECONDS].map(Into::into).into();
     for (option, value) in [("--user", user), ("--group", group)] {
         words.extend(value.iter().flat_map(|value| [option.into(), value.clone()]));
     }

@@ -70,6 +70,10 @@ pub fn keys_of_tunnel(mode: &str) -> Vec<Key> {
 /// Of the keys that are no options only these are set to something; the others are tables.
 fn own_key(name: &str) -> Option<Key> {
     let help = match name {
+        "control-socket" => {
+            "Where a process that takes over asks this one for its listening sockets [default: NAME.sock, for NAME.toml, in \
+             RUNTIME_DIRECTORY or /run/sealane]"
+        }
         "log-file" => "The file that takes the log instead of standard error; opened anew upon SIGUSR1",
         "pid-file" => "Written once all addresses are bound, and removed in the end",
         _ => return None,
