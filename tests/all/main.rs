@@ -27,6 +27,7 @@ mod identity;
 mod many;
 mod ocsp;
 mod oracle;
+mod pages;
 mod patience;
 mod plain;
 mod policy;

@@ -1,4 +1,5 @@
-//! The program `sealane`, as a library: for its one line of `main`, and for the fuzz target of the command line.
+//! The program `sealane`, as a library: for its one line of `main`, for the fuzz target of the command line, and for whoever
+//! writes its manual.
 
 #![forbid(unsafe_code)]
 #![warn(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::string_slice)]
@@ -38,11 +39,20 @@ use clap::{CommandFactory, Parser};
 use sealane_relay::{ConfigError, StartError};
 
 use crate::args::{Cli, Command};
+#[doc(hidden)]
+pub use crate::run::{Key, Kind, keys_of_process, keys_of_tunnel};
 
 /// The command line is wrong.
 const USAGE: u8 = 2;
 /// Something else failed.
 const FAILURE: u8 = 1;
+
+/// All that `--help` says, for man pages and completions.
+#[doc(hidden)]
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
 
 /// Does what the command line says; the status that the process ends with.
 #[must_use]

@@ -24,6 +24,10 @@ use crate::manners::{Manners, PidFile};
 use crate::place;
 use crate::tunnels::{self, Service};
 
+mod keys;
+
+pub use keys::{Key, Kind, keys_of_process, keys_of_tunnel};
+
 /// Options of the process: each tunnel's command line has them, and all have the same.
 const OF_PROCESS: [&str; 10] =
     ["connections-max", "drain", "group", "io", "log-level", "memory-max", "sandbox", "spin", "user", "workers"];
