@@ -130,7 +130,8 @@ fn work(house: &House, until: &AtomicBool, calls: &AtomicU32) -> u32 {
                     continue 'connection;
                 }
             }
-            for number in next..next + DEPTH {
+            let made = next..next + DEPTH;
+            for number in made {
                 match record(&mut stream) {
                     Ok(heard) => assert!(heard == answer(number), "the answer to call {number}, and whole"),
                     Err(error) if error.kind() == ErrorKind::WouldBlock => panic!("call {number} is not answered"),

@@ -18,6 +18,7 @@ mod connections;
 mod counters;
 mod crl;
 mod draining;
+mod entrance;
 mod error;
 mod expected_name;
 mod explain;

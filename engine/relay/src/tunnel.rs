@@ -15,8 +15,8 @@ use sealane_io::activation::Passed;
 use sealane_io::files::DirectoryWatch;
 use sealane_io::handover::ControlSocket;
 use sealane_io::host::{self, Throttling};
-use sealane_io::net::{Accepted, Acceptor, Listener};
-use sealane_io::rt::{self, Broadcast, Either, Receiver, Request, Sender};
+use sealane_io::net::{Acceptor, Listener};
+use sealane_io::rt::{self, Broadcast, Either, Receiver, Request};
 use sealane_io::supervisor::Supervisor;
 use sealane_io::{Driver, Epoll, PoolLayout, Uring};
 
@@ -27,14 +27,13 @@ use crate::care;
 use crate::config::{ConfigError, IoChoice, Mode, Resources, TunnelConfig};
 use crate::connections::Connections;
 use crate::counters::Counters;
+use crate::entrance::{Entrance, HandOut, WorkerHandle, accept};
 use crate::error::{NoUring, StartError};
 use crate::reports::Reports;
 use crate::succession;
-use crate::throttle::{Loudness, Throttle};
-use crate::worker::{self, Assigned, Context, Place, STOP_MAX, WorkerError};
+use crate::throttle::Throttle;
+use crate::worker::{self, Assigned, Context, STOP_MAX, WorkerError};
 
-/// After an accept that failed for want of descriptors or memory.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What workers get beyond their own limit when the tunnel stops.
 const STOP_GRACE: Duration = Duration::from_millis(200);
 const STOP_TICK: Duration = Duration::from_millis(5);
@@ -56,13 +55,6 @@ impl DriverKind {
             Self::Epoll => Epoll::NAME,
         }
     }
-}
-
-struct WorkerHandle {
-    queue: Sender<Assigned>,
-    active: Arc<AtomicUsize>,
-    sessions: Arc<AtomicUsize>,
-    thread: thread::JoinHandle<()>,
 }
 
 /// What all workers get.
@@ -349,7 +341,6 @@ impl Tunnels {
         hurry: impl Future<Output = H>,
         process: Option<Process>,
     ) -> io::Result<Stop> {
-        let Self { doors, resources, counters, connections, hurry: at_once, addresses, workers, .. } = self;
         rt::run_on_reactor(async {
             let is_process = process.is_some();
             let reports = Rc::new(Reports::default());
@@ -358,41 +349,13 @@ impl Tunnels {
                 reports.begin(supervisor);
                 control = socket.map(ControlSocket::register).transpose()?;
                 answer(Request::Reopen, reopen)?;
-                let connections = connections.clone();
+                let connections = self.connections.clone();
                 answer(Request::List, move || connections.list())?;
             }
-            let (complaints, refusals) = (Throttle::new(1), Throttle::new(1));
-            let hand_out = HandOut { resources, counters, workers, complaints, refusals };
-            let hand_out = Rc::new(RefCell::new(hand_out));
-            let (failing, mut failed) = rt::queue(1);
-            let closing = Rc::new(Broadcast::default());
-            let mut acceptors = Vec::new();
-            let leave_max = doors.iter().map(|door| door.config.timeouts.leave).max().unwrap_or_default();
-            for (tunnel, (door, addresses)) in doors.into_iter().zip(addresses).enumerate() {
-                let acceptor = Rc::new(door.listener.register()?);
-                acceptors.push(Rc::clone(&acceptor));
-                let hangups = is_process.then(|| rt::requests(Request::Reload)).transpose()?;
-                let changes = door.watch.map(DirectoryWatch::register).transpose()?;
-                let config = door.config;
-                if let Mode::Client(mode) = &config.mode {
-                    rt::spawn(mode.tls.now().answer_workers());
-                }
-                rt::spawn(care::run(Arc::clone(&config), hangups, changes, Rc::clone(&reports)));
-                let (entrance, hand_out) = (Entrance { config, addresses, tunnel }, Rc::clone(&hand_out));
-                let (failing, closing) = (failing.clone(), Rc::clone(&closing));
-                rt::spawn(async move {
-                    if let Either::Left(why) = rt::race(accept(&acceptor, &entrance, &hand_out), closing.wait()).await {
-                        // Whoever hears of the first failure ends them all.
-                        let _ = failing.try_send(why);
-                    }
-                });
-            }
-            drop(failing);
-            let watched = Rc::clone(&hand_out);
-            rt::spawn(Rc::clone(&reports).ready(move || watched.borrow().is_served()));
+            let mut serving = self.serve(is_process, &reports)?;
             let mut successor = None;
-            let ready = succession::is_ready(control, &acceptors, reports.supervisor());
-            let stopped = match rt::race(rt::race(stop, ready), failed.next()).await {
+            let ready = succession::is_ready(control, &serving.acceptors, reports.supervisor());
+            let stopped = match rt::race(rt::race(stop, ready), serving.failed.next()).await {
                 Either::Left(Either::Left(stopped)) => stopped,
                 Either::Left(Either::Right((next, pid))) => {
                     successor = Some(next);
@@ -400,10 +363,7 @@ impl Tunnels {
                 }
                 Either::Right(why) => Err(why.unwrap_or_else(|| io::Error::other("nothing is accepted"))),
             };
-            // Nobody who comes now is served here; the port is free for whoever comes next.
-            closing.set();
-            drop(acceptors);
-            while failed.next().await.is_some() {}
+            serving.close().await;
             match (&stopped, &mut successor) {
                 (Ok(Stop::Replaced { pid }), Some(successor)) => {
                     reports.replaced(*pid);
@@ -414,30 +374,89 @@ impl Tunnels {
                 }
                 _ => reports.stopping(),
             }
-            let count = connections.count();
-            if is_process && count > 0 && !leave_max.is_zero() {
-                let seconds = leave_max.as_secs_f64();
-                tracing::info!(
-                    "stopping: {count} connections end when their calls are answered, after {seconds} s in any case"
-                );
-            }
-            let threads = hand_out.borrow_mut().stop();
-            let ended = async |most: Duration| {
-                let started = rt::now();
-                while !threads.iter().all(thread::JoinHandle::is_finished) && rt::now() - started < most {
-                    rt::sleep(STOP_TICK).await;
-                }
-            };
-            let most = STOP_MAX + STOP_GRACE;
-            if let Either::Right(_) = rt::race(ended(leave_max + most), hurry).await {
-                at_once.store(true, Ordering::Relaxed);
-                ended(most).await;
-            }
+            serving.leave(hurry, is_process).await;
             if let Some(successor) = successor {
                 successor.has_begun().await;
             }
             stopped
         })?
+    }
+
+    /// Accepts connections from now on.
+    fn serve(self, is_process: bool, reports: &Rc<Reports>) -> io::Result<Serving> {
+        let Self { doors, resources, counters, connections, hurry, addresses, workers, .. } = self;
+        let (complaints, refusals) = (Throttle::new(1), Throttle::new(1));
+        let hand_out = HandOut { resources, counters, workers, complaints, refusals };
+        let hand_out = Rc::new(RefCell::new(hand_out));
+        let (failing, failed) = rt::queue(1);
+        let (closing, mut acceptors) = (Rc::new(Broadcast::default()), Vec::new());
+        let leave_max = doors.iter().map(|door| door.config.timeouts.leave).max().unwrap_or_default();
+        for (tunnel, (door, addresses)) in doors.into_iter().zip(addresses).enumerate() {
+            let acceptor = Rc::new(door.listener.register()?);
+            acceptors.push(Rc::clone(&acceptor));
+            let hangups = is_process.then(|| rt::requests(Request::Reload)).transpose()?;
+            let changes = door.watch.map(DirectoryWatch::register).transpose()?;
+            let config = door.config;
+            if let Mode::Client(mode) = &config.mode {
+                rt::spawn(mode.tls.now().answer_workers());
+            }
+            rt::spawn(care::run(Arc::clone(&config), hangups, changes, Rc::clone(reports)));
+            let (entrance, hand_out) = (Entrance { config, addresses, tunnel }, Rc::clone(&hand_out));
+            let (failing, closing) = (failing.clone(), Rc::clone(&closing));
+            rt::spawn(async move {
+                if let Either::Left(why) = rt::race(accept(&acceptor, &entrance, &hand_out), closing.wait()).await {
+                    // Whoever hears of the first failure ends them all.
+                    let _ = failing.try_send(why);
+                }
+            });
+        }
+        let watched = Rc::clone(&hand_out);
+        rt::spawn(Rc::clone(reports).ready(move || watched.borrow().is_served()));
+        Ok(Serving { hand_out, acceptors, failed, closing, connections, leave_max, hurry })
+    }
+}
+
+/// Tunnels that accept connections.
+struct Serving {
+    hand_out: Rc<RefCell<HandOut>>,
+    acceptors: Vec<Rc<Acceptor>>,
+    /// Why one accepts no more; it ends when none does.
+    failed: Receiver<io::Error>,
+    closing: Rc<Broadcast>,
+    connections: Connections,
+    /// What calls under way are given.
+    leave_max: Duration,
+    hurry: Arc<AtomicBool>,
+}
+
+impl Serving {
+    /// Nobody who comes now is served here; the addresses are free for whoever comes next.
+    async fn close(&mut self) {
+        self.closing.set();
+        self.acceptors.clear();
+        while self.failed.next().await.is_some() {}
+    }
+
+    /// Ends the connections: when their calls are answered, as soon as `hurry` is done, or when their time is over.
+    async fn leave<H>(self, hurry: impl Future<Output = H>, is_process: bool) {
+        let (count, seconds) = (self.connections.count(), self.leave_max.as_secs_f64());
+        if is_process && count > 0 && seconds > 0.0 {
+            tracing::info!(
+                "stopping: {count} connections end when their calls are answered, after {seconds} s in any case"
+            );
+        }
+        let threads = self.hand_out.borrow_mut().stop();
+        let ended = async |most: Duration| {
+            let started = rt::now();
+            while !threads.iter().all(thread::JoinHandle::is_finished) && rt::now() - started < most {
+                rt::sleep(STOP_TICK).await;
+            }
+        };
+        let most = STOP_MAX + STOP_GRACE;
+        if let Either::Right(_) = rt::race(ended(self.leave_max + most), hurry).await {
+            self.hurry.store(true, Ordering::Relaxed);
+            ended(most).await;
+        }
     }
 }
 
@@ -451,27 +470,6 @@ fn answer(request: Request, mut act: impl FnMut() + 'static) -> io::Result<()> {
         }
     });
     Ok(())
-}
-
-/// Accepts the connections of one tunnel until there is nobody to serve them any more; why not.
-async fn accept(acceptor: &Acceptor, entrance: &Entrance, hand_out: &RefCell<HandOut>) -> io::Error {
-    if let Mode::Server(mode) = &entrance.config.mode {
-        care::staple(&mode.tls.now()).await;
-    }
-    loop {
-        match acceptor.accept().await {
-            Ok((accepted, peer)) => {
-                if let Err(error) = hand_out.borrow_mut().assign(accepted, peer, entrance) {
-                    return error;
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(error) => {
-                hand_out.borrow_mut().complain(&format!("accept: {error}"));
-                rt::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
 }
 
 impl Bound {
@@ -509,91 +507,5 @@ impl Bound {
             },
         };
         Ok(Tunnels { doors, resources, counters, connections, hurry, addresses, workers, driver, driver_reason })
-    }
-}
-
-/// Where a tunnel's connections come in.
-struct Entrance {
-    config: Arc<TunnelConfig>,
-    addresses: Addresses,
-    /// The tunnel's number.
-    tunnel: usize,
-}
-
-/// Gives each connection to the worker with the fewest.
-struct HandOut {
-    resources: Resources,
-    counters: Arc<Counters>,
-    workers: Vec<WorkerHandle>,
-    complaints: Throttle,
-    /// What is said of addresses with too many connections: any of them can have it said, so it hides nothing else.
-    refusals: Throttle,
-}
-
-impl HandOut {
-    fn assign(&mut self, accepted: Accepted, peer: SocketAddr, entrance: &Entrance) -> io::Result<()> {
-        let Entrance { config, addresses, tunnel } = entrance;
-        self.counters.connections_accepted_total.add(1);
-        // Its handshake would be for nothing. Whether it does get a session is decided when that is done.
-        if addresses.is_full(peer.ip()) {
-            self.counters.connections_refused_by_address_total.add(1);
-            accepted.reset();
-            let most = addresses.most();
-            let why = format!("its address has {most} connections already (--connections-per-address-max)");
-            match self.refusals.event(rt::now()) {
-                Loudness::Aloud { missed: 0 } => tracing::warn!(%peer, "reset: {why}"),
-                Loudness::Aloud { missed } => tracing::warn!(%peer, "reset: {why} ({missed} more times before)"),
-                Loudness::Quiet => tracing::debug!(%peer, "reset: {why}"),
-            }
-            return Ok(());
-        }
-        let memory = &self.resources.memory;
-        let most = memory.connections_max;
-        // TLS clients take their place when they have shown who they are; until then their handshakes have a limit.
-        let counts_here = config.mode.role() == Role::Client;
-        let total: usize = self.workers.iter().map(|worker| worker.active.load(Ordering::Relaxed)).sum();
-        let alive = self.workers.iter().filter(|worker| !worker.queue.is_closed());
-        // A worker that can take no session more is no choice, however few shake hands there.
-        let per_worker = memory.connections_per_worker();
-        let load = |worker: &&WorkerHandle| {
-            (worker.sessions.load(Ordering::Relaxed) >= per_worker, worker.active.load(Ordering::Relaxed))
-        };
-        let Some(worker) = alive.min_by_key(load) else {
-            accepted.reset();
-            return Err(io::Error::other("every worker has died"));
-        };
-        let is_full = worker.active.load(Ordering::Relaxed) >= per_worker;
-        if counts_here && (total >= most || is_full) {
-            self.counters.connections_refused_total.add(1);
-            accepted.reset();
-            self.complain(&format!("{peer}: reset, there are {most} connections already (--connections-max)"));
-            return Ok(());
-        }
-        let place = Place::take(&worker.active);
-        if let Err(assigned) = worker.queue.try_send(Assigned { accepted, peer, tunnel: *tunnel, place }) {
-            // The queue holds as many as the worker may have: only one that has died, or cannot keep up, refuses.
-            self.counters.connections_refused_total.add(1);
-            assigned.accepted.reset();
-            self.complain(&format!("{peer}: reset, its worker does not take it"));
-        }
-        Ok(())
-    }
-
-    /// Whether each worker is there.
-    fn is_served(&self) -> bool {
-        self.workers.iter().all(|worker| !worker.queue.is_closed())
-    }
-
-    /// Lets the workers end their sessions; nobody gets a connection any more.
-    fn stop(&mut self) -> Vec<thread::JoinHandle<()>> {
-        self.workers.drain(..).map(|worker| worker.thread).collect()
-    }
-
-    fn complain(&mut self, what: &str) {
-        match self.complaints.event(rt::now()) {
-            Loudness::Aloud { missed: 0 } => tracing::error!("{what}"),
-            Loudness::Aloud { missed } => tracing::error!("{what} ({missed} more times before)"),
-            Loudness::Quiet => tracing::debug!("{what}"),
-        }
     }
 }
