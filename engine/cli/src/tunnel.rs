@@ -44,29 +44,13 @@ pub(crate) fn serve(
     let Memory { bytes_max, connections_max, workers } = resources.memory;
     // Until they are taken over, they would end the process.
     host::ignore_requests();
-    let Start { mut predecessor, passed, control, supervisor } = Start::of(manners)?;
-    let bound = Tunnels::bind(resources, configs, passed)?;
+    let mut start = Start::of(manners)?;
+    let bound = Tunnels::bind(resources, configs, std::mem::take(&mut start.passed))?;
     let detached = manners.detaches.then(daemon::detach).transpose().context("going on in the background")?;
     if manners.pid_file.is_some() || manners.place.is_some() {
         rt::hold_stop_signals().context("sigprocmask")?;
     }
-    let mut tidy = Tidy::default();
-    let control = match (control, &manners.place) {
-        (None, Some(place)) => place.claim()?.map(|(control, claimed)| {
-            tidy.control = Some(claimed);
-            control
-        }),
-        (inherited, _) => inherited,
-    };
-    let inherited = match (&predecessor, &manners.pid_file) {
-        (Some(_), Some(file)) => file.of_predecessor()?,
-        _ => None,
-    };
-    if inherited.is_none()
-        && let Some(file) = &manners.pid_file
-    {
-        tidy.pid_file = file.write(policy.account.as_ref())?;
-    }
+    let mut tidy = start.settle(manners, policy)?;
     let is_filtered = sandbox::enter(policy)?;
     log::begin()?;
     if probe {
@@ -94,16 +78,11 @@ pub(crate) fn serve(
         tracing::info!("listening on {address}, {kind} {}; {shared}", config.connect);
     }
     let counters = tunnels.counters();
-    if let Some(predecessor) = &mut predecessor {
-        predecessor.replace().context("the process whose place this one takes does not let go")?;
-        tidy.control = manners.place.as_ref().map(|place| Claimed(place.path.clone()));
-        tidy.pid_file = tidy.pid_file.or(inherited.map(Inherited::write).transpose().context("the pid file")?);
-    }
-    // By now it may end.
-    drop(predecessor);
+    start.take_place(manners, &mut tidy)?;
     if let Some(detached) = detached {
         detached.ready();
     }
+    let Start { supervisor, control, .. } = start;
     let stop = tunnels.run(Process { reopen: log::reopen, supervisor, control }).context("the accept loop")?;
     if let (Stop::Replaced { .. }, Some(claimed)) = (stop, tidy.control.take()) {
         claimed.leave();
@@ -139,11 +118,46 @@ impl Start {
     }
 }
 
+impl Start {
+    /// Makes the control socket and the pid file, but for those of a predecessor, which has them still.
+    fn settle(&mut self, manners: &Manners, policy: &Policy) -> Result<Tidy> {
+        let mut tidy = Tidy::default();
+        if let (None, Some(place)) = (&self.control, &manners.place)
+            && let Some((control, claimed)) = place.claim()?
+        {
+            (self.control, tidy.control) = (Some(control), Some(claimed));
+        }
+        if let Some(file) = &manners.pid_file {
+            tidy.inherited = if self.predecessor.is_some() { file.of_predecessor()? } else { None };
+            if tidy.inherited.is_none() {
+                tidy.pid_file = file.write(policy.account.as_ref())?;
+            }
+        }
+        Ok(tidy)
+    }
+
+    /// Has the predecessor, if there is one, let go; what it was known by is this process's from then on.
+    fn take_place(&mut self, manners: &Manners, tidy: &mut Tidy) -> Result<()> {
+        let Some(mut predecessor) = self.predecessor.take() else { return Ok(()) };
+        predecessor.replace().context("the process whose place this one takes does not let go")?;
+        tidy.control = manners.place.as_ref().map(|place| Claimed(place.path.clone()));
+        match tidy.inherited.take().map(Inherited::write) {
+            Some(Ok(written)) => tidy.pid_file = Some(written),
+            // Nobody else serves any more.
+            Some(Err(error)) => tracing::error!("the pid file has another process's number: {error}"),
+            None => {}
+        }
+        Ok(())
+    }
+}
+
 /// What a process leaves in the file system is removed when this is dropped.
 #[derive(Default)]
 struct Tidy {
     pid_file: Option<Written>,
     control: Option<Claimed>,
+    /// Another process's pid file, until this one has its place.
+    inherited: Option<Inherited>,
 }
 
 /// Whoever supervises this process. In another program's place nobody expects it to speak to the one of its parent.

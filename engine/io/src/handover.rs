@@ -64,6 +64,14 @@ fn peer(stream: &impl AsFd) -> io::Result<u32> {
     ))
 }
 
+/// Connects to whoever listens at `path`; not for ever, if it does not accept.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+    socket.set_write_timeout(Some(AT_ONCE_MAX))?;
+    socket.connect(&socket2::SockAddr::unix(path)?)?;
+    Ok(OwnedFd::from(socket).into())
+}
+
 /// Where a process is found by the one that is to take its place.
 #[derive(Debug)]
 pub struct ControlSocket {
@@ -79,7 +87,7 @@ impl ControlSocket {
         let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
         let address = socket2::SockAddr::unix(path)?;
         match fs::symlink_metadata(path) {
-            Ok(there) if there.file_type().is_socket() => match UnixStream::connect(path) {
+            Ok(there) if there.file_type().is_socket() => match connect(path) {
                 Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there")),
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
                 Err(error) => return Err(error),
@@ -253,7 +261,7 @@ impl Predecessor {
     /// # Errors
     /// It does not answer as it should, or is somebody else's.
     pub fn find(path: &Path) -> io::Result<Option<(Self, Inheritance)>> {
-        let stream = match UnixStream::connect(path) {
+        let stream = match connect(path) {
             Ok(stream) => stream,
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
                 return Ok(None);
@@ -262,7 +270,6 @@ impl Predecessor {
         };
         peer(&stream)?;
         stream.set_read_timeout(Some(READY_MAX))?;
-        stream.set_write_timeout(Some(AT_ONCE_MAX))?;
         let (greeting, descriptors) = receive(&stream)?;
         let stream = BufReader::new(stream);
         let mut lines = greeting.lines();
