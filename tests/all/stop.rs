@@ -145,6 +145,20 @@ fn idle_connections_hold_nobody_up_and_whoever_still_waits_then_is_reset() {
         ended(&mut sealane);
         assert!(now() - told < AT_ONCE, "{driver}: {:?}", now() - told);
 
+        // One that does not answer close_notify.
+        let Joined { mut sealane, mut client, mut peer, .. } = join(driver, version, &["--drain", "20"]);
+        client.write_all(&call(1, b"x")).unwrap();
+        assert_eq!(peer.read(call(1, b"x").len()), call(1, b"x"));
+        peer.send(&reply(1, b"y"));
+        read(&mut client, &reply(1, b"y"));
+        let told = now();
+        sealane.process.signal("TERM");
+        assert_eq!(client.read(&mut [0]).unwrap(), 0, "{driver}: FIN, nothing was lost");
+        drop(client);
+        ended(&mut sealane);
+        assert!(now() - told < AT_ONCE, "{driver}: {:?}", now() - told);
+        drop(peer);
+
         // One who owes a reply, and does not give it.
         for (drain, more) in [("1", false), ("0", false), ("20", true)] {
             let Joined { mut sealane, mut client, mut peer, .. } = join(driver, version, &["--drain", drain]);

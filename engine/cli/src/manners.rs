@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process;
 
@@ -78,14 +78,18 @@ impl PidFile {
     /// It cannot be written to.
     pub(crate) fn of_predecessor(&self) -> Result<Option<Inherited>> {
         let path = self.path.clone();
-        if !fs::symlink_metadata(&path).is_ok_and(|there| there.is_file()) {
-            return Ok(None);
+        let named = || format!("the pid file {}", path.display());
+        let file = match OpenOptions::new().write(true).open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(named),
+        };
+        // Nothing has been written yet, and is not where a link leads: its directory may be another user's.
+        let (opened, there) = (file.metadata().with_context(named)?, fs::symlink_metadata(&path).with_context(named)?);
+        if !there.is_file() || opened.nlink() != 1 || (opened.dev(), opened.ino()) != (there.dev(), there.ino()) {
+            bail!("{}: a link, or something else by that name", named());
         }
-        match OpenOptions::new().write(true).open(&path) {
-            Ok(file) => Ok(Some(Inherited { file, path })),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("the pid file {}", path.display())),
-        }
+        Ok(Some(Inherited { file, path }))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs::{self, DirBuilder};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +17,8 @@ const DIRECTORY: &str = "/run/sealane";
 pub(crate) struct Place {
     /// Its control socket.
     pub(crate) path: PathBuf,
+    /// The configuration file.
+    of: String,
     /// Whether it is an error that it cannot be made.
     pub(crate) is_needed: bool,
     /// Whether the one that is there is to be replaced.
@@ -33,7 +36,9 @@ impl Place {
             name.push(".sock");
             Path::new(directory).join(name)
         });
-        Self { path, is_needed, takes_over }
+        // Not where a link leads: that may be elsewhere for the next version of the file.
+        let of = std::path::absolute(config).unwrap_or_else(|_| config.into()).display().to_string();
+        Self { path, of, is_needed, takes_over }
     }
 
     fn named(&self) -> String {
@@ -48,7 +53,7 @@ impl Place {
         if !self.takes_over {
             return Ok(None);
         }
-        let found = Predecessor::find(&self.path).with_context(|| self.named())?;
+        let found = Predecessor::find(&self.path, &self.of).with_context(|| self.named())?;
         match &found {
             Some((predecessor, _)) => tracing::info!("taking the place of process {}", predecessor.pid),
             None => tracing::info!("nobody listens on {}: there is no place to be taken", self.path.display()),
@@ -65,9 +70,13 @@ impl Place {
             true => Ok(()),
             false => DirBuilder::new().mode(0o755).create(directory),
         });
-        match made.and_then(|()| ControlSocket::bind(&self.path)) {
+        match made.and_then(|()| ControlSocket::bind(&self.path, &self.of)) {
             Ok(socket) => Ok(Some((socket, Claimed(self.path.clone())))),
             Err(error) if self.is_needed => Err(error).with_context(|| self.named()),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                tracing::warn!("{}: {error}: no other process can take the place of this one", self.named());
+                Ok(None)
+            }
             Err(error) => {
                 tracing::info!("{}: {error}: no other process can take the place of this one", self.named());
                 Ok(None)
@@ -76,12 +85,12 @@ impl Place {
     }
 }
 
-/// A control socket of ours; dropping this removes it.
+/// A control socket that nobody serves yet; dropping this removes it.
 #[derive(Debug)]
-pub(crate) struct Claimed(pub(crate) PathBuf);
+pub(crate) struct Claimed(PathBuf);
 
 impl Claimed {
-    /// It is another process's by now.
+    /// From now on it is served, and removed by whoever does that.
     pub(crate) fn leave(self) {
         std::mem::forget(self);
     }

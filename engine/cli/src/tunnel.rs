@@ -12,7 +12,7 @@ use sealane_io::rt;
 use sealane_io::sandbox::{Policy, forbid_new_rings};
 use sealane_io::supervisor::Supervisor;
 use sealane_io::{KeepAlive, SocketOptions, Uring, host};
-use sealane_relay::{DriverKind, Memory, Mode, Process, Resources, Stop, Timeouts, TunnelConfig, Tunnels};
+use sealane_relay::{DriverKind, Memory, Mode, Process, Resources, Timeouts, TunnelConfig, Tunnels};
 
 use crate::args::{self, TunnelOptions};
 use crate::manners::{Inherited, Manners, Written};
@@ -78,15 +78,16 @@ pub(crate) fn serve(
         tracing::info!("listening on {address}, {kind} {}; {shared}", config.connect);
     }
     let counters = tunnels.counters();
-    start.take_place(manners, &mut tidy)?;
+    start.take_place(&mut tidy)?;
     if let Some(detached) = detached {
         detached.ready();
     }
-    let Start { supervisor, control, .. } = start;
-    let stop = tunnels.run(Process { reopen: log::reopen, supervisor, control }).context("the accept loop")?;
-    if let (Stop::Replaced { .. }, Some(claimed)) = (stop, tidy.control.take()) {
+    let Start { predecessor, supervisor, control, .. } = start;
+    if let Some(claimed) = tidy.control.take() {
         claimed.leave();
     }
+    let process = Process { reopen: log::reopen, supervisor, control, predecessor };
+    let stop = tunnels.run(process).context("the accept loop")?;
     let totals: Vec<String> =
         counters.all().filter(|(_, total)| *total > 0).map(|(name, total)| format!("{name}={total}")).collect();
     tracing::info!("stopped by {stop}; {}", if totals.is_empty() { "nothing came".into() } else { totals.join(" ") });
@@ -137,10 +138,9 @@ impl Start {
     }
 
     /// Has the predecessor, if there is one, let go; what it was known by is this process's from then on.
-    fn take_place(&mut self, manners: &Manners, tidy: &mut Tidy) -> Result<()> {
-        let Some(mut predecessor) = self.predecessor.take() else { return Ok(()) };
+    fn take_place(&mut self, tidy: &mut Tidy) -> Result<()> {
+        let Some(predecessor) = &mut self.predecessor else { return Ok(()) };
         predecessor.replace().context("the process whose place this one takes does not let go")?;
-        tidy.control = manners.place.as_ref().map(|place| Claimed(place.path.clone()));
         match tidy.inherited.take().map(Inherited::write) {
             Some(Ok(written)) => tidy.pid_file = Some(written),
             // Nobody else serves any more.

@@ -20,7 +20,7 @@ const MOST: RawFd = 1024;
 pub struct Passed {
     listeners: Vec<(SocketAddr, Listener)>,
     /// Whether there may be others than are wanted.
-    pub(crate) is_any: bool,
+    is_any: bool,
 }
 
 impl Passed {
@@ -51,7 +51,7 @@ impl Passed {
     }
 
     /// Those whose descriptors these are.
-    pub(crate) fn of(descriptors: impl Iterator<Item = io::Result<OwnedFd>>) -> io::Result<Self> {
+    fn of(descriptors: impl Iterator<Item = io::Result<OwnedFd>>) -> io::Result<Self> {
         let listeners = descriptors.map(|descriptor| {
             let descriptor = descriptor?;
             Listener::check(&descriptor)?;
@@ -59,6 +59,15 @@ impl Passed {
             Ok((listener.local_address()?, listener))
         });
         Ok(Self { listeners: listeners.collect::<io::Result<_>>()?, is_any: false })
+    }
+
+    /// Those that another process has listened on, each with the address that it was told.
+    pub(crate) fn inherited(all: impl Iterator<Item = (SocketAddr, OwnedFd)>) -> io::Result<Self> {
+        let listeners = all.map(|(address, descriptor)| {
+            Listener::check(&descriptor)?;
+            Ok((address, Listener::passed(descriptor)?))
+        });
+        Ok(Self { listeners: listeners.collect::<io::Result<_>>()?, is_any: true })
     }
 
     /// Whether it is no mistake that nobody wants what is left.

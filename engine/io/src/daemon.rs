@@ -1,8 +1,8 @@
 //! A process that goes on in the background, and of which whoever has started it hears how that went.
 
 use std::fs::File;
-use std::io::{self, PipeReader, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::AsFd;
 
 use nix::sys::stat::fstat;
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -14,8 +14,8 @@ const READY: u8 = 0;
 /// A process in the background, for which the one that made it still waits.
 #[derive(Debug)]
 pub struct Detached {
-    /// Where standard error goes from then on; else to nobody.
-    journal: Option<OwnedFd>,
+    /// To the process that waits, where that is not standard error.
+    says: Option<PipeWriter>,
 }
 
 /// Whether standard error is the journal's (`JOURNAL_STREAM`, systemd.exec(5)).
@@ -32,7 +32,7 @@ fn is_in_journal() -> bool {
 /// A step that failed, before there were two.
 pub fn detach() -> io::Result<Detached> {
     let nothing = File::options().read(true).write(true).open("/dev/null")?;
-    let journal = is_in_journal().then(|| io::stderr().as_fd().try_clone_to_owned()).transpose()?;
+    let is_in_journal = is_in_journal();
     let (said, says) = io::pipe()?;
     // SAFETY: there is only one thread, so the child may do what it likes.
     match unsafe { fork() }? {
@@ -46,9 +46,12 @@ pub fn detach() -> io::Result<Detached> {
             setsid()?;
             dup2_stdin(nothing.as_fd())?;
             dup2_stdout(nothing.as_fd())?;
+            if is_in_journal {
+                return Ok(Detached { says: Some(says) });
+            }
             // When the other process has ended, nobody reads it any more.
             dup2_stderr(says.as_fd())?;
-            Ok(Detached { journal })
+            Ok(Detached { says: None })
         }
     }
 }
@@ -57,11 +60,10 @@ impl Detached {
     /// Lets the process that made this one end well.
     pub fn ready(self) {
         // If it is gone, nobody waits.
-        let _ = io::stderr().write_all(&[READY]);
-        if let Some(journal) = self.journal {
-            // The pipe to that process has its descriptor still if this fails.
-            let _ = dup2_stderr(journal);
-        }
+        let _ = match self.says {
+            Some(mut says) => says.write_all(&[READY]),
+            None => io::stderr().write_all(&[READY]),
+        };
     }
 }
 

@@ -2,18 +2,20 @@
 //! connects meanwhile is refused.
 //!
 //! The one that serves listens on a [`ControlSocket`]. The next one connects to it ([`Predecessor::find`]), is given the sockets,
-//! this one among them, makes itself ready, and says so ([`Predecessor::replace`]). Only then the first one lets go: whatever
-//! happens to the next one before that, it goes on. Both speak in lines:
+//! this one among them, makes itself ready, and says so ([`Predecessor::replace`]). Only then the first one accepts nobody any
+//! more, and only when the next one does ([`Predecessor::begun`]) it gives up what it has: whatever happens to the next one before
+//! that, it goes on. Both speak in lines:
 //!
 //! ```text
-//! old: sealane 1 / pid N / [supervisor MICROSECONDS] / listeners N / (an empty line), with the descriptors
+//! old: sealane 1 / pid N / of FILE / [supervisor MICROSECONDS] / listener ADDRESS, for each / (an empty line), with the descriptors
 //! new: ready N                    its number, which need not be that of the process that has connected
-//! old: released                   or: refused WHY
-//! new: (closes, when it has written what others know it by)
+//! old: released                   or, at any time: refused WHY
+//! new: begun
 //! ```
 
 use std::fs::{self, Permissions};
 use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Read, Write};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -34,17 +36,20 @@ const GREETING: &str = "sealane 1";
 const READY: &str = "ready ";
 const RELEASED: &str = "released\n";
 const REFUSED: &str = "refused ";
+const BEGUN: &str = "begun";
 
 /// What the kernel passes at once (`SCM_MAX_FD`).
 const DESCRIPTORS_MAX: usize = 253;
 /// A greeting is shorter.
-const GREETING_BYTES_MAX: usize = 4096;
+const GREETING_BYTES_MAX: usize = 16 << 10;
 /// An answer is shorter.
 const LINE_BYTES_MAX: usize = 256;
 /// Whoever wants to take over is to be ready by then; what it has to read may be on a network.
 const READY_MAX: Duration = Duration::from_secs(60);
-/// For what takes no time: to let go, to write a small file.
+/// For what takes no time: to begin, to write a small file.
 const AT_ONCE_MAX: Duration = Duration::from_secs(5);
+/// For a process that serves to let go. It may have been stopped, or its host; it goes on if this was too short.
+const RELEASED_MAX: Duration = Duration::from_secs(30);
 /// Successions that wait for the one before.
 const BACKLOG: i32 = 8;
 
@@ -76,14 +81,18 @@ fn connect(path: &Path) -> io::Result<UnixStream> {
 #[derive(Debug)]
 pub struct ControlSocket {
     inner: UnixListener,
+    path: PathBuf,
+    /// What the process serves, in a line.
+    of: String,
 }
 
 impl ControlSocket {
-    /// Makes it, for this user and root only. One that nobody listens on any more makes way.
+    /// Makes it, for this user and root only, and for a process that serves what `of` says. One that nobody listens on any more
+    /// makes way.
     ///
     /// # Errors
     /// Somebody listens there, something else is there, or what bind says.
-    pub fn bind(path: &Path) -> io::Result<Self> {
+    pub fn bind(path: &Path, of: &str) -> io::Result<Self> {
         let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
         let address = socket2::SockAddr::unix(path)?;
         match fs::symlink_metadata(path) {
@@ -99,13 +108,13 @@ impl ControlSocket {
         // Nobody can connect before it listens.
         fs::set_permissions(path, Permissions::from_mode(0o600))?;
         socket.listen(BACKLOG)?;
-        Self::of(socket.into())
+        Self::new(socket.into(), path, of)
     }
 
-    fn of(descriptor: OwnedFd) -> io::Result<Self> {
+    fn new(descriptor: OwnedFd, path: &Path, of: &str) -> io::Result<Self> {
         let inner = UnixListener::from(descriptor);
         inner.set_nonblocking(true)?;
-        Ok(Self { inner })
+        Ok(Self { inner, path: path.into(), of: of.replace('\n', " ") })
     }
 
     /// Registers it with the reactor of the running thread.
@@ -113,16 +122,26 @@ impl ControlSocket {
     /// # Errors
     /// The registration failed.
     pub fn register(self) -> io::Result<Control> {
-        Ok(Control { inner: tokio::net::UnixListener::from_std(self.inner)? })
+        Ok(Control { inner: tokio::net::UnixListener::from_std(self.inner)?, path: self.path, of: self.of })
     }
 }
 
 /// A control socket on the reactor.
 pub struct Control {
     inner: tokio::net::UnixListener,
+    path: PathBuf,
+    of: String,
 }
 
 impl Control {
+    /// Removes it. Until then it was listened on: nobody has put another one in its place.
+    ///
+    /// # Errors
+    /// What unlink says.
+    pub fn remove(self) -> io::Result<()> {
+        fs::remove_file(&self.path)
+    }
+
     /// The next process that wants to take the place of this one.
     ///
     /// # Errors
@@ -130,28 +149,27 @@ impl Control {
     pub async fn next(&self) -> io::Result<Successor> {
         let (stream, _) = self.inner.accept().await?;
         let pid = peer(&stream)?;
-        Ok(Successor { stream, pid, said: Vec::new() })
+        Ok(Successor { stream, pid, said: Vec::new(), refusal: Some("this process ends".into()) })
     }
 
-    /// Gives a successor the `listeners`, this socket, and the supervisor's, and waits until it is ready; its number.
+    /// Gives a successor the `listeners`, each with the address that was asked for, this socket, and the supervisor's, and waits until it is ready; its number.
     ///
     /// # Errors
     /// It has ended before that, or took too long: this process goes on.
     pub async fn give(
         &self,
         successor: &mut Successor,
-        listeners: &[BorrowedFd<'_>],
+        listeners: &[(SocketAddr, BorrowedFd<'_>)],
         supervisor: Option<&Supervisor>,
     ) -> io::Result<u32> {
         match rt::timeout(READY_MAX, self.try_give(successor, listeners, supervisor)).await {
             Some(Ok(pid)) => Ok(pid),
             Some(Err(error)) => {
-                // An end without a word would mean that this process has died.
-                successor.refuse(&error.to_string()).await;
+                successor.refusal = Some(error.to_string());
                 Err(error)
             }
             None => {
-                successor.refuse("it took too long to be ready").await;
+                successor.refusal = Some("it took too long to be ready".into());
                 Err(io::ErrorKind::TimedOut.into())
             }
         }
@@ -160,18 +178,21 @@ impl Control {
     async fn try_give(
         &self,
         successor: &mut Successor,
-        listeners: &[BorrowedFd<'_>],
+        listeners: &[(SocketAddr, BorrowedFd<'_>)],
         supervisor: Option<&Supervisor>,
     ) -> io::Result<u32> {
-        let mut greeting = format!("{GREETING}\npid {}\n", std::process::id());
+        let mut greeting = format!("{GREETING}\npid {}\nof {}\n", std::process::id(), self.of);
         let mut descriptors = vec![self.inner.as_fd().as_raw_fd()];
         if let Some((socket, watchdog)) = supervisor.and_then(Supervisor::parts) {
             greeting += &format!("supervisor {}\n", watchdog.unwrap_or_default().as_micros());
             descriptors.push(socket.as_raw_fd());
         }
-        greeting += &format!("listeners {}\n\n", listeners.len());
-        descriptors.extend(listeners.iter().map(AsRawFd::as_raw_fd));
-        if descriptors.len() > DESCRIPTORS_MAX {
+        for (address, listener) in listeners {
+            greeting += &format!("listener {address}\n");
+            descriptors.push(listener.as_raw_fd());
+        }
+        greeting.push('\n');
+        if descriptors.len() > DESCRIPTORS_MAX || greeting.len() > GREETING_BYTES_MAX {
             return Err(other(format!("more sockets than can be handed over ({DESCRIPTORS_MAX})")));
         }
         successor.send(greeting.as_bytes(), &descriptors).await?;
@@ -187,6 +208,17 @@ pub struct Successor {
     /// Who has connected.
     pub pid: u32,
     said: Vec<u8>,
+    /// What it is told when this is dropped: an end without a word would mean that this process has died.
+    refusal: Option<String>,
+}
+
+impl Drop for Successor {
+    fn drop(&mut self) {
+        if let Some(why) = self.refusal.take() {
+            // Whoever is gone needs no answer, and a line has room.
+            let _ = self.stream.try_write(format!("{REFUSED}{why}\n").as_bytes());
+        }
+    }
 }
 
 impl Successor {
@@ -217,22 +249,23 @@ impl Successor {
         }
     }
 
-    async fn refuse(&mut self, why: &str) {
-        // Whoever is gone needs no answer.
-        let _ = self.stream.write_all(format!("{REFUSED}{why}\n").as_bytes()).await;
-    }
-
-    /// Lets it begin: this process accepts nobody any more.
+    /// Lets it begin: this process accepts nobody any more. Returns when it has.
     ///
     /// # Errors
-    /// It has ended: nobody would serve.
+    /// It has not: this process is to go on.
     pub async fn release(&mut self) -> io::Result<()> {
-        self.stream.write_all(RELEASED.as_bytes()).await
-    }
-
-    /// Waits until it has written what others know it by, for a while.
-    pub async fn has_begun(mut self) {
-        let _ = rt::timeout(AT_ONCE_MAX, self.line()).await;
+        let begin = async {
+            self.stream.write_all(RELEASED.as_bytes()).await?;
+            match self.line().await?.as_str() {
+                BEGUN => Ok(()),
+                said => Err(other(format!("it said {said:?}"))),
+            }
+        };
+        let begun = rt::timeout(AT_ONCE_MAX, begin).await.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()));
+        if begun.is_ok() {
+            self.refusal = None;
+        }
+        begun
     }
 }
 
@@ -256,11 +289,11 @@ pub struct Inheritance {
 }
 
 impl Predecessor {
-    /// Asks whoever listens on the control socket `path` for its sockets; `None` if nobody does.
+    /// Asks whoever listens on the control socket `path`, and serves what `of` says, for its sockets; `None` if nobody does.
     ///
     /// # Errors
     /// It does not answer as it should, or is somebody else's.
-    pub fn find(path: &Path) -> io::Result<Option<(Self, Inheritance)>> {
+    pub fn find(path: &Path, of: &str) -> io::Result<Option<(Self, Inheritance)>> {
         let stream = match connect(path) {
             Ok(stream) => stream,
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
@@ -282,7 +315,15 @@ impl Predecessor {
         }
         let value =
             |name: &str| -> Option<u64> { lines.clone().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()) };
-        let (pid, listeners, watchdog) = (value("pid "), value("listeners "), value("supervisor "));
+        let (pid, watchdog) = (value("pid "), value("supervisor "));
+        let theirs = lines.clone().find_map(|line| line.strip_prefix("of ")).unwrap_or_default();
+        if theirs != of {
+            return Err(other(format!(
+                "the process {} that listens there serves {theirs}, and not {of}",
+                pid.unwrap_or(0)
+            )));
+        }
+        let addresses = lines.filter_map(|line| line.strip_prefix("listener ")?.parse().ok()).collect::<Vec<_>>();
         let mut descriptors = descriptors.into_iter();
         let control = descriptors.next().ok_or_else(|| other("it gave no socket"))?;
         let supervisor = match watchdog {
@@ -292,23 +333,23 @@ impl Predecessor {
             }
             None => Supervisor::default(),
         };
-        if listeners != Some(descriptors.len() as u64) {
+        if addresses.len() != descriptors.len() {
             return Err(other("not all of its sockets arrived"));
         }
-        let mut passed = Passed::of(descriptors.map(Ok))?;
-        passed.is_any = true;
+        let passed = Passed::inherited(addresses.into_iter().zip(descriptors))?;
         let pid = pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
-        let inheritance = Inheritance { control: ControlSocket::of(control)?, passed, supervisor };
+        let inheritance = Inheritance { control: ControlSocket::new(control, path, of)?, passed, supervisor };
         Ok(Some((Self { stream, path: path.into(), pid }, inheritance)))
     }
 
-    /// Says that this process is ready, and returns when the other one accepts nobody any more. It waits for this to be dropped.
+    /// Says that this process is ready, and returns when the other one accepts nobody any more. It wants to hear of it when this one
+    /// does ([`Predecessor::begun`]).
     ///
     /// # Errors
     /// It does not let go: it goes on, and this process must not.
     pub fn replace(&mut self) -> io::Result<()> {
         let explained = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", self.path.display()));
-        self.stream.get_ref().set_read_timeout(Some(AT_ONCE_MAX)).map_err(explained)?;
+        self.stream.get_ref().set_read_timeout(Some(RELEASED_MAX)).map_err(explained)?;
         let said = writeln!(self.stream.get_mut(), "{READY}{}", std::process::id());
         let mut line = String::new();
         // What it says before it closes can still be read.
@@ -321,6 +362,20 @@ impl Predecessor {
             ("", Ok(()), Err(error)) => Err(explained(error)),
             (said, ..) => Err(explained(other(said.trim_end().strip_prefix(REFUSED).unwrap_or(said).to_string()))),
         }
+    }
+}
+
+impl Predecessor {
+    /// Says that this process accepts connections: the other one may end. Returns when it has told its supervisor.
+    pub async fn begun(mut self) {
+        // If it has died meanwhile, it needs not hear it.
+        let _ = writeln!(self.stream.get_mut(), "{BEGUN}");
+        let stream = self.stream.into_inner();
+        let closed = async {
+            stream.set_nonblocking(true)?;
+            tokio::net::UnixStream::from_std(stream)?.read(&mut [0]).await
+        };
+        let _ = rt::timeout(AT_ONCE_MAX, closed).await;
     }
 }
 

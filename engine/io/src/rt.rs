@@ -250,7 +250,7 @@ fn ends() -> SigSet {
     [Number::SIGTERM, Number::SIGINT, Number::SIGQUIT].into_iter().collect()
 }
 
-/// Has SIGTERM, SIGINT and SIGQUIT wait until [`stop_signal`] is ready for them: there is something to be tidied away by now.
+/// Has SIGTERM, SIGINT and SIGQUIT wait until [`stop_signals`] is ready for them: there is something to be tidied away by now.
 ///
 /// # Errors
 /// What sigprocmask says.
@@ -258,19 +258,34 @@ pub fn hold_stop_signals() -> io::Result<()> {
     Ok(ends().thread_block()?)
 }
 
-/// Waits for SIGTERM, SIGINT or SIGQUIT and returns its name.
+/// SIGTERM, SIGINT and SIGQUIT, each time.
+#[derive(Debug)]
+pub struct StopSignals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    quit: tokio::signal::unix::Signal,
+}
+
+/// Takes these signals over.
 ///
 /// # Errors
 /// The handlers could not be installed.
-pub async fn stop_signal() -> io::Result<&'static str> {
+pub fn stop_signals() -> io::Result<StopSignals> {
     use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let (mut interrupt, mut quit) = (signal(SignalKind::interrupt())?, signal(SignalKind::quit())?);
+    let terminate = signal(SignalKind::terminate())?;
+    let (interrupt, quit) = (signal(SignalKind::interrupt())?, signal(SignalKind::quit())?);
     // Of all threads this one gets them: the others began with what holds here.
     ends().thread_unblock()?;
-    Ok(match race(terminate.recv(), race(interrupt.recv(), quit.recv())).await {
-        Either::Left(_) => "SIGTERM",
-        Either::Right(Either::Left(_)) => "SIGINT",
-        Either::Right(Either::Right(_)) => "SIGQUIT",
-    })
+    Ok(StopSignals { terminate, interrupt, quit })
+}
+
+impl StopSignals {
+    /// Waits for the next one and returns its name. May be dropped.
+    pub async fn next(&mut self) -> &'static str {
+        match race(self.terminate.recv(), race(self.interrupt.recv(), self.quit.recv())).await {
+            Either::Left(_) => "SIGTERM",
+            Either::Right(Either::Left(_)) => "SIGINT",
+            Either::Right(Either::Right(_)) => "SIGQUIT",
+        }
+    }
 }

@@ -138,6 +138,9 @@ pub struct Timeouts {
     pub acknowledge: Duration,
 }
 
+/// A peer that means to answer close_notify does so at once.
+const LEFT_CLOSE_MAX: Duration = Duration::from_millis(500);
+
 impl Timeouts {
     /// What an administrator gets who asks for nothing else.
     pub const DEFAULT: Self = Self {
@@ -164,6 +167,14 @@ impl Timeouts {
             Drain::KeyUsedUp => self.drain.max(self.reply()),
             Drain::Revoked => self.drain,
             Drain::Leaving => self.leave,
+        }
+    }
+
+    /// For the peer's close_notify when a connection has drained. The client is to come again soon.
+    pub(crate) fn most_to_close(&self, why: Drain) -> Duration {
+        match why {
+            Drain::KeyUsedUp | Drain::Revoked => self.close,
+            Drain::Leaving => self.close.min(LEFT_CLOSE_MAX).min(self.leave / 2),
         }
     }
 

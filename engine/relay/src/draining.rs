@@ -85,7 +85,7 @@ impl<S: Stream> Shared<S> {
         let (Some((why, began)), Some(closed)) = (self.drain.get(), self.closed.get()) else { return false };
         let times = &self.config.timeouts;
         let owed = if self.still_owes() { times.most_to_drain(why) } else { Duration::ZERO };
-        rt::now() >= (began + owed).max(closed) + times.close
+        rt::now() >= (began + owed).max(closed) + times.most_to_close(why)
     }
 
     /// Hears of what has the session end at a boundary. Returns when one of these was to end it, and has not.

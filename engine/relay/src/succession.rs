@@ -9,18 +9,21 @@ use sealane_io::net::Acceptor;
 use sealane_io::rt;
 use sealane_io::supervisor::Supervisor;
 
+use crate::entrance::Entrance;
+
 /// After an accept that failed.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Waits for a process that has been given the sockets and says that it is ready; with its number. Without `control` nobody
 /// comes.
 pub(crate) async fn is_ready(
-    control: Option<Control>,
-    acceptors: &[Rc<Acceptor>],
+    control: Option<&Control>,
+    doors: &[(Rc<Acceptor>, Rc<Entrance>)],
     supervisor: Option<&Supervisor>,
 ) -> (Successor, u32) {
     let Some(control) = control else { return std::future::pending().await };
-    let listeners: Vec<_> = acceptors.iter().map(|acceptor| acceptor.as_fd()).collect();
+    let listeners: Vec<_> =
+        doors.iter().map(|(acceptor, entrance)| (entrance.config.listen, acceptor.as_fd())).collect();
     loop {
         let mut successor = match control.next().await {
             Ok(successor) => successor,

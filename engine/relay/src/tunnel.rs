@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use sealane_io::activation::Passed;
 use sealane_io::files::DirectoryWatch;
-use sealane_io::handover::ControlSocket;
+use sealane_io::handover::{Control, ControlSocket, Predecessor};
 use sealane_io::host::{self, Throttling};
 use sealane_io::net::{Acceptor, Listener};
 use sealane_io::rt::{self, Broadcast, Either, Receiver, Request};
@@ -222,6 +222,8 @@ pub struct Process {
     pub supervisor: Supervisor,
     /// Where the process is found that is to be replaced.
     pub control: Option<ControlSocket>,
+    /// Whoever wants to hear that this process accepts connections.
+    pub predecessor: Option<Predecessor>,
 }
 
 /// Why tunnels have stopped.
@@ -314,70 +316,90 @@ impl Tunnels {
     /// # Errors
     /// The reactor or the signal handlers could not be set up, or every worker has died.
     pub fn run(self, process: Process) -> io::Result<Stop> {
-        let signal = async { rt::stop_signal().await.map(Stop::Signal) };
-        self.run_until(signal, rt::stop_signal(), Some(process))
+        self.run_until(None, Some(process))
     }
 
     /// The same until `stop` is done or every other end of it is gone.
     ///
     /// # Errors
     /// As [`Tunnels::run`].
-    pub fn run_until_told(self, mut stop: Receiver<()>) -> io::Result<()> {
-        self.run_until(
-            async {
-                stop.next().await;
-                Ok(Stop::Signal("its owner"))
-            },
-            std::future::ready(()),
-            None,
-        )
-        .map(drop)
+    pub fn run_until_told(self, stop: Receiver<()>) -> io::Result<()> {
+        self.run_until(Some(stop), None).map(drop)
     }
 
-    /// Once it is to `stop`, `hurry` has it stop at once. With `process` signals are for these tunnels.
-    fn run_until<H>(
-        self,
-        stop: impl Future<Output = io::Result<Stop>>,
-        hurry: impl Future<Output = H>,
-        process: Option<Process>,
-    ) -> io::Result<Stop> {
+    /// Until it is told to stop, or with `process`, whose signals are for these tunnels, until one of them comes.
+    fn run_until(self, mut told: Option<Receiver<()>>, process: Option<Process>) -> io::Result<Stop> {
         rt::run_on_reactor(async {
             let is_process = process.is_some();
+            let mut signals = is_process.then(rt::stop_signals).transpose()?;
             let reports = Rc::new(Reports::default());
-            let mut control = None;
-            if let Some(Process { reopen, supervisor, control: socket }) = process {
-                reports.begin(supervisor);
-                control = socket.map(ControlSocket::register).transpose()?;
-                answer(Request::Reopen, reopen)?;
+            let (mut control, mut predecessor) = (None, None);
+            if let Some(process) = process {
+                reports.begin(process.supervisor);
+                control = process.control.map(ControlSocket::register).transpose()?;
+                predecessor = process.predecessor;
+                answer(Request::Reopen, process.reopen)?;
                 let connections = self.connections.clone();
                 answer(Request::List, move || connections.list())?;
             }
             let mut serving = self.serve(is_process, &reports)?;
-            let mut successor = None;
-            let ready = succession::is_ready(control, &serving.acceptors, reports.supervisor());
-            let stopped = match rt::race(rt::race(stop, ready), serving.failed.next()).await {
-                Either::Left(Either::Left(stopped)) => stopped,
-                Either::Left(Either::Right((next, pid))) => {
-                    successor = Some(next);
-                    Ok(Stop::Replaced { pid })
+            let (watched, ready) = (Rc::clone(&serving.hand_out), Rc::clone(&reports));
+            rt::spawn(async move {
+                // Until then another process is the one that is supervised.
+                if let Some(predecessor) = predecessor {
+                    predecessor.begun().await;
                 }
-                Either::Right(why) => Err(why.unwrap_or_else(|| io::Error::other("nothing is accepted"))),
-            };
-            serving.close().await;
-            match (&stopped, &mut successor) {
-                (Ok(Stop::Replaced { pid }), Some(successor)) => {
-                    reports.replaced(*pid);
-                    // It was there just now. If it is not any more, what it has been given is gone.
-                    if let Err(error) = successor.release().await {
-                        tracing::error!("process {pid} took over, and has ended: {error}");
+                ready.ready(move || watched.borrow().is_served()).await;
+            });
+            let stopped = loop {
+                let stop = async {
+                    match (&mut signals, &mut told) {
+                        (Some(signals), _) => Stop::Signal(signals.next().await),
+                        (None, Some(told)) => {
+                            told.next().await;
+                            Stop::Signal("its owner")
+                        }
+                        (None, None) => std::future::pending().await,
+                    }
+                };
+                let ready = succession::is_ready(control.as_ref(), &serving.doors, reports.supervisor());
+                match rt::race(rt::race(stop, ready), serving.failed.next()).await {
+                    Either::Left(Either::Left(stop)) => break Ok(stop),
+                    Either::Right(why) => break Err(why.unwrap_or_else(|| io::Error::other("nothing is accepted"))),
+                    Either::Left(Either::Right((mut successor, pid))) => {
+                        // Both would do, neither would not.
+                        serving.pause().await;
+                        match successor.release().await {
+                            Ok(()) => {
+                                reports.replaced(pid);
+                                drop(successor);
+                                break Ok(Stop::Replaced { pid });
+                            }
+                            Err(error) => {
+                                tracing::error!("process {pid} was ready, and does not go on: {error}; this one does");
+                                serving.accept();
+                            }
+                        }
                     }
                 }
-                _ => reports.stopping(),
+            };
+            serving.pause().await;
+            match stopped {
+                Ok(Stop::Replaced { .. }) => drop(control),
+                Ok(Stop::Signal(_)) | Err(_) => {
+                    reports.stopping();
+                    // Whoever starts while connections end makes its own.
+                    if let Some(Err(error)) = control.map(Control::remove) {
+                        tracing::debug!("the control socket stays: {error}");
+                    }
+                }
             }
+            let hurry = async {
+                if let Some(signals) = &mut signals {
+                    signals.next().await;
+                }
+            };
             serving.leave(hurry, is_process).await;
-            if let Some(successor) = successor {
-                successor.has_begun().await;
-            }
             stopped
         })?
     }
@@ -388,12 +410,10 @@ impl Tunnels {
         let (complaints, refusals) = (Throttle::new(1), Throttle::new(1));
         let hand_out = HandOut { resources, counters, workers, complaints, refusals };
         let hand_out = Rc::new(RefCell::new(hand_out));
-        let (failing, failed) = rt::queue(1);
-        let (closing, mut acceptors) = (Rc::new(Broadcast::default()), Vec::new());
         let leave_max = doors.iter().map(|door| door.config.timeouts.leave).max().unwrap_or_default();
+        let mut open = Vec::new();
         for (tunnel, (door, addresses)) in doors.into_iter().zip(addresses).enumerate() {
-            let acceptor = Rc::new(door.listener.register()?);
-            acceptors.push(Rc::clone(&acceptor));
+            let acceptor = door.listener.register()?;
             let hangups = is_process.then(|| rt::requests(Request::Reload)).transpose()?;
             let changes = door.watch.map(DirectoryWatch::register).transpose()?;
             let config = door.config;
@@ -401,25 +421,20 @@ impl Tunnels {
                 rt::spawn(mode.tls.now().answer_workers());
             }
             rt::spawn(care::run(Arc::clone(&config), hangups, changes, Rc::clone(reports)));
-            let (entrance, hand_out) = (Entrance { config, addresses, tunnel }, Rc::clone(&hand_out));
-            let (failing, closing) = (failing.clone(), Rc::clone(&closing));
-            rt::spawn(async move {
-                if let Either::Left(why) = rt::race(accept(&acceptor, &entrance, &hand_out), closing.wait()).await {
-                    // Whoever hears of the first failure ends them all.
-                    let _ = failing.try_send(why);
-                }
-            });
+            open.push((Rc::new(acceptor), Rc::new(Entrance { config, addresses, tunnel })));
         }
-        let watched = Rc::clone(&hand_out);
-        rt::spawn(Rc::clone(reports).ready(move || watched.borrow().is_served()));
-        Ok(Serving { hand_out, acceptors, failed, closing, connections, leave_max, hurry })
+        let (_, failed) = rt::queue(1);
+        let closing = Rc::default();
+        let mut serving = Serving { hand_out, doors: open, failed, closing, connections, leave_max, hurry };
+        serving.accept();
+        Ok(serving)
     }
 }
 
 /// Tunnels that accept connections.
 struct Serving {
     hand_out: Rc<RefCell<HandOut>>,
-    acceptors: Vec<Rc<Acceptor>>,
+    doors: Vec<(Rc<Acceptor>, Rc<Entrance>)>,
     /// Why one accepts no more; it ends when none does.
     failed: Receiver<io::Error>,
     closing: Rc<Broadcast>,
@@ -430,15 +445,31 @@ struct Serving {
 }
 
 impl Serving {
-    /// Nobody who comes now is served here; the addresses are free for whoever comes next.
-    async fn close(&mut self) {
+    fn accept(&mut self) {
+        let (failing, failed) = rt::queue(1);
+        (self.failed, self.closing) = (failed, Rc::default());
+        for (acceptor, entrance) in &self.doors {
+            let (acceptor, entrance) = (Rc::clone(acceptor), Rc::clone(entrance));
+            let (hand_out, failing, closing) = (Rc::clone(&self.hand_out), failing.clone(), Rc::clone(&self.closing));
+            rt::spawn(async move {
+                if let Either::Left(why) = rt::race(accept(&acceptor, &entrance, &hand_out), closing.wait()).await {
+                    // Whoever hears of the first failure ends them all.
+                    let _ = failing.try_send(why);
+                }
+            });
+        }
+    }
+
+    /// Accepts nobody for now: whoever comes waits in the socket.
+    async fn pause(&mut self) {
         self.closing.set();
-        self.acceptors.clear();
         while self.failed.next().await.is_some() {}
     }
 
-    /// Ends the connections: when their calls are answered, as soon as `hurry` is done, or when their time is over.
-    async fn leave<H>(self, hurry: impl Future<Output = H>, is_process: bool) {
+    /// Ends the connections: when their calls are answered, as soon as `hurry` is done, or when their time is over. Nobody who
+    /// comes now is served here; the addresses are free for whoever comes next.
+    async fn leave(mut self, hurry: impl Future<Output = ()>, is_process: bool) {
+        self.doors.clear();
         let (count, seconds) = (self.connections.count(), self.leave_max.as_secs_f64());
         if is_process && count > 0 && seconds > 0.0 {
             tracing::info!(
@@ -453,7 +484,7 @@ impl Serving {
             }
         };
         let most = STOP_MAX + STOP_GRACE;
-        if let Either::Right(_) = rt::race(ended(self.leave_max + most), hurry).await {
+        if let Either::Right(()) = rt::race(ended(self.leave_max + most), hurry).await {
             self.hurry.store(true, Ordering::Relaxed);
             ended(most).await;
         }
