@@ -371,6 +371,36 @@ fn another_account_takes_over_from_its_like() {
 }
 
 #[test]
+fn it_works_with_what_the_unit_leaves_it() {
+    if !is_root() {
+        return not_run("it_works_with_what_the_unit_leaves_it", "a bounding set is root's");
+    }
+    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/systemd/sealane@.service");
+    let unit = fs::read_to_string(unit).unwrap();
+    let kept = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).unwrap();
+    let kept = kept.split(' ').map(|name| format!(",+{}", name.trim_start_matches("CAP_").to_lowercase()));
+    let kept = format!("-all{}", kept.collect::<String>());
+    let house = House::new("user = \"nobody\"");
+    let start = |words: &[&str]| {
+        let own = house.command(words);
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set", &kept, "--no-new-privs"]).arg(own.get_program()).args(own.get_args());
+        command.stdin(Stdio::null()).env_remove("RUST_LOG");
+        let process = Process::start(&mut command);
+        eventually("it listens", || process.count("listening on 127.0.0.1:") == 2);
+        process
+    };
+    let mut process = start(&[]);
+    house.exchange(1);
+    let mut next = start(&["--replace"]);
+    assert!(process.wait().success(), "{}", process.output());
+    house.exchange(2);
+    assert_eq!(house.pid().trim_end(), next.pid().to_string());
+    next.signal("TERM");
+    assert!(next.wait().success());
+}
+
+#[test]
 fn addresses_come_and_go_with_the_file() {
     let house = House::new("");
     let mut process = house.start(&[]);

@@ -88,6 +88,27 @@ impl Pair {
 }
 
 #[test]
+fn each_option_of_openssl_that_stunnel_lists_is_known() {
+    if !have("stunnel4") {
+        return not_run("stunnel_files::each_option_of_openssl", "stunnel4 is not there");
+    }
+    let listed = Command::new("stunnel4").arg("-options").output().unwrap();
+    let listed = String::from_utf8_lossy(&listed.stderr).into_owned();
+    let names: Vec<_> = listed.lines().filter_map(|line| line.trim().strip_prefix("options = ")).collect();
+    assert!(names.len() > 40, "{listed}");
+    let explained = |name: &str| {
+        let text = format!("[a]\nclient = yes\naccept = 127.0.0.1:1\nconnect = h:2\noptions = {name}\n");
+        stunnel(&["--explain", written(&text).to_str().unwrap()]).output().unwrap()
+    };
+    for name in names {
+        // One of them is a mask, which also takes away what is spoken.
+        let is_known = explained(name).status.success();
+        assert_eq!(is_known, name != "NO_SSL_MASK", "{name}");
+    }
+    assert!(!explained("NO_TLSv1.3").status.success(), "a name that is misspelled");
+}
+
+#[test]
 fn a_file_does_here_what_it_does_with_stunnel() {
     let (ca, other) = (Authority::named("one"), Authority::named("other"));
     let own = ca.server("own");

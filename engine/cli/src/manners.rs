@@ -54,7 +54,10 @@ impl PidFile {
             // Whatever the umask: a watchdog may be anybody's.
             file.set_permissions(Permissions::from_mode(0o644))?;
             writeln!(file, "{number}")?;
-            account.map_or(Ok(()), |account| account.give(&file))?;
+            // It can also stay its writer's (without CAP_CHOWN): nobody has to write to it.
+            if let Some(Err(error)) = account.map(|account| account.give(&file)) {
+                tracing::debug!("the pid file is not the account's: {error}");
+            }
             fs::rename(&new, path)
         };
         match write() {

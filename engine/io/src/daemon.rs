@@ -3,10 +3,16 @@
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsFd;
+use std::thread::sleep;
+use std::time::Duration;
 
 use nix::sys::stat::fstat;
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid};
+use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, fork, getppid, setsid};
+
+/// For the process that waits to end, once it has been told to.
+const PARENT_TICKS_MAX: u32 = 1000;
+const PARENT_TICK: Duration = Duration::from_millis(1);
 
 /// Ends what the child says before it is ready.
 const READY: u8 = 0;
@@ -16,6 +22,8 @@ const READY: u8 = 0;
 pub struct Detached {
     /// To the process that waits, where that is not standard error.
     says: Option<PipeWriter>,
+    /// Who waits.
+    parent: Pid,
 }
 
 /// Whether standard error is the journal's (`JOURNAL_STREAM`, systemd.exec(5)).
@@ -43,15 +51,16 @@ pub fn detach() -> io::Result<Detached> {
             unsafe { libc::_exit(status) }
         }
         ForkResult::Child => {
+            let parent = getppid();
             setsid()?;
             dup2_stdin(nothing.as_fd())?;
             dup2_stdout(nothing.as_fd())?;
             if is_in_journal {
-                return Ok(Detached { says: Some(says) });
+                return Ok(Detached { says: Some(says), parent });
             }
             // When the other process has ended, nobody reads it any more.
             dup2_stderr(says.as_fd())?;
-            Ok(Detached { says: None })
+            Ok(Detached { says: None, parent })
         }
     }
 }
@@ -64,6 +73,13 @@ impl Detached {
             Some(mut says) => says.write_all(&[READY]),
             None => io::stderr().write_all(&[READY]),
         };
+        // A supervisor takes a process for its own when the one in between has ended.
+        for _ in 0..PARENT_TICKS_MAX {
+            if getppid() != self.parent {
+                break;
+            }
+            sleep(PARENT_TICK);
+        }
     }
 }
 

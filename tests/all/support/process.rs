@@ -1,5 +1,6 @@
 //! Child processes that never outlive their test, and what they print.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -38,9 +39,11 @@ pub fn scratch(name: &str) -> PathBuf {
     dir
 }
 
-/// A port on loopback that nobody listens on at this moment.
+/// A port on loopback that nobody listens on at this moment, and that nobody else of this run was given.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let any = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    std::iter::repeat_with(any).find(|port| GIVEN.lock().unwrap().insert(*port)).unwrap()
 }
 
 /// Whether a program is there.

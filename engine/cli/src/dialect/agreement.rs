@@ -39,10 +39,11 @@ pub(super) fn versions(settings: &Settings<'_>, words: &mut Words<'_>) -> Done<(
         match name.trim_start_matches("SSL_OP_") {
             "NO_TLSv1_2" => no_tls_12 = is_set,
             "NO_TLSv1_3" => no_tls_13 = is_set,
-            _ => {
+            known if OPTIONS.contains(&known) => {
                 words.ignore(entry, "an option of OpenSSL, which is not here");
                 continue;
             }
+            _ => return wrong(entry, "no option of OpenSSL's that is known by this name"),
         }
         entries.push(entry);
     }
@@ -79,7 +80,8 @@ const SUITES_13: [&str; 3] = ["TLS_AES_256_GCM_SHA384", "TLS_AES_128_GCM_SHA256"
 /// Whether a word of OpenSSL's lists means this suite.
 fn means(word: &str, suite: &str) -> bool {
     word.split('+').all(|part| match part {
-        "HIGH" | "DEFAULT" | "ALL" | "FIPS" | "TLSv1.2" => true,
+        "HIGH" | "DEFAULT" | "ALL" | "TLSv1.2" => true,
+        "FIPS" => suite.contains("GCM"),
         "ECDHE" | "EECDH" | "kECDHE" | "kEECDH" => true,
         "AES" | "AES128" | "AES256" | "CHACHA20" => suite.contains(part),
         "AESGCM" => suite.contains("GCM"),
@@ -107,9 +109,72 @@ fn suites_12(list: &str) -> Vec<&'static str> {
     chosen.into_iter().map(|(_, name)| *name).collect()
 }
 
+/// Why a higher level is refused.
+pub(super) const LEVEL_MAX: &str = "level 2 is the highest: keys of 112 bits (RSA-2048) are accepted";
+
+/// OpenSSL's options, as stunnel lists them, but those that are obeyed.
+const OPTIONS: [&str; 50] = [
+    "ALL",
+    "ALLOW_CLIENT_RENEGOTIATION",
+    "ALLOW_NO_DHE_KEX",
+    "ALLOW_UNSAFE_LEGACY_RENEGOTIATION",
+    "CIPHER_SERVER_PREFERENCE",
+    "CISCO_ANYCONNECT",
+    "CLEANSE_PLAINTEXT",
+    "COOKIE_EXCHANGE",
+    "CRYPTOPRO_TLSEXT_BUG",
+    "DISABLE_TLSEXT_CA_NAMES",
+    "DONT_INSERT_EMPTY_FRAGMENTS",
+    "ENABLE_KTLS",
+    "ENABLE_MIDDLEBOX_COMPAT",
+    "EPHEMERAL_RSA",
+    "IGNORE_UNEXPECTED_EOF",
+    "LEGACY_SERVER_CONNECT",
+    "MICROSOFT_BIG_SSLV3_BUFFER",
+    "MICROSOFT_SESS_ID_BUG",
+    "MSIE_SSLV2_RSA_PADDING",
+    "NETSCAPE_CA_DN_BUG",
+    "NETSCAPE_CHALLENGE_BUG",
+    "NETSCAPE_DEMO_CIPHER_CHANGE_BUG",
+    "NETSCAPE_REUSE_CIPHER_CHANGE_BUG",
+    "NO_ANTI_REPLAY",
+    "NO_COMPRESSION",
+    "NO_DTLS_MASK",
+    "NO_DTLSv1",
+    "NO_DTLSv1_2",
+    "NO_ENCRYPT_THEN_MAC",
+    "NO_EXTENDED_MASTER_SECRET",
+    "NO_QUERY_MTU",
+    "NO_RENEGOTIATION",
+    "NO_SESSION_RESUMPTION_ON_RENEGOTIATION",
+    "NO_SSLv2",
+    "NO_SSLv3",
+    "NO_TICKET",
+    "NO_TLSv1",
+    "NO_TLSv1_1",
+    "PKCS1_CHECK_1",
+    "PKCS1_CHECK_2",
+    "PRIORITIZE_CHACHA",
+    "SAFARI_ECDHE_ECDSA_BUG",
+    "SINGLE_DH_USE",
+    "SINGLE_ECDH_USE",
+    "SSLEAY_080_CLIENT_DH_BUG",
+    "SSLREF2_REUSE_CERT_TYPE_BUG",
+    "TLSEXT_PADDING",
+    "TLS_BLOCK_PADDING_BUG",
+    "TLS_D5_BUG",
+    "TLS_ROLLBACK_BUG",
+];
+
 /// Which suites and groups of OpenSSL's lists are spoken.
 pub(super) fn suites_and_groups(settings: &Settings<'_>, words: &mut Words<'_>) -> Done<()> {
     let (ciphers, suites) = (settings.last("ciphers"), settings.last("ciphersuites"));
+    if let Some(entry) = ciphers {
+        let levels = entry.value.split([':', ',', ' ', ';']).filter_map(|word| word.strip_prefix("@SECLEVEL="));
+        if levels.into_iter().any(|level| !matches!(level.parse::<u8>(), Ok(0..=2))) {
+            return wrong(entry, LEVEL_MAX);
+        }
+    }
     if ciphers.is_some() || suites.is_some() {
         let of_13: Vec<&str> = match suites {
             None => SUITES_13.to_vec(),

@@ -177,7 +177,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("renegotiation", Service, Ignored, "TLS 1.2 connections are never renegotiated"),
     key("reset", Service, Ignored, "an error is a RST in any case: NFS clients wait for ever after a FIN"),
     key("retry", Service, Ignored, "it is about exec"),
-    key("securityLevel", Service, Ignored, "what is spoken is above level 2: 112 bits"),
+    key("securityLevel", Service, Ignored, "what is spoken is of level 2, 112 bits; a higher one is refused"),
     key("requireCert", Service, Supported, "--client-cert required; yes with nothing to verify it by is refused"),
     key(
         "setgid",

@@ -8,10 +8,11 @@ use anyhow::{Context, Result};
 use sealane_relay::ConfigError;
 
 use crate::args::{Command, StunnelOptions};
-use crate::dialect::keys::{KEYS, Key};
+use crate::dialect::keys::{Fate, KEYS, Key};
 use crate::dialect::lines::{Lines, Wrong};
 use crate::dialect::program::{Foreground, Program};
 use crate::dialect::translate::{Plan, translate};
+use crate::log::Form;
 use crate::manners::Manners;
 use crate::{check, log, tunnels};
 
@@ -52,7 +53,12 @@ pub(super) fn serve(file: &Path, plan: &Plan) -> Result<()> {
     let Program { foreground, level, outlets, pid_file, .. } = &plan.program;
     log::start_to(level, outlets)?;
     for note in &plan.notes {
-        tracing::debug!("{}:{}: {} = {}: {}", file.display(), note.place, note.key, note.value, note.becomes);
+        let what = format!("{}:{}: {} = {}: {}", file.display(), note.place, note.key, note.value, note.becomes);
+        // Who has written the file for efs-proxy expects most of it to be ignored.
+        match (note.fate, outlets.form) {
+            (Fate::Ignored, Form::Stunnel) => tracing::info!("{what} (ignored)"),
+            _ => tracing::debug!("{what}"),
+        }
     }
     let manners =
         Manners { detaches: *foreground == Foreground::No, pid_file: pid_file.clone(), is_another: true, place: None };

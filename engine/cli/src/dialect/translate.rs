@@ -465,23 +465,26 @@ fn revocation(settings: &Settings<'_>, is_client: bool, words: &mut Words<'_>) -
     Ok(())
 }
 
+/// What the keys about times become, and what stunnel does where one is missing.
+const TIMES: [(&str, &str, &str); 4] = [
+    ("TIMEOUTconnect", "--connect-timeout", "10"),
+    ("TIMEOUTbusy", "--handshake-timeout", "300"),
+    ("TIMEOUTidle", "--idle-timeout", "43200"),
+    ("TIMEOUTclose", "--close-timeout", "60"),
+];
+
 fn times(settings: &Settings<'_>, words: &mut Words<'_>) -> Done<()> {
-    for (name, option) in [
-        ("TIMEOUTconnect", "--connect-timeout"),
-        ("TIMEOUTbusy", "--handshake-timeout"),
-        ("TIMEOUTidle", "--idle-timeout"),
-    ] {
-        if let Some(entry) = settings.last(name) {
-            words.say(entry, &[option, &seconds(entry)?.max(1).to_string()]);
-        }
-    }
-    if let Some(entry) = settings.last("TIMEOUTclose") {
+    for (name, option, default) in TIMES {
+        let Some(entry) = settings.last(name) else {
+            words.words.extend([option.into(), default.into()]);
+            continue;
+        };
         let time = match seconds(entry)? {
             // The shortest that there is.
-            0 => "0.001".into(),
-            seconds => seconds.to_string(),
+            0 if name == "TIMEOUTclose" => "0.001".into(),
+            seconds => seconds.max(1).to_string(),
         };
-        words.say(entry, &["--close-timeout", &time]);
+        words.say(entry, &[option, &time]);
     }
     Ok(())
 }
@@ -507,6 +510,12 @@ fn others(settings: &Settings<'_>, is_client: bool, words: &mut Words<'_>) -> Do
             _ => return wrong(entry, "rr or prio"),
         }
     }
+    for entry in settings.all("securityLevel") {
+        match entry.value.parse::<u8>() {
+            Ok(0..=2) => words.ignore(entry, "what is spoken is of level 2: 112 bits"),
+            _ => return wrong(entry, agreement::LEVEL_MAX),
+        }
+    }
     for entry in settings.all("libwrap") {
         if yes(entry)? {
             return wrong(entry, "/etc/hosts.allow is not looked at");
@@ -524,6 +533,32 @@ fn others(settings: &Settings<'_>, is_client: bool, words: &mut Words<'_>) -> Do
     settings.all("socket").try_for_each(|entry| socket(entry, is_client, is_local, words))
 }
 
+/// Those that stunnel knows on Linux.
+const SOCKET_OPTIONS: [&str; 22] = [
+    "IPV6_V6ONLY",
+    "IP_FREEBIND",
+    "IP_TOS",
+    "IP_TTL",
+    "SO_BINDTODEVICE",
+    "SO_DEBUG",
+    "SO_DONTROUTE",
+    "SO_KEEPALIVE",
+    "SO_LINGER",
+    "SO_OOBINLINE",
+    "SO_RCVBUF",
+    "SO_RCVLOWAT",
+    "SO_RCVTIMEO",
+    "SO_REUSEADDR",
+    "SO_SNDBUF",
+    "SO_SNDLOWAT",
+    "SO_SNDTIMEO",
+    "TCP_KEEPCNT",
+    "TCP_KEEPIDLE",
+    "TCP_KEEPINTVL",
+    "TCP_MAXSEG",
+    "TCP_NODELAY",
+];
+
 /// `a|l|r:OPTION=VALUE`, of the listener, the accepted or the connected socket.
 fn socket(entry: &Entry, is_client: bool, is_local: bool, words: &mut Words<'_>) -> Done<()> {
     let parts = entry.value.split_once(':').and_then(|(side, rest)| Some((side, rest.split_once('=')?)));
@@ -531,11 +566,17 @@ fn socket(entry: &Entry, is_client: bool, is_local: bool, words: &mut Words<'_>)
         return wrong(entry, "a:OPTION=VALUE, l:OPTION=VALUE or r:OPTION=VALUE");
     };
     let is_off = ["no", "0"].contains(&value.to_ascii_lowercase().as_str());
+    if !SOCKET_OPTIONS.contains(&option) {
+        return wrong(entry, "no option of sockets that is known by this name");
+    }
     // Which of them speaks TLS.
     let is_tls = side == if is_client { "r" } else { "l" };
     match (option, is_tls) {
-        ("SO_KEEPALIVE", _) if side != "a" && is_off => words.say(entry, &["--keepalive", "0"]),
-        ("TCP_KEEPIDLE", _) if side != "a" => words.say(entry, &["--keepalive", value]),
+        ("SO_KEEPALIVE", true) if is_off => words.say(entry, &["--keepalive", "0"]),
+        ("TCP_KEEPIDLE", true) => words.say(entry, &["--keepalive", value]),
+        ("IP_FREEBIND", _) if side == "a" && !is_off => {
+            return wrong(entry, "an address is bound that is there: start the tunnel when it is");
+        }
         ("SO_RCVBUF", true) => words.say(entry, &["--receive-buffer", value]),
         ("SO_SNDBUF", true) => words.say(entry, &["--send-buffer", value]),
         ("SO_BINDTODEVICE", _) if side == "a" && value == "lo" && is_local => {
@@ -567,6 +608,8 @@ mod tests {
     }
 
     const CLIENT: &str = "client = yes\naccept = 127.0.0.1:20049\nconnect = nfs.test:2049\n";
+    const TIMES_OF_STUNNEL: &str =
+        "--connect-timeout 10 --handshake-timeout 300 --idle-timeout 43200 --close-timeout 60";
     const HEAD: &str = "client --listen 127.0.0.1:20049 --connect nfs.test:2049";
 
     #[test]
@@ -587,7 +630,11 @@ mod tests {
             ("verify = 2\nverifyChain = no\nCAfile = ca.pem", "--insecure-no-verify --ocsp off"),
             ("verify = 4\nCAfile = peer.pem", "--ca-file peer.pem --any-server-name --trusted-only --ocsp off"),
         ] {
-            assert_eq!(arguments(&format!("[a]\n{CLIENT}{lines}")), format!("{HEAD} {wanted}"), "{lines}");
+            assert_eq!(
+                arguments(&format!("[a]\n{CLIENT}{lines}")),
+                format!("{HEAD} {wanted} {TIMES_OF_STUNNEL}"),
+                "{lines}"
+            );
         }
         for (lines, why) in [
             ("verify = 2", "5:10: verify = 2: it takes 'CAfile' or 'CApath'"),
@@ -624,6 +671,17 @@ mod tests {
             ),
             ("[a]\naccept = 1\nconnect = 2\nconnect = 3", "4:11: connect = 3: there is one connect already"),
             ("[a]\naccept = 1\nconnect = 2\nclient = yes\nPSKsecrets = x", "pre-shared keys are not supported"),
+            (
+                "[a]\naccept = 1\nconnect = 2\nclient = yes\nsocket = l:FOO=bar",
+                "5:10: socket = l:FOO=bar: no option of sockets",
+            ),
+            (
+                "[a]\naccept = 1\nconnect = 2\nclient = yes\nsocket = a:IP_FREEBIND=yes",
+                "an address is bound that is there",
+            ),
+            ("[a]\naccept = 1\nconnect = 2\nclient = yes\noptions = NO_TLSv1.3", "no option of OpenSSL's"),
+            ("[a]\naccept = 1\nconnect = 2\nclient = yes\nsecurityLevel = 3", "level 2 is the highest"),
+            ("[a]\naccept = 1\nconnect = 2\nclient = yes\nciphers = HIGH:@SECLEVEL=3", "level 2 is the highest"),
             ("[a]\naccept = 1\nconnect = 2\nclient = yes\nlibwrap = yes", "/etc/hosts.allow is not looked at"),
             ("[a]\naccept = 1\nconnect = 2\nclient = yes\nsslVersion = TLSv1.1", "older than TLSv1.2"),
             ("[a]\naccept = 1\nconnect = 2\nclient = yes\nciphers = AES128-SHA", "none of these is spoken"),
@@ -671,8 +729,8 @@ mod tests {
         let text = "[a]\naccept = 0.0.0.0:2049\nconnect = 12049\ncert = both.pem\nCApath = cas\nverifyChain = yes\nprotocol = proxy\n\
                     checkHost = one.test\ncheckHost = two.test";
         let wanted = "server --listen 0.0.0.0:2049 --connect localhost:12049 --cert both.pem --key both.pem --client-ca-dir cas \
-                      --allow dns:one.test --allow dns:two.test --ocsp off --proxy-protocol v1";
-        assert_eq!(arguments(text), wanted.replace(" --ocsp off", ""));
+                      --allow dns:one.test --allow dns:two.test";
+        assert_eq!(arguments(text), format!("{wanted} {TIMES_OF_STUNNEL} --proxy-protocol v1"));
     }
 
     #[test]
@@ -685,7 +743,7 @@ mod tests {
         let lines: Vec<usize> = plan.notes.iter().map(|note| note.place.line).collect();
         assert_eq!(lines, (2..=20).filter(|line| *line != 6).collect::<Vec<_>>(), "{:#?}", plan.notes);
         let wanted = "client --listen 127.0.0.1:20070 --connect fs.test:2049 --cert c.pem --key k.pem --ca-file ca.pem --server-name \
-                      fs.test --ocsp off --tls 1.2 --handshake-timeout 20 --idle-timeout 70 --close-timeout 0.001";
+                      fs.test --ocsp off --tls 1.2 --connect-timeout 10 --handshake-timeout 20 --idle-timeout 70 --close-timeout 0.001";
         assert_eq!(plan.services[0].arguments.join(" "), wanted);
     }
 }

@@ -29,6 +29,7 @@ const ALLOWED: &[i64] = &[
     libc::SYS_exit_group,
     libc::SYS_futex,
     libc::SYS_getpid,
+    libc::SYS_getppid,
     libc::SYS_gettid,
     libc::SYS_membarrier,
     libc::SYS_restart_syscall,
