@@ -282,8 +282,8 @@ fn a_revoked_client_that_takes_nothing_is_not_waited_for() {
         let mut server = nfs.accept().unwrap().0;
         client.send(&call(1, b"much"));
         hear(&mut server, &call(1, b"much"));
-        // More than the sockets on the way hold.
-        let giving = std::thread::spawn(move || server.write_all(&reply(1, &vec![7; 40_000_000])).is_err());
+        // More than the sockets on the way hold, which grow to tens of megabytes.
+        let giving = std::thread::spawn(move || server.write_all(&reply(1, &vec![7; 100_000_000])).is_err());
         std::thread::sleep(Duration::from_millis(300));
         list.ca.revoke("bad");
         list.renew();
