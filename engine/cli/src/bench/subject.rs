@@ -47,9 +47,10 @@ impl Drop for Scratch {
 }
 
 /// Runs a program, says which process it is, and ends it when standard input ends: so when this process ends, however. One
-/// that does not obey within three seconds is killed.
-const KEEPER: &str =
-    r#""$0" "$@" & p=$!; echo $p; read -r _; kill $p; (sleep 3; kill -9 $p) >/dev/null 2>&1 & wait $p; kill $!"#;
+/// that does not obey within three seconds is killed. The keeper itself must outlive what ends us: a terminal's interrupt, and
+/// that nobody reads any more what it says. (Caught, not ignored, which the program would inherit.)
+const KEEPER: &str = r#"trap : HUP INT PIPE TERM
+"$0" "$@" & p=$!; echo $p; read -r _; kill $p; (sleep 3; kill -9 $p) >/dev/null 2>&1 & wait $p; kill $!"#;
 
 /// A program that runs until this is dropped.
 struct Process {
@@ -175,4 +176,43 @@ pub(super) fn on_path(names: &[&str]) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     let all = std::env::split_paths(&path).flat_map(|directory| names.iter().map(move |name| directory.join(name)));
     all.into_iter().find(|program| program.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Starts a keeper, ends it as `end` says, and wants the program gone with it.
+    fn ends_with_its_keeper(said: Stdio, end: impl FnOnce(&mut Child)) {
+        let mut command = Command::new("sh");
+        command.args(["-c", KEEPER, "sleep", "60"]).stdin(Stdio::piped()).stdout(said).stderr(Stdio::null());
+        let mut keeper = command.spawn().expect("sh");
+        let children = format!("/proc/{0}/task/{0}/children", keeper.id());
+        let program = (0..500).find_map(|_| {
+            thread::sleep(TICK);
+            fs::read_to_string(&children).ok().and_then(|list| list.trim().parse::<u32>().ok())
+        });
+        let program = program.expect("the keeper lives, and runs its program");
+        end(&mut keeper);
+        drop(keeper.stdin.take());
+        keeper.wait().expect("it can be awaited");
+        assert!(!Path::new(&format!("/proc/{program}")).exists(), "{program} is still there");
+    }
+
+    #[test]
+    fn a_keeper_that_nobody_listens_to_any_more_ends_its_program() {
+        let (nobody, said) = std::io::pipe().expect("a pipe");
+        drop(nobody);
+        ends_with_its_keeper(said.into(), |_| ());
+    }
+
+    #[test]
+    fn a_keeper_ends_its_program_when_a_terminal_interrupts_both_of_us() {
+        for signal in ["INT", "HUP", "TERM"] {
+            ends_with_its_keeper(Stdio::null(), |keeper| {
+                let sent = Command::new("kill").args(["-s", signal, &keeper.id().to_string()]).status();
+                assert!(sent.is_ok_and(|status| status.success()));
+            });
+        }
+    }
 }
