@@ -199,6 +199,20 @@ fn what_was_accepted_is_served_and_what_is_no_rpc_ends_at_once() {
         drop(server);
         ended(&mut sealane);
 
+        // The session has begun, and its client speaks only when the tunnel has been told to stop.
+        let server_ends::Joined { mut sealane, mut client, mut server, .. } =
+            server_ends::join(driver, &rustls::version::TLS13, &["--drain", "20"]);
+        sealane.process.signal("TERM");
+        sealane.wait_for("stopping: 1 connections");
+        expect_refused(sealane.port);
+        client.send(&call(1, b"x"));
+        hear(&mut server, &call(1, b"x"));
+        server.write_all(&reply(1, b"served")).unwrap();
+        let answer = reply(1, b"served");
+        assert!(client.read(answer.len()) == answer, "{driver}");
+        drop(server);
+        ended(&mut sealane);
+
         let Joined { mut sealane, mut client, mut peer, .. } =
             join(driver, &rustls::version::TLS13, &["--drain", "20"]);
         client.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();

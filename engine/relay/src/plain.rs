@@ -3,6 +3,7 @@
 //! The NFS client is on the plain side, the NFS server where otherwise TLS is spoken.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 
 use sealane_io::rt::{self, Either};
@@ -47,7 +48,10 @@ pub(crate) async fn run<S: Stream>(parts: Parts<S::Socket>) -> Ended {
             shared.fail(error);
         }
     };
-    shared.run_both(carry(Side::Plain), carry(Side::Tls), stop.wait(), shared.hear(None, peer, &leave)).await;
+    {
+        let (out, back) = (pin!(carry(Side::Plain)), pin!(carry(Side::Tls)));
+        shared.run_both(out, back, &stop, pin!(shared.hear(None, peer, &leave))).await;
+    }
     if !shared.is_failing() && !shared.plain_ended.get() {
         discard_rest(&shared, &lender, &stop).await;
     }

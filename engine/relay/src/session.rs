@@ -6,7 +6,7 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -356,12 +356,14 @@ impl<S: Stream> Shared<S> {
     }
 
     /// Runs both directions to their ends, which a clock, `stop` or an error that `besides` returns bring about sooner.
+    ///
+    /// They are pinned where they were made: this future would hold what it is given as often as it passes it on.
     pub(crate) async fn run_both(
         &self,
-        out: impl Future<Output = ()>,
-        back: impl Future<Output = ()>,
-        stop: impl Future<Output = ()>,
-        besides: impl Future<Output = SessionError>,
+        out: Pin<&mut impl Future<Output = ()>>,
+        back: Pin<&mut impl Future<Output = ()>>,
+        stop: &Broadcast,
+        besides: Pin<&mut impl Future<Output = SessionError>>,
     ) {
         let (out, back) = (rt::apart(out), rt::apart(back));
         let rousers = [out.rouser(), back.rouser()];
@@ -371,11 +373,16 @@ impl<S: Stream> Shared<S> {
             self.plain.set_eager(is_eager);
             self.tls.set_eager(is_eager);
         };
-        let awake = self.awake.run(set_eager, rouse, || self.plain.look());
-        let clocks = rt::race(self.watch(), self.idle());
-        let others = rt::apart(rt::race(rt::race(stop, clocks), awake));
-        let others = rt::race(others, rt::apart(besides));
-        match rt::race(both.as_mut(), others).await {
+        let ended = {
+            let others = pin!({
+                let awake = self.awake.run(set_eager, rouse, || self.plain.look());
+                let clocks = rt::race(self.watch(), self.idle());
+                rt::race(rt::apart(rt::race(rt::race(stop.wait(), clocks), awake)), rt::apart(besides))
+            });
+            rt::race(both.as_mut(), others).await
+            // Here nobody is awake any more: from now on the sockets tell by themselves.
+        };
+        match ended {
             Either::Left(_) => {}
             Either::Right(Either::Left(Either::Right(never))) => match never {},
             Either::Right(Either::Right(error)) => {
@@ -529,17 +536,19 @@ pub(crate) async fn run<S: Stream>(parts: Parts<S::Socket>) -> Ended {
     let Surroundings { lender, leave, stop, .. } = surroundings;
     let mut outbound = OutboundHalf::new(&shared, sealer, lender.clone(), peer);
     let mut inbound = InboundHalf::new(&shared, inbound, lender.clone(), peer);
-    let out = async {
-        if let Err(error) = outbound.run().await {
-            shared.fail(error);
-        }
-    };
-    let back = async {
-        if let Err(error) = inbound.run(early, left_over, peer_closed).await {
-            shared.fail(error);
-        }
-    };
-    shared.run_both(out, back, stop.wait(), shared.hear(shown, peer, &leave)).await;
+    {
+        let out = pin!(async {
+            if let Err(error) = outbound.run().await {
+                shared.fail(error);
+            }
+        });
+        let back = pin!(async {
+            if let Err(error) = inbound.run(early, left_over, peer_closed).await {
+                shared.fail(error);
+            }
+        });
+        shared.run_both(out, back, &stop, pin!(shared.hear(shown, peer, &leave))).await;
+    }
     let (sealer, at_boundary, lost) = outbound.into_parts();
     drop(inbound);
     if !shared.is_failing() && !shared.plain_ended.get() {

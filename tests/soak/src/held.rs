@@ -16,8 +16,9 @@ use crate::{Window, now};
 
 /// TCP connections of one session at work; 64 slots allow 6 calls outstanding on each.
 const SESSION_CONNECTIONS: usize = 10;
-/// What an idle connection may cost a tunnel: its state and what the TLS library keeps, 25 KiB; no buffer, which is 17.
-const IDLE_KIB_MAX: u64 = 32;
+/// What an idle connection may cost a tunnel: its state and what the TLS library keeps, which were 12 when this was set. A buffer
+/// is 17.
+const IDLE_KIB_MAX: u64 = 16;
 /// The slowest session gets at least this part of what the average one gets.
 const FAIR_PART: f64 = 0.2;
 /// Beyond the connections: what the work itself may have left in the allocator. Buffers are given in `BUFFERS_KIB_MAX`.
