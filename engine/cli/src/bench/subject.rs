@@ -50,7 +50,8 @@ impl Drop for Scratch {
 /// that does not obey within three seconds is killed. The keeper itself must outlive what ends us: a terminal's interrupt, and
 /// that nobody reads any more what it says. (Caught, not ignored, which the program would inherit.)
 const KEEPER: &str = r#"trap : HUP INT PIPE TERM
-"$0" "$@" & p=$!; echo $p; read -r _; kill $p; (sleep 3; kill -9 $p) >/dev/null 2>&1 & wait $p; kill $!"#;
+"$0" "$@" & p=$!; echo $p; read -r _; trap '' HUP INT PIPE TERM
+kill $p; (sleep 3; kill -9 $p) >/dev/null 2>&1 & wait $p; kill -9 $!"#;
 
 /// A program that runs until this is dropped.
 struct Process {
@@ -182,10 +183,10 @@ pub(super) fn on_path(names: &[&str]) -> Option<PathBuf> {
 mod tests {
     use super::*;
 
-    /// Starts a keeper, ends it as `end` says, and wants the program gone with it.
-    fn ends_with_its_keeper(said: Stdio, end: impl FnOnce(&mut Child)) {
+    /// Starts a keeper of `program`, does `end` to it, and wants the program gone with it.
+    fn ends_with_its_keeper(program: &[&str], said: Stdio, end: impl FnOnce(&mut Child)) {
         let mut command = Command::new("sh");
-        command.args(["-c", KEEPER, "sleep", "60"]).stdin(Stdio::piped()).stdout(said).stderr(Stdio::null());
+        command.args(["-c", KEEPER]).args(program).stdin(Stdio::piped()).stdout(said).stderr(Stdio::null());
         let mut keeper = command.spawn().expect("sh");
         let children = format!("/proc/{0}/task/{0}/children", keeper.id());
         let program = (0..500).find_map(|_| {
@@ -199,20 +200,35 @@ mod tests {
         assert!(!Path::new(&format!("/proc/{program}")).exists(), "{program} is still there");
     }
 
+    fn signal(keeper: &Child, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &keeper.id().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()));
+    }
+
     #[test]
     fn a_keeper_that_nobody_listens_to_any_more_ends_its_program() {
         let (nobody, said) = std::io::pipe().expect("a pipe");
         drop(nobody);
-        ends_with_its_keeper(said.into(), |_| ());
+        ends_with_its_keeper(&["sleep", "60"], said.into(), |_| ());
     }
 
     #[test]
     fn a_keeper_ends_its_program_when_a_terminal_interrupts_both_of_us() {
-        for signal in ["INT", "HUP", "TERM"] {
-            ends_with_its_keeper(Stdio::null(), |keeper| {
-                let sent = Command::new("kill").args(["-s", signal, &keeper.id().to_string()]).status();
-                assert!(sent.is_ok_and(|status| status.success()));
-            });
+        for name in ["INT", "HUP", "TERM"] {
+            ends_with_its_keeper(&["sleep", "60"], Stdio::null(), |keeper| signal(keeper, name));
         }
+    }
+
+    #[test]
+    fn a_keeper_ends_a_program_that_does_not_obey_however_often_it_is_interrupted() {
+        let stubborn = ["sh", "-c", "trap '' TERM; exec sleep 60"];
+        ends_with_its_keeper(&stubborn, Stdio::null(), |keeper| {
+            thread::sleep(Duration::from_millis(200));
+            drop(keeper.stdin.take());
+            for _ in 0..3 {
+                thread::sleep(Duration::from_millis(200));
+                signal(keeper, "INT");
+            }
+        });
     }
 }
