@@ -19,7 +19,7 @@ nfs_port=12049
 mtu=16000
 guest_mib=1024
 
-lab='' namespace=${SEALANE_LAB:-sealane-lab-$$} binary=''
+lab='' affinity='' namespace=${SEALANE_LAB:-sealane-lab-$$} binary=''
 declare -A pids=()
 
 # lab_obstacle: prints what keeps the lab from running here; nothing if it can.
@@ -77,12 +77,13 @@ lab_certificates() {
   } >"$lab/openssl.log" 2>&1 || { cat "$lab/openssl.log" >&2; die "openssl could not make certificates"; }
 }
 
-# launch NAME COMMAND...: starts COMMAND in the namespace, with its output appended to NAME.log.
+# launch NAME COMMAND...: starts COMMAND in the namespace, with its output appended to NAME.log. Where `affinity` is set, it may
+# use these processors only.
 launch() {
   local name=$1
   shift
   # `ip netns exec` becomes the command, so the pid is the command's own.
-  ip netns exec "$namespace" "$@" >>"$lab/$name.log" 2>&1 </dev/null &
+  ip netns exec "$namespace" ${affinity:+taskset -c "$affinity"} "$@" >>"$lab/$name.log" 2>&1 </dev/null &
   pids[$name]=$!
   # Unknown to the shell's job control, which would report each one that is killed.
   disown
