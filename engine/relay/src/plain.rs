@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use sealane_io::rt::{self, Either};
-use sealane_io::{Buffer, Control, Received, Stream};
+use sealane_io::{Buffer, Control, Patience, Received, Stream};
 use sealane_proto::limits::RECORD_PLAIN_BYTES_MAX;
 use sealane_proto::rpc::{RecordScanner, is_reply};
 use sealane_proto::tls::{TrafficKey, Version};
@@ -219,7 +219,7 @@ impl<'s, S: Stream> Direction<'s, S> {
         };
         let room = loan.buffer.capacity().min(loan.bytes_max().max(1)).min(self.bytes_max().max(1));
         lay_out(&mut loan.buffer, room)?;
-        let patience = loan.patience();
+        let patience = self.lender.patience(&loan);
         let (received, buffer) = source.receive(loan.buffer, patience).await;
         loan.buffer = buffer;
         match received.map_err(Shared::<S>::io_error(self.from, "receive"))? {
@@ -251,7 +251,10 @@ impl<'s, S: Stream> Direction<'s, S> {
             }
             Received::Nothing => {
                 drop(loan);
-                self.want_big = self.scanner.record_bytes_left() > RECORD_PLAIN_BYTES_MAX;
+                // A stream that has stopped begins again with a small one; without patience nobody knows whether it has.
+                if let Patience::Hold = patience {
+                    self.want_big = self.scanner.record_bytes_left() > RECORD_PLAIN_BYTES_MAX;
+                }
                 self.wait().await
             }
         }
