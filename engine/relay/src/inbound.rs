@@ -222,11 +222,11 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
     /// After a turn: a busy direction keeps its buffer; one that is not to be kept is returned.
     fn keep_or_return(&mut self, loan: Loan) -> Result<(), SessionError> {
         let big_enough = loan.buffer.is_big() == self.want_big || !loan.buffer.is_big();
-        match loan.terms {
-            Terms::Keep if big_enough => self.loan = Some(loan),
-            _ => self.shrink(loan)?,
+        if big_enough && self.lender.keeps(&loan) {
+            self.loan = Some(loan);
+            return Ok(());
         }
-        Ok(())
+        self.shrink(loan)
     }
 
     /// Gives the buffer back; a half-received record moves to a small one.

@@ -135,7 +135,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
                     || count > RECORD_PLAIN_BYTES_MAX
                     || self.scanner.record_bytes_left() > RECORD_PLAIN_BYTES_MAX;
                 let loan = self.forward(loan, count).await?;
-                if let Terms::Keep = loan.terms {
+                if self.lender.keeps(&loan) {
                     self.loan = Some(loan);
                 }
                 Ok(Turn::Next)

@@ -17,7 +17,7 @@ use crate::counters::Counters;
 use crate::draining::{Drain, TICK};
 use crate::error::{SessionError, Side};
 use crate::keys::KeySchedule;
-use crate::lending::{Lender, Loan, Terms};
+use crate::lending::{Lender, Loan};
 use crate::session::{Ended, Shared, Surroundings, adopt, discard_rest};
 use crate::watch::Flow;
 
@@ -239,7 +239,7 @@ impl<'s, S: Stream> Direction<'s, S> {
                     done => done.map_err(Shared::<S>::io_error(self.to(), "send"))?,
                 }
                 self.passed_on(count);
-                if let Terms::Keep = loan.terms {
+                if self.lender.keeps(&loan) {
                     self.loan = Some(loan);
                 }
                 Ok(Turn::Next)
