@@ -122,7 +122,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
             bytes_max = bytes_max.min(self.scanner.record_bytes_left());
         }
         let whole = self.lay_out(&mut loan.buffer, bytes_max)?;
-        let patience = self.lender.patience(&loan);
+        let patience = loan.patience();
         let (received, buffer) = self.shared.plain.receive(loan.buffer, patience).await;
         loan.buffer = buffer;
         match received.map_err(Shared::<S>::io_error(Side::Plain, "receive"))? {
@@ -135,7 +135,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
                     || count > RECORD_PLAIN_BYTES_MAX
                     || self.scanner.record_bytes_left() > RECORD_PLAIN_BYTES_MAX;
                 let loan = self.forward(loan, count).await?;
-                if self.lender.keeps(&loan) {
+                if let Terms::Keep = loan.terms {
                     self.loan = Some(loan);
                 }
                 Ok(Turn::Next)
@@ -148,10 +148,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
             }
             Received::Nothing => {
                 drop(loan);
-                // A stream that has stopped begins again with a small one; without patience nobody knows whether it has.
-                if let Patience::Hold = patience {
-                    self.want_big = self.scanner.record_bytes_left() > RECORD_PLAIN_BYTES_MAX;
-                }
+                self.want_big = self.scanner.record_bytes_left() > RECORD_PLAIN_BYTES_MAX;
                 self.wait_for_plain().await
             }
         }
