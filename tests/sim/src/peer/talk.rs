@@ -113,11 +113,13 @@ impl Peer {
         Ok(true)
     }
 
-    /// After a time in which there was nothing else to do, the relay must have asked for a new key in place of an old one.
+    /// After a time in which there was nothing else to do, the relay must have asked for a new key in place of an old one. Not
+    /// when it has said close_notify: it may say nothing behind that (RFC 8446 section 6.1), and a key can be used up after it.
     pub(super) fn key_was_asked_for(&self) {
         if let Transport::Records(records) = &*self.transport.borrow()
             && records.is_own_key_old()
             && !self.key_answer_due.get()
+            && self.heard_end.get() != HeardEnd::Well
         {
             self.wrong.borrow_mut().get_or_insert("a key is old, and the next one was not asked for".into());
         }
