@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use sealane_io::rt::{self, Either};
-use sealane_io::{Control, Received, Slices, Stream};
+use sealane_io::{Control, Patience, Received, Slices, Stream};
 use sealane_proto::limits::{BUFFER_SMALL_BYTES, RECORD_PLAIN_BYTES_MAX};
 use sealane_proto::rpc::{RecordError, RecordScanner, is_reply};
 use sealane_proto::tls::{Inbound, Pieces, Progress, Role, TlsError, Version, Window};
@@ -150,7 +150,7 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
         if !slices.push(near) || (!front.is_empty() && !slices.push(front)) {
             return Err(SessionError::Internal("a window outside its buffer"));
         }
-        let patience = loan.patience();
+        let patience = self.lender.patience(&loan);
         let (received, buffer) = self.shared.tls.receive(loan.buffer, patience).await;
         loan.buffer = buffer;
         match received.map_err(Shared::<S>::io_error(Side::Tls, "receive"))? {
@@ -173,7 +173,10 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
             Received::End => Err(SessionError::Truncated { side: Side::Tls }),
             Received::Nothing => {
                 self.window.filled(0);
-                self.want_big = self.scanner.record_bytes_left() > RECORD_PLAIN_BYTES_MAX;
+                // A stream that has stopped begins again with a small one; without patience nobody knows whether it has.
+                if let Patience::Hold = patience {
+                    self.want_big = self.scanner.record_bytes_left() > RECORD_PLAIN_BYTES_MAX;
+                }
                 self.shrink(loan)?;
                 self.wait_for_peer().await
             }
@@ -219,11 +222,11 @@ impl<'s, S: Stream> InboundHalf<'s, S> {
     /// After a turn: a busy direction keeps its buffer; one that is not to be kept is returned.
     fn keep_or_return(&mut self, loan: Loan) -> Result<(), SessionError> {
         let big_enough = loan.buffer.is_big() == self.want_big || !loan.buffer.is_big();
-        match loan.terms {
-            Terms::Keep if big_enough => self.loan = Some(loan),
-            _ => self.shrink(loan)?,
+        if big_enough && self.lender.keeps(&loan) {
+            self.loan = Some(loan);
+            return Ok(());
         }
-        Ok(())
+        self.shrink(loan)
     }
 
     /// Gives the buffer back; a half-received record moves to a small one.

@@ -122,7 +122,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
             bytes_max = bytes_max.min(self.scanner.record_bytes_left());
         }
         let whole = self.lay_out(&mut loan.buffer, bytes_max)?;
-        let patience = loan.patience();
+        let patience = self.lender.patience(&loan);
         let (received, buffer) = self.shared.plain.receive(loan.buffer, patience).await;
         loan.buffer = buffer;
         match received.map_err(Shared::<S>::io_error(Side::Plain, "receive"))? {
@@ -135,7 +135,7 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
                     || count > RECORD_PLAIN_BYTES_MAX
                     || self.scanner.record_bytes_left() > RECORD_PLAIN_BYTES_MAX;
                 let loan = self.forward(loan, count).await?;
-                if let Terms::Keep = loan.terms {
+                if self.lender.keeps(&loan) {
                     self.loan = Some(loan);
                 }
                 Ok(Turn::Next)
@@ -148,7 +148,10 @@ impl<'s, S: Stream> OutboundHalf<'s, S> {
             }
             Received::Nothing => {
                 drop(loan);
-                self.want_big = self.scanner.record_bytes_left() > RECORD_PLAIN_BYTES_MAX;
+                // A stream that has stopped begins again with a small one; without patience nobody knows whether it has.
+                if let Patience::Hold = patience {
+                    self.want_big = self.scanner.record_bytes_left() > RECORD_PLAIN_BYTES_MAX;
+                }
                 self.wait_for_plain().await
             }
         }

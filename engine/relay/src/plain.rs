@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use sealane_io::rt::{self, Either};
-use sealane_io::{Buffer, Control, Received, Stream};
+use sealane_io::{Buffer, Control, Patience, Received, Stream};
 use sealane_proto::limits::RECORD_PLAIN_BYTES_MAX;
 use sealane_proto::rpc::{RecordScanner, is_reply};
 use sealane_proto::tls::{TrafficKey, Version};
@@ -17,7 +17,7 @@ use crate::counters::Counters;
 use crate::draining::{Drain, TICK};
 use crate::error::{SessionError, Side};
 use crate::keys::KeySchedule;
-use crate::lending::{Lender, Loan, Terms};
+use crate::lending::{Lender, Loan};
 use crate::session::{Ended, Shared, Surroundings, adopt, discard_rest};
 use crate::watch::Flow;
 
@@ -219,7 +219,7 @@ impl<'s, S: Stream> Direction<'s, S> {
         };
         let room = loan.buffer.capacity().min(loan.bytes_max().max(1)).min(self.bytes_max().max(1));
         lay_out(&mut loan.buffer, room)?;
-        let patience = loan.patience();
+        let patience = self.lender.patience(&loan);
         let (received, buffer) = source.receive(loan.buffer, patience).await;
         loan.buffer = buffer;
         match received.map_err(Shared::<S>::io_error(self.from, "receive"))? {
@@ -239,7 +239,7 @@ impl<'s, S: Stream> Direction<'s, S> {
                     done => done.map_err(Shared::<S>::io_error(self.to(), "send"))?,
                 }
                 self.passed_on(count);
-                if let Terms::Keep = loan.terms {
+                if self.lender.keeps(&loan) {
                     self.loan = Some(loan);
                 }
                 Ok(Turn::Next)
@@ -251,7 +251,10 @@ impl<'s, S: Stream> Direction<'s, S> {
             }
             Received::Nothing => {
                 drop(loan);
-                self.want_big = self.scanner.record_bytes_left() > RECORD_PLAIN_BYTES_MAX;
+                // A stream that has stopped begins again with a small one; without patience nobody knows whether it has.
+                if let Patience::Hold = patience {
+                    self.want_big = self.scanner.record_bytes_left() > RECORD_PLAIN_BYTES_MAX;
+                }
                 self.wait().await
             }
         }
