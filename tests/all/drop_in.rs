@@ -15,7 +15,7 @@ use crate::far_ends::echo_server;
 use crate::support::authority::Authority;
 use crate::support::bytes::call;
 use crate::support::openssl::SServer;
-use crate::support::process::{SOON, eventually, free_port, now, scratch};
+use crate::support::process::{SOON, eventually, eventually_within, free_port, now, scratch};
 use crate::support::sealane::{Sealane, binary, expect_reset};
 use crate::support::{is_root, not_run};
 
@@ -114,6 +114,16 @@ impl Mount {
         text.trim().parse().ok()
     }
 
+    /// A tunnel binds first and writes its file then, over a stale one, within a second: a probe may be sooner.
+    fn has_the_pid_of(&self, tunnel: &Helped) {
+        let is_its = || self.pid() == Some(tunnel.0.id());
+        eventually_within(
+            Duration::from_secs(1),
+            "the pid file has the number of the process that was started",
+            is_its,
+        );
+    }
+
     /// Whether what is said comes back.
     fn is_carried(&self) -> bool {
         let mut stream = self.connect();
@@ -206,8 +216,7 @@ fn serves_a_mount(name: &str, words: &[&str]) {
     fs::write(mount.file("stunnel.pid"), "1\n").unwrap();
     let mut child = helped(name, &[&[conf.as_str()][..], words].concat());
     mount.probe();
-    // It listens first: a probe may be sooner than the file.
-    eventually("a stale one is replaced by that of the process that was started", || mount.pid() == Some(child.id()));
+    mount.has_the_pid_of(&child);
     let mode = fs::metadata(mount.file("stunnel.pid")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o644);
     // The mount is done: nobody reads standard error any more.
@@ -463,7 +472,7 @@ fn a_file_can_be_given_as_a_descriptor() {
     command.args(["-fd", "0"]).stdin(File::open(conf).unwrap()).stderr(Stdio::piped()).process_group(0);
     let mut child = Helped(command.spawn().unwrap());
     mount.probe();
-    eventually("the pid file is there", || mount.pid() == Some(child.id()));
+    mount.has_the_pid_of(&child);
     signal_group(child.id(), "TERM");
     assert!(end(&mut child, Duration::from_secs(1)).success());
 }
@@ -570,7 +579,7 @@ fn twelve_at_once_are_all_ready() {
         assert!(mount.is_carried());
     }
     for (mount, child) in mounts.iter().zip(&mut children) {
-        eventually("the pid file is there", || mount.pid() == Some(child.id()));
+        mount.has_the_pid_of(child);
         signal_group(child.id(), "TERM");
         assert!(end(child, SOON).success());
         assert_eq!(mount.pid(), None);
